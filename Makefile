@@ -1,0 +1,67 @@
+# Two commands to know: `make demo` and `make test`. Each makes what it needs from a clean clone.
+#   make test ARGS=tests/test_layering.py     any pytest arguments
+#   make demo PYTHON=python3.12               the interpreter the environments are made with
+
+PYTHON ?= python3
+ARGS ?=
+DEMO_ARGS ?=
+WORKERS ?= 2
+TORCH := torch==2.13.0
+BIN := .venv/bin
+BIN4 := .venv-tl4/bin
+
+# One thread per pytest worker: two workers with two threads each fight over two cores.
+RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(ARGS)
+
+.PHONY: help demo test test-tl4 lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       explain one failure of the shipped model; prints where the report is"
+	@echo "make test       the test suite on transformer_lens 3.9.0"
+	@echo "make test-tl4   the same suite on transformer_lens 4.3.0"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     ruff, rewriting"
+	@echo "make bench      the benchmarks"
+	@echo "make clean      remove both environments and every cache"
+
+demo: .venv/.stamp
+	$(BIN)/lrp-lens explain $(DEMO_ARGS)
+
+test: .venv/.stamp
+	$(call RUN_PYTEST,$(BIN))
+
+test-tl4: .venv-tl4/.stamp
+	$(call RUN_PYTEST,$(BIN4))
+
+lint: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.stamp
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and by exact pin: a range may take another, much larger build.
+define MAKE_VENV
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("lrp_lens needs Python 3.10 or newer")'
+	@echo "making $(1) from $(2) (a few minutes, once)"
+	@$(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check -c $(2) $(TORCH)
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check -c $(2) --editable '.[$(3)]'
+	@touch $@
+endef
+
+.venv/.stamp: pyproject.toml constraints.txt
+	$(call MAKE_VENV,.venv,constraints.txt,dev)
+
+.venv-tl4/.stamp: pyproject.toml constraints-tl4.txt
+	$(call MAKE_VENV,.venv-tl4,constraints-tl4.txt,test)

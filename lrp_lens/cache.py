@@ -1,0 +1,254 @@
+"""RelevanceCache: ActivationCache's twin, with relevance, activation and gradient at each hook point.
+
+1. `activations[name]` and `gradients[name]` are what one forward and one backward pass left there.
+2. `cache[name]` is relevance: activation ⊙ gradient, formed on access in float32 at least.
+3. Names are HookedTransformer's on every host; `("z", 5)` and `("resid_pre", 3)` work as in ActivationCache.
+4. Views reduce relevance to tokens, layers, heads, ... (`lrp_lens.reductions`); the ledger says where it went.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lrp_lens import reductions
+from lrp_lens.errors import InputError
+from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.ledger import Balance, Ledger
+from lrp_lens.views import View
+
+Key = str | tuple[Any, ...]
+FORMAT = "lrp_lens.RelevanceCache/1"
+
+
+class TensorsByName(Mapping[str, Tensor]):
+    """Hook name → tensor, read-only; also takes ActivationCache's short forms such as ("z", 5)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], n_layers: int, what: str) -> None:
+        self._tensors, self._n_layers, self._what = dict(tensors), n_layers, what
+
+    def __getitem__(self, key: Key) -> Tensor:
+        name = resolve_name(key, self._n_layers)
+        if name not in self._tensors:
+            raise KeyError(
+                f"No {self._what} was kept at {name!r}. Kept: {', '.join(self._tensors) or 'nothing'}. "
+                "Name it in names_filter (scores and patterns are kept on request only)."
+            )
+        return self._tensors[name]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return resolve_name(key, self._n_layers) in self._tensors  # type: ignore[arg-type]
+        except (InputError, TypeError, ValueError):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class RelevanceCache(Mapping[str, Tensor]):
+    """Relevance of every recorded activation of one pass.
+
+    Example:
+        _, rel = run_with_relevance(model, prompt, LogitDiff(" Mary", " John"))
+        rel["blocks.5.attn.hook_z"], rel["z", 5], rel.tokens(), rel.heads(), rel.ledger()
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        *,
+        metric_value: Tensor,
+        metric_text: str,
+        rules_text: str,
+        tokens: Tensor,
+        token_strings: tuple[tuple[str, ...], ...],
+        special: Tensor,
+        n_layers: int,
+        single: bool,
+        towards: tuple[str, str] | None,
+        metric: Any = None,
+        rules: Any = None,
+        balance: Balance | None = None,
+        finished_ledger: Ledger | None = None,
+    ) -> None:
+        self.activations = TensorsByName(activations, n_layers, "activation")
+        """What the model computed, [batch, pos, ...]."""
+        self.gradients = TensorsByName(gradients, n_layers, "gradient")
+        """Gated gradient of the metric, same shapes."""
+        self.metric_value = metric_value
+        """The metric, [batch]."""
+        self.metric_text, self.rules_text = metric_text, rules_text
+        self.token_ids = tokens
+        """Token ids, [batch, pos]."""
+        self.token_strings = token_strings
+        """Text of each token, per example; "" at padding."""
+        self.special = special
+        """True at BOS, EOS and padding, [batch, pos]."""
+        self.n_layers, self.single = n_layers, single
+        self.towards = towards
+        """Words for the sign: positive pushes towards the first, negative towards the second."""
+        self.metric, self.rules = metric, rules
+        """The bound metric and the rule set (None after loading from a file)."""
+        self._balance, self._ledger = balance, finished_ledger
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """Relevance at a hook point: activation ⊙ gradient, in float32 at least."""
+        activation = self.activations[key]
+        wide = accumulation_dtype(activation.dtype)
+        return activation.to(wide) * self.gradients[key].to(wide)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.activations
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def __repr__(self) -> str:
+        batch, length = self.token_ids.shape
+        value = ", ".join(f"{number:.4g}" for number in self.metric_value[:4].tolist())
+        more = ", ..." if batch > 4 else ""
+        return (
+            f"RelevanceCache({len(self)} hook points, {batch} prompt{'s' if batch > 1 else ''} of {length} tokens, "
+            f"metric {self.metric_text} = {value}{more}, rules {self.rules_text.splitlines()[0]})"
+        )
+
+    def sum_to_positions(self, key: Key) -> Tensor:
+        """Relevance summed over everything but batch and position, [batch, pos]."""
+        relevance = self[key]
+        return relevance.flatten(2).sum(-1) if relevance.ndim > 2 else relevance
+
+    def tokens(self) -> View:
+        """Relevance of each input token, [pos] or [batch, pos]; position embeddings are apart in `positions()`."""
+        return reductions.tokens(self)
+
+    def positions(self) -> View:
+        """Relevance of each learned position embedding, [pos] or [batch, pos]; 0 for rotary models and ALiBi."""
+        return reductions.positions(self)
+
+    def layers(self, mid: bool = False) -> View:
+        """Relevance of the residual stream per layer and position, [layer, pos] or [batch, layer, pos].
+
+        Rows: the embedding, then the stream after each block (with `mid`, also after each attention).
+        """
+        return reductions.layers(self, mid)
+
+    def heads(self, by_position: bool = False) -> View:
+        """Relevance of each head's output z, [layer, head], or [layer, head, pos] with `by_position`."""
+        return reductions.heads(self, by_position)
+
+    def neurons(self, layer: int, by_position: bool = False) -> View:
+        """Relevance of each MLP neuron of a layer, [neuron], or [pos, neuron] with `by_position`."""
+        return reductions.neurons(self, layer, by_position)
+
+    def components(self) -> View:
+        """Total relevance (all paths) of embedding, positions, each head, each MLP and each bias, [component].
+
+        Components of different layers share paths, so this does not sum to the metric; `tokens()` and `ledger()` do.
+        """
+        return reductions.components(self)
+
+    def segments(self, segments: Mapping[str, Any]) -> View:
+        """Token relevance summed over named parts of the prompt, [segment]; what no part holds is `(rest)`.
+
+        Args:
+            segments: name → (start, stop), or a list of such spans.
+        """
+        return reductions.segments(self, segments)
+
+    def ledger(self) -> Ledger:
+        """Where the metric went: tokens, positions and every named sink, overall and per layer.
+
+        Raises:
+            InputError: if `names_filter` left out what the balance needs.
+        """
+        if self._ledger is None:
+            if self._balance is None:
+                raise InputError(
+                    "A ledger balances every operation, so it needs all default hook points; this pass kept a "
+                    "selection. Run run_with_relevance without names_filter."
+                )
+            positions = self.sum_to_positions(Names.POS_EMBED) if Names.POS_EMBED in self else None
+            title = f"{self.rules_text.splitlines()[0]}, {self.metric_text}"
+            tokens = self.sum_to_positions(Names.EMBED)
+            self._ledger = self._balance.close(self.metric_value, tokens, positions, title)
+        return self._ledger
+
+    def to(self, device: str | torch.device) -> "RelevanceCache":
+        """Move every tensor to a device; returns the cache itself, as ActivationCache does."""
+        for owner in (self.activations, self.gradients):
+            owner._tensors = {name: tensor.to(device) for name, tensor in owner._tensors.items()}
+        self.metric_value = self.metric_value.to(device)
+        self.token_ids, self.special = self.token_ids.to(device), self.special.to(device)
+        if self._balance is not None:
+            self._balance = self._balance.to(device)
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
+        tensors = {f"activation/{name}": tensor for name, tensor in self.activations.items()}
+        tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
+        tensors |= {"metric_value": self.metric_value, "tokens": self.token_ids, "special": self.special}
+        complete = self._ledger is not None or self._balance is not None
+        header = {
+            "format": FORMAT,
+            "metric": self.metric_text,
+            "rules": self.rules_text,
+            "token_strings": self.token_strings,
+            "n_layers": self.n_layers,
+            "single": self.single,
+            "towards": self.towards,
+            "ledger": self.ledger().to_dict() if complete else None,
+        }
+        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        save_file(contiguous, os.fspath(path), metadata={"lrp_lens": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "RelevanceCache":
+        """Read a cache written by `save`.
+
+        Raises:
+            InputError: if the file does not exist or is not such a cache.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"A saved RelevanceCache is a file; there is none at {os.fspath(path)!r}.")
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("lrp_lens", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise InputError(f"{os.fspath(path)!r} is not a safetensors file: {error}") from error
+        if header.get("format") != FORMAT:
+            raise InputError(f"{os.fspath(path)!r} is not a RelevanceCache ({FORMAT}); its header says {header.get('format')!r}.")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+        return cls(
+            part("activation/"),
+            part("gradient/"),
+            metric_value=tensors["metric_value"],
+            metric_text=header["metric"],
+            rules_text=header["rules"],
+            tokens=tensors["tokens"],
+            token_strings=tuple(map(tuple, header["token_strings"])),
+            special=tensors["special"],
+            n_layers=header["n_layers"],
+            single=header["single"],
+            towards=tuple(header["towards"]) if header["towards"] else None,
+            finished_ledger=None if header["ledger"] is None else Ledger.from_dict(header["ledger"]),
+        )

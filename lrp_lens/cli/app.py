@@ -1,0 +1,133 @@
+"""Commands of `lrp-lens`: arguments in, one function call, results out.
+
+A wrong argument ends with one line on standard error and exit code 2, if possible before a model is loaded.
+"""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
+DEFAULT_REPORT = "lrp-lens-report.html"
+
+
+class OneLineErrors(TyperGroup):
+    """A command group that reports a wrong argument in one line instead of a usage box."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the help where there are no arguments."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; exit code 2 and one line on standard error where an argument is wrong."""
+        standalone = extra.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except _CommandError as error:
+            fail(error.format_message())
+        except typer.Abort:
+            sys.exit(130)
+        if standalone:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def fail(message: str) -> None:
+    """Print one line on standard error and exit with code 2."""
+    typer.echo(f"lrp-lens: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def quiet_libraries() -> None:
+    """Ask the model libraries, before they are imported, for no progress bars and no advice."""
+    for name, value in {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
+        os.environ.setdefault(name, value)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Why did this language model prefer the wrong token? Relevance (LRP) on TransformerLens models.",
+)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        from lrp_lens import __version__
+
+        typer.echo(f"lrp-lens {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Why did this language model prefer the wrong token? Relevance (LRP) on TransformerLens models."""
+
+
+@app.command()
+def explain(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="-", help="- reads the prompt from standard input.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model's name on the hub, or a local Hugging Face directory; the demo model if left out."
+        ),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the prompt from this file, without its last line break; - is standard input."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The wrong token, with its leading space if it has one; else the first choice."),
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="The right token; else the model's best other choice.")
+    ] = None,
+    rules: Annotated[
+        str, typer.Option(help="Rule set: attn-lrp, cp-lrp, relp, gim or gradient.")
+    ] = "attn-lrp",
+    top_k: Annotated[int, typer.Option(min=1, help="Mask up to this many tokens in the check.")] = 5,
+    out: Annotated[
+        str, typer.Option(metavar="FILE.html", help="Where to write the report.")
+    ] = DEFAULT_REPORT,
+    json: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="Also write all numbers as JSON.")
+    ] = None,
+) -> None:
+    """Explain one preference. Without arguments: a failure of the demo model, offline.
+
+    lrp-lens explain
+
+    lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
+    """
+    from lrp_lens.cli.inputs import Request, read_prompt, require_writable
+
+    try:
+        for path in filter(None, (out, json)):
+            require_writable(path)
+        text = read_prompt(source, prompt, prompt_file)
+        request = Request(model, text, target, contrast, rules, top_k, out, json)
+        quiet_libraries()
+        from lrp_lens.cli.explain import run
+
+        run(request)
+    except ValueError as error:
+        if not type(error).__module__.startswith("lrp_lens"):
+            raise
+        fail(str(error))

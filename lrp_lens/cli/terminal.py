@@ -1,0 +1,130 @@
+"""An explanation on the terminal: question, heat map, heads and MLPs, ledger, check."""
+
+import pandas as pd
+from rich import box
+from rich.columns import Columns
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.plots import token_heatmap_text
+
+_TOP = 5
+_BAR = 12
+
+
+def print_explanation(explanation: Explanation, console: Console) -> None:
+    """Print the whole explanation; everything from model and prompt is printed literally, never as markup."""
+    wrong, right = explanation.roles
+    heading = Text.assemble(
+        ("Why ", "bold"),
+        (repr(explanation.target.text), "bold blue"),
+        (" and not ", "bold"),
+        (repr(explanation.contrast.text), "bold red"),
+        ("?", "bold"),
+    )
+    console.print()
+    console.print(heading)
+    source = " · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules)))
+    console.print(Text(source, style="dim"))
+    _title(console, "Prompt")
+    console.print(Padding(Text(explanation.prompt), (0, 2)))
+    console.print(_choices(explanation, wrong, right))
+    _title(console, "Which words did it")
+    console.print(Padding(token_heatmap_text(explanation.tokens), (0, 2)))
+    console.print(Padding(Text(explanation.claim()), (1, 2, 0, 2)))
+    heads, mlps = explanation.top_heads(_TOP), explanation.top_mlps(_TOP)
+    tables = [_bars("Top heads", heads, "label"), _bars("Top MLPs", mlps, "component")]
+    console.print(Padding(Columns(tables, padding=(0, 4)), (1, 0, 0, 2)))
+    console.print(Padding(_ledger(explanation), (1, 2, 0, 2)))
+    _title(console, "Check: mask those words and look again")
+    console.print(Padding(_masking(explanation), (0, 2)))
+    console.print(Padding(Text(str(explanation.masking), style="bold"), (0, 2)))
+    console.print()
+
+
+def _title(console: Console, title: str) -> None:
+    console.print()
+    console.print(Text(title, style="bold underline"))
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 1),
+        pad_edge=False,
+        show_edge=False,
+    )
+    for column in columns:
+        words = column in ("", "token", "kind", "token masked", "says now")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    return table
+
+
+def _choices(explanation: Explanation, wrong: str, right: str) -> Padding:
+    table = _table("", "token", "logit", "probability", "rank")
+    rows: list[tuple[str, Choice, str]] = [
+        (f"it says ({wrong})", explanation.target, "blue"),
+        (f"instead of ({right})", explanation.contrast, "red"),
+    ]
+    for words, choice, colour in rows:
+        table.add_row(
+            words,
+            Text(repr(choice.text), style=f"bold {colour}"),
+            f"{choice.logit:.2f}",
+            f"{choice.probability:.3f}",
+            str(choice.rank),
+        )
+    table.add_row("preference", "", f"{explanation.metric_value:+.2f}", "", "")
+    return Padding(table, (1, 2, 0, 2))
+
+
+def _bars(title: str, rows: pd.DataFrame, column: str) -> Table:
+    """Label, value and a bar; blue towards the target, red towards the contrast."""
+    table = _table("", "logits", "", title=title)
+    longest = float(rows["value"].abs().max()) if len(rows) else 0.0
+    for label, value in zip(rows[column], rows["value"], strict=True):
+        length = 0 if longest == 0 else max(1, round(_BAR * abs(value) / longest))
+        table.add_row(
+            Text(str(label)), f"{value:+.2f}", Text("█" * length, style="blue" if value >= 0 else "red")
+        )
+    return table
+
+
+def _ledger(explanation: Explanation) -> Table:
+    """One row per kind; the last row is what they add up to."""
+    table = _table("kind", "logits", "share", "entries", title="Ledger: where every logit went")
+    for kind, rows in explanation.ledger.groupby("kind", sort=False):
+        amount = float(rows["amount"].sum())
+        rest = kind == "remainder"
+        if amount or rest:
+            shown = f"{amount:+.0e}" if rest else f"{amount:+.3f}"
+            table.add_row(Text(str(kind)), shown, _share(amount, explanation), str(len(rows)))
+    total = float(explanation.ledger["amount"].sum())
+    table.add_row(Text("metric", style="bold"), f"{total:+.3f}", _share(total, explanation), "")
+    return table
+
+
+def _share(amount: float, explanation: Explanation) -> str:
+    value = explanation.metric_value
+    return f"{100 * amount / value:.0f} %" if value else ""
+
+
+def _masking(explanation: Explanation) -> Table:
+    table = _table("k", "token masked", "gap", "gap, random", "says now")
+    for step in explanation.masking.steps:
+        token = "" if step.position is None else f"{step.token!r} at {step.position}"
+        flipped = "bold green" if step.gap < 0 else ""
+        table.add_row(
+            str(step.masked),
+            Text(token),
+            Text(f"{step.gap:+.2f}", style=flipped),
+            f"{step.control:+.2f}",
+            Text(repr(step.first_choice)),
+        )
+    return table

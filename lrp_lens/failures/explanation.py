@@ -1,0 +1,175 @@
+"""What `explain` returns: one preference, every view of it, and the check of the claim. Data only."""
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.failures.masking import MaskingCheck
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One candidate for the next token."""
+
+    text: str
+    id: int
+    logit: float
+    probability: float
+    rank: int
+    """1 is the model's first choice."""
+
+    def __str__(self) -> str:
+        return f"{self.text!r} (logit {self.logit:.2f}, p = {self.probability:.3f}, rank {self.rank})"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why did the model prefer `target` over `contrast`? In a failure the target is the wrong token.
+
+    Positive relevance pushes towards the target, negative relevance towards the contrast.
+    """
+
+    prompt: str
+    model_name: str
+    token_strings: tuple[str, ...]
+    """Tokens of the prompt as the model saw them, BOS included."""
+    target: Choice
+    """The token that the model preferred."""
+    contrast: Choice
+    """The token it is compared with; in a failure the one that it should have preferred."""
+    candidates: tuple[Choice, ...]
+    """The model's first choices, best first."""
+    metric: str
+    """The metric in words."""
+    metric_value: float
+    """Logit of the target minus logit of the contrast."""
+    rules: str
+    """Name of the rule set."""
+    tokens: View
+    """Per input token, dims (position,)."""
+    layers: View
+    """Residual stream, dims (layer, position)."""
+    heads: View
+    """Attention heads, dims (layer, head)."""
+    components: View
+    """Embeddings, heads, MLPs, biases, dims (component,)."""
+    ledger: pd.DataFrame
+    """Where the metric went: columns layer, name, kind, amount, share."""
+    remainder: float
+    """What the ledger cannot account for, in logits; a bug unless it is round-off."""
+    masking: "MaskingCheck"
+    title: str = ""
+    """Name of the case, if any."""
+    wrong: bool = True
+    """Whether the target is the wrong token (a failure) or the right one."""
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time of each step."""
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """What target and contrast are: ("wrong", "right") in a failure."""
+        return ("wrong", "right") if self.wrong else ("right", "wrong")
+
+    def top_tokens(self, k: int = 5) -> pd.DataFrame:
+        """The k non-special tokens with the largest |relevance|."""
+        return self.tokens.top(k, exclude_special=True)
+
+    def top_heads(self, k: int = 5) -> pd.DataFrame:
+        """The k heads with the largest |relevance|: columns label, value."""
+        return self.heads.top(k)[["label", "value"]]
+
+    def top_mlps(self, k: int = 5) -> pd.DataFrame:
+        """The k MLPs with the largest |relevance|: columns component, value."""
+        rows = self.components.to_dataframe()
+        rows = rows[rows["component"].str.contains("mlp", case=False)]
+        order = rows["value"].abs().sort_values(ascending=False, kind="stable").index
+        return rows.loc[order[:k], ["component", "value"]].reset_index(drop=True)
+
+    def claim(self) -> str:
+        """The explanation in one sentence."""
+        rows = self.tokens.top(len(self.token_strings), exclude_special=True)
+        favour = rows[rows["value"] > 0].head(3)
+        if not len(favour):
+            return f"No token of the prompt pushes towards {self.target.text!r}."
+        said = [f"{row.token!r} (position {row.position}, {row.value:+.2f})" for row in favour.itertuples()]
+        return f"Towards {self.target.text!r} push most: {', '.join(said)}."
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Everything but timings' provenance as plain lists, numbers and strings, ready for json.dumps."""
+        plain = {
+            name: getattr(self, name)
+            for name in (
+                "title",
+                "prompt",
+                "model_name",
+                "metric",
+                "metric_value",
+                "rules",
+                "remainder",
+                "wrong",
+                "seconds",
+            )
+        }
+        plain["schema"] = "lrp_lens.explanation/1"
+        plain["tokens"] = list(self.token_strings)
+        plain["notes"] = list(self.notes)
+        plain["claim"] = self.claim()
+        for name in ("target", "contrast"):
+            plain[name] = asdict(getattr(self, name))
+        plain["candidates"] = [asdict(one) for one in self.candidates]
+        plain["views"] = {
+            name: _view(getattr(self, name)) for name in ("tokens", "layers", "heads", "components")
+        }
+        plain["ledger"] = [_record(row) for row in self.ledger.to_dict("records")]
+        plain["masking"] = {
+            **asdict(self.masking),
+            "flip_at": self.masking.flip_at,
+            "control_flip_at": self.masking.control_flip_at,
+            "summary": str(self.masking),
+        }
+        return plain
+
+    def __repr__(self) -> str:
+        lines = [
+            f"Explanation of {self.model_name} ({self.rules}): {self.metric} = {self.metric_value:+.3f}",
+            f"  preferred {self.target}",
+            f"  instead of {self.contrast}",
+            f"  {self.claim()}",
+            f"  {self.masking}",
+        ]
+        return "\n".join(lines)
+
+
+def _view(view: View) -> dict[str, Any]:
+    """A view as lists; missing values are None."""
+    frame = pd.DataFrame({"value": view.values.reshape(-1)})
+    flat = [None if pd.isna(value) else float(value) for value in frame["value"]]
+    plain: dict[str, Any] = {
+        "name": view.name,
+        "units": view.units,
+        "dims": list(view.dims),
+        "shape": list(view.shape),
+        "labels": {dim: list(view.labels[dim]) for dim in view.dims},
+        "values": flat,
+        "notes": list(view.notes),
+    }
+    if view.special is not None:
+        plain["special"] = view.special.tolist()
+        plain["special_share"] = view.special_share
+    return plain
+
+
+def _record(row: dict[Any, Any]) -> dict[str, Any]:
+    """One ledger row with NaN as None and numpy scalars as Python ones."""
+    plain: dict[str, Any] = {}
+    for key, value in row.items():
+        if value is None or (not isinstance(value, str) and pd.isna(value)):
+            plain[str(key)] = None
+        else:
+            plain[str(key)] = value.item() if hasattr(value, "item") else value
+    return plain

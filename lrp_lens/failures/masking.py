@@ -1,0 +1,202 @@
+"""Check of the claim: hide the tokens that relevance blames, and see whether the preference flips.
+
+1. Rank the non-special tokens by their relevance towards the wrong token, largest first.
+2. For k = 0 … K, replace the embeddings of the first k by the mean embedding over the vocabulary, rerun the
+   model without any rule, and read the logit gap (wrong − right). Positions and attention stay as they are.
+3. Do the same with k random non-special tokens (nested draws), over several seeds, as a control.
+
+A claim that survives flips the preference at a small k while the control does not.
+Masking until the wrong token is gone: Contrastive Attribution in the Wild (arXiv 2604.17761), appendix G.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lrp_lens.errors import InputError, SiteError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import device_of, forward
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.scope import attached
+
+_TOKENS_AT_ONCE = 4096
+BASELINE = "mean embedding over the vocabulary"
+
+
+@dataclass(frozen=True)
+class MaskingStep:
+    """The model after k masked tokens."""
+
+    masked: int
+    """How many tokens are masked (k)."""
+    position: int | None
+    """Position of the k-th token, None for k = 0."""
+    token: str
+    """Text of the k-th token, "" for k = 0."""
+    gap: float
+    """Logit of the wrong minus logit of the right token."""
+    first_choice: str
+    """The token that the model now ranks first."""
+    control: float
+    """Mean gap with k random tokens masked instead."""
+    control_low: float
+    """Smallest gap over the seeds."""
+    control_high: float
+    """Largest gap over the seeds."""
+
+
+@dataclass(frozen=True)
+class MaskingCheck:
+    """Logit gaps after masking the blamed tokens, beside masking random ones."""
+
+    steps: tuple[MaskingStep, ...]
+    """k = 0, 1, …, K; fewer than asked where fewer tokens favour the wrong token."""
+    seeds: int
+    """Random orders behind the control."""
+    baseline: str = BASELINE
+    """What a masked embedding is replaced by."""
+
+    @property
+    def flip_at(self) -> int | None:
+        """Smallest k ≥ 1 at which the right token overtakes the wrong one, None if it never does."""
+        return next((step.masked for step in self.steps if step.masked and step.gap < 0), None)
+
+    @property
+    def control_flip_at(self) -> int | None:
+        """Smallest k ≥ 1 at which masking random tokens flips the preference on average."""
+        return next((step.masked for step in self.steps if step.masked and step.control < 0), None)
+
+    def __str__(self) -> str:
+        if self.steps[0].gap <= 0:
+            return "The model does not prefer the wrong token here, so there is no preference to flip."
+        last = self.steps[-1].masked
+        if last == 0:
+            return "No token favours the wrong token, so there is nothing to mask."
+        if self.flip_at is None:
+            return (
+                f"Masking the top {last} tokens does not flip the preference (gap {self.steps[-1].gap:+.2f})."
+            )
+        gap, control = self.steps[self.flip_at].gap, self.steps[self.flip_at].control
+        plural = "s" if self.flip_at > 1 else ""
+        verdict = "does not" if control >= 0 else "flips it on average too"
+        return (
+            f"Masking the top {self.flip_at} token{plural} flips the preference (gap {gap:+.2f}); "
+            f"masking {self.flip_at} random token{plural} {verdict} (mean gap {control:+.2f})."
+        )
+
+
+def masking_check(
+    model: Any,
+    tokens: Int[Tensor, " pos"],
+    relevance: Float[np.ndarray, " pos"],
+    special: Bool[np.ndarray, " pos"],
+    *,
+    target_id: int,
+    contrast_id: int,
+    text_of: Callable[[int], str],
+    top_k: int = 5,
+    seeds: int = 8,
+) -> MaskingCheck:
+    """Mask the top-k tokens for k = 0 … top_k and compare with random tokens.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge; the preference is read at the last position.
+        tokens: token ids of the prompt, shape [pos].
+        relevance: relevance per token, positive towards the target, shape [pos].
+        special: True at tokens that are never masked, shape [pos].
+        target_id: the wrong token.
+        contrast_id: the right token.
+        text_of: token id to its text.
+        top_k: how many tokens to mask at most.
+        seeds: number of random orders.
+
+    Raises:
+        InputError: top_k or seeds below 1.
+    """
+    if top_k < 1 or seeds < 1:
+        raise InputError(f"The masking check needs top_k ≥ 1 and seeds ≥ 1; received {top_k} and {seeds}.")
+    candidates = [int(i) for i in np.flatnonzero(~np.asarray(special))]
+    ranked = sorted(candidates, key=lambda i: -relevance[i])
+    blamed = [i for i in ranked if relevance[i] > 0][:top_k]
+    orders = [blamed]
+    for seed in range(seeds):
+        orders.append([int(i) for i in np.random.default_rng(seed).permutation(candidates)[: len(blamed)]])
+    masks = _nested_masks(orders, len(tokens))
+    baseline = mean_embedding(model, model.cfg.d_vocab)
+    logits = logits_with_masked_embeddings(model, tokens.expand(len(masks), -1), masks, baseline)
+    gaps = (
+        (logits[:, target_id] - logits[:, contrast_id])
+        .double()
+        .cpu()
+        .numpy()
+        .reshape(len(orders), len(blamed) + 1)
+    )
+    first = logits[: len(blamed) + 1].argmax(-1).tolist()
+    steps = []
+    for k in range(len(blamed) + 1):
+        position = blamed[k - 1] if k else None
+        steps.append(
+            MaskingStep(
+                masked=k,
+                position=position,
+                token="" if position is None else text_of(int(tokens[position])),
+                gap=float(gaps[0, k]),
+                first_choice=text_of(first[k]),
+                control=float(gaps[1:, k].mean()),
+                control_low=float(gaps[1:, k].min()),
+                control_high=float(gaps[1:, k].max()),
+            )
+        )
+    return MaskingCheck(tuple(steps), seeds)
+
+
+def _nested_masks(orders: Sequence[Sequence[int]], length: int) -> Bool[Tensor, "rows pos"]:
+    """Row (o, k) is True at the first k positions of order o; shape [orders · (K + 1), pos]."""
+    masks = torch.zeros(len(orders), len(orders[0]) + 1, length, dtype=torch.bool)
+    for row, order in enumerate(orders):
+        for k, position in enumerate(order, start=1):
+            masks[row, k:, position] = True
+    return masks.flatten(0, 1)
+
+
+def mean_embedding(model: Any, vocabulary: int) -> Float[Tensor, " d_model"]:
+    """Mean over the vocabulary of what the embedding module returns, accumulated in float64."""
+    total: Tensor | None = None
+    with torch.no_grad():
+        for ids in torch.arange(vocabulary, device=device_of(model)).split(8192):
+            part = model.embed(ids[None])[0].double().sum(0)
+            total = part if total is None else total + part
+    if total is None:
+        raise InputError(f"The mean embedding needs a vocabulary; received {vocabulary} tokens.")
+    return total / vocabulary
+
+
+def logits_with_masked_embeddings(
+    model: Any,
+    tokens: Int[Tensor, "rows pos"],
+    masks: Bool[Tensor, "rows pos"],
+    baseline: Float[Tensor, " d_model"],
+) -> Float[Tensor, "rows vocab"]:
+    """Logits at the last position, with the embeddings of masked tokens replaced by the baseline.
+
+    The replacement happens where token embeddings enter the network, before positions are added; rows run in
+    chunks of at most 4,096 tokens.
+    """
+    port = resolve(model).record_of[Names.EMBED].port
+    if port is None:
+        raise SiteError("Masking needs a hook point at the token embeddings; this host has none.")
+    rows = max(1, _TOKENS_AT_ONCE // tokens.shape[1])
+    parts = []
+    for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
+
+        def replace(value: Tensor, hook: object = None, mask: Tensor = mask) -> Tensor:
+            return torch.where(mask[..., None], baseline.to(value), value)
+
+        with torch.no_grad(), attached([(port.point, replace)]):
+            parts.append(forward(model, chunk, None)[:, -1].float())
+    return torch.cat(parts)

@@ -1,0 +1,214 @@
+"""Gates: tensor in, the same tensor out, with another local derivative.
+
+A gate keeps the value of an operation and replaces its local derivative.  Gradient × activation of a
+graph built from gates is layer-wise relevance propagation (LRP); the correspondence for each gate:
+
+1. `scale_gradient`       product rules: each factor of a product of N factors receives 1/N of the relevance
+                          (Arras et al. 2019; AttnLRP, Achtibat et al. 2024, Proposition 3.3), and the
+                          ε-rule when the scale is z / (z + ε sign z) (Bach et al. 2015).
+2. `stop_relevance`       a frozen factor: it receives none (CP-LRP, Ali et al. 2022).
+3. `product_gate`         identity rule on an activation f, written f(x) = x · ratio(x) with the ratio frozen
+                          (AttnLRP, Equation 9), and the weights of the gated product f(x) · up.
+4. `frozen_normalizer`    LN-rule: mean subtraction, gain and bias stay linear; the standard deviation is a
+                          constant (Ali et al. 2022, Equation 12; AttnLRP, Proposition 3.4).
+5. `tempered_softmax`     the backward pass of softmax at another temperature (GIM, Edin et al. 2025).
+
+No gate divides by an activation: ratios are closed forms (see `lrp_lens.ratios`) and finite in float16.
+Values pass through by reference, so logits are bit-identical with and without gates.
+Gradients that are products of several numbers are formed in float32 at least.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Ratio = Callable[[Tensor], Tensor]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over `dtype` numbers are taken: float32 at least.
+
+    Example:
+        >>> accumulation_dtype(torch.bfloat16)
+        torch.float32
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, factor: Tensor | float) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, factor = inputs
+        ctx.number = None if isinstance(factor, Tensor) else factor
+        ctx.save_for_backward(*((factor,) if isinstance(factor, Tensor) else ()))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        if ctx.number is not None:
+            return gradient * ctx.number, None
+        (factor,) = ctx.saved_tensors
+        return (gradient * factor).to(gradient.dtype), None
+
+
+class _ProductGate(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        value: Tensor, pre: Tensor, up: Tensor | None, ratio: Ratio, weights: tuple[float, float], offset: float
+    ) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, pre, up, ctx.ratio, ctx.weights, ctx.offset = inputs
+        ctx.save_for_backward(pre, *(() if up is None else (up,)))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        pre, *rest = ctx.saved_tensors
+        to_pre, to_up = ctx.weights
+        wide = accumulation_dtype(gradient.dtype)
+        ratio = ctx.ratio(pre.to(wide))
+        if not rest:
+            return None, (gradient * ratio * to_pre).to(gradient.dtype), None, None, None, None
+        up = rest[0]
+        pre_gradient = up_gradient = None
+        if to_pre:
+            pre_gradient = (gradient * ratio * (up.to(wide) + ctx.offset) * to_pre).to(gradient.dtype)
+        if to_up:
+            up_gradient = (gradient * ratio * pre.to(wide) * to_up).to(gradient.dtype)
+        return None, pre_gradient, up_gradient, None, None, None
+
+
+class _FrozenNormalizer(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        value: Tensor, inputs: Tensor, gain: Tensor | None, inverse_scale: Tensor, centred: bool
+    ) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, _, gain, inverse_scale, ctx.centred = inputs
+        ctx.save_for_backward(inverse_scale, *(() if gain is None else (gain,)))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        inverse_scale, *gain = ctx.saved_tensors
+        result = gradient * inverse_scale
+        if gain:
+            result = result * gain[0]
+        if ctx.centred:
+            result = result - result.mean(-1, keepdim=True)
+        return None, result.to(gradient.dtype), None, None, None
+
+
+class _TemperedSoftmax(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(pattern: Tensor, scores: Tensor, temperature: float) -> Tensor:
+        return pattern.view_as(pattern)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        pattern, _, ctx.temperature = inputs
+        ctx.save_for_backward(pattern)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (pattern,) = ctx.saved_tensors
+        wide = pattern.to(accumulation_dtype(pattern.dtype))
+        # What an attention sink takes of a row is what the row lacks to 1; it is tempered like any column.
+        sink = (1 - wide.sum(-1, keepdim=True)).clamp_min(0)
+        sink = torch.where(sink > 1e-5, sink, torch.zeros_like(sink))
+        tempered = wide.pow(1 / ctx.temperature)
+        tempered = tempered / (tempered.sum(-1, keepdim=True) + sink.pow(1 / ctx.temperature)).clamp_min(1e-30)
+        dot = (tempered * gradient).sum(-1, keepdim=True)
+        return None, (tempered * (gradient - dot)).to(gradient.dtype), None
+
+
+def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
+    """`tensor`, unchanged, whose gradient is multiplied by `factor` (a number, or a tensor that broadcasts).
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> torch.autograd.grad(scale_gradient(x, 0.25) * 2, x)[0].item()
+        0.5
+    """
+    return _ScaleGradient.apply(tensor, factor)  # type: ignore[no-any-return]
+
+
+def stop_relevance(tensor: Tensor) -> Tensor:
+    """`tensor`, unchanged, through which no relevance flows back."""
+    return tensor.detach()
+
+
+def product_gate(
+    value: Tensor,
+    pre: Tensor,
+    up: Tensor | None,
+    ratio: Ratio,
+    *,
+    weights: tuple[float, float] = (1.0, 0.0),
+    offset: float = 0.0,
+) -> Tensor:
+    """`value` = pre · ratio(pre) [· (up + offset)], with the ratio frozen and the product's factors weighted.
+
+    Args:
+        value: what the model computed, any shape; returned unchanged.
+        pre: input of the activation, same shape.
+        up: the linear branch of a gated product, same shape, or None for a plain activation.
+        ratio: x ↦ f(x)/x in closed form, with its limit at 0.
+        weights: share of the relevance for (activation branch, linear branch).
+        offset: a constant added to `up` inside the product (1 in GPT-OSS); its share is absorbed.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 3.0], requires_grad=True)
+        >>> y = product_gate(torch.relu(x), x, None, lambda x: (x > 0).to(x))
+        >>> (x * torch.autograd.grad(y.sum(), x)[0]).tolist()
+        [-0.0, 3.0]
+    """
+    return _ProductGate.apply(value.detach(), pre, up, ratio, weights, offset)  # type: ignore[no-any-return]
+
+
+def frozen_normalizer(
+    value: Tensor, inputs: Tensor, gain: Tensor | None, *, epsilon: float, centred: bool
+) -> Tensor:
+    """`value` = LayerNorm or RMSNorm of `inputs`, differentiated with the standard deviation held constant.
+
+    Args:
+        value: the norm's output, [..., width]; returned unchanged.
+        inputs: the norm's input, [..., width].
+        gain: multiplicative weight, [width], or None.
+        epsilon: the constant under the square root.
+        centred: True for LayerNorm (the mean is subtracted, linearly), False for RMSNorm.
+    """
+    wide = inputs.detach().to(accumulation_dtype(inputs.dtype))
+    if centred:
+        wide = wide - wide.mean(-1, keepdim=True)
+    inverse_scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    gain = None if gain is None else gain.detach()
+    return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)  # type: ignore[no-any-return]
+
+
+def tempered_softmax(pattern: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """`pattern` = softmax(scores), differentiated with the pattern at another temperature.
+
+    With p = softmax(scores / temperature): gradient at the scores = p ⊙ (g - Σ p ⊙ g), as GIM defines it (the
+    inner derivative 1 / temperature is left out there, and here).
+
+    The tempered pattern is pattern^(1/temperature), renormalised, so masked entries stay masked and the
+    scores themselves (with their -inf) are never read.  Shapes [..., query, key].
+    """
+    return _TemperedSoftmax.apply(pattern.detach(), scores, temperature)  # type: ignore[no-any-return]

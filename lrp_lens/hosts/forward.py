@@ -1,0 +1,55 @@
+"""One forward pass on either host, from token ids and an attention mask."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+
+
+def is_bridge(model: Any) -> bool:
+    """Whether the model is a TransformerBridge; otherwise it is a HookedTransformer.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    names = {base.__name__ for base in type(model).__mro__}
+    if "TransformerBridge" in names:
+        return True
+    if "HookedTransformer" in names:
+        return False
+    raise InputError(
+        f"lrp_lens needs a transformer_lens HookedTransformer or TransformerBridge, received {type(model).__name__}. "
+        "Load one with HookedTransformer.from_pretrained(...) or TransformerBridge.boot_transformers(...)."
+    )
+
+
+def device_of(model: Any) -> torch.device:
+    """The device that token ids must be on."""
+    return next(model.parameters()).device
+
+
+def require_eval(model: Any) -> None:
+    """Raise InputError if the model, or a part of it, is in train mode."""
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if model.training or any("dropout" in name.lower() for name in training):
+        raise InputError(
+            "Relevance is defined on the deterministic forward pass, but the model is in train mode. "
+            "Call model.eval() first."
+        )
+
+
+def forward(
+    model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of a batch; `mask` is False at padding, or None where there is no padding on the left.
+
+    Positions are counted from the first real token of each row on both hosts.
+    """
+    left = getattr(model.tokenizer, "padding_side", "right") == "left"
+    if mask is None and left and not is_bridge(model):
+        mask = torch.ones_like(tokens, dtype=torch.bool)  # else HookedTransformer guesses one from the token ids
+    options = {} if mask is None else {"attention_mask": mask.long()}
+    return model(tokens, return_type="logits", **options)  # type: ignore[no-any-return]

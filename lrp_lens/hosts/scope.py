@@ -1,0 +1,67 @@
+"""Leaving a model exactly as it was found: hooks, flags, requires_grad, also after an exception.
+
+`attached` adds hooks straight to hook points and removes exactly those.  `model.hooks(...)` would do, but on
+TransformerBridge 3.9 it rebuilds the hook dictionary for every call, several times the cost of the pass.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+HookFunction = Callable[..., Tensor | None]
+
+
+@contextmanager
+def attached(
+    hooks: Iterable[tuple[HookPoint, HookFunction]],
+    module_hooks: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
+) -> Iterator[None]:
+    """Attach forward hooks to hook points, and forward hooks to modules, for the length of the context."""
+    handles: list[tuple[HookPoint, Any]] = []
+    module_handles = []
+    try:
+        for point, function in hooks:
+            point.add_hook(function)
+            handles.append((point, point.fwd_hooks[-1]))
+        for module, function in module_hooks:
+            module_handles.append(module.register_forward_hook(function))
+        yield
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
+        for module_handle in module_handles:
+            module_handle.remove()
+
+
+@contextmanager
+def parameters_frozen(model: nn.Module) -> Iterator[None]:
+    """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def quiet(points: Iterable[HookPoint]) -> Iterator[None]:
+    """Silence the hooks already attached to these points, so that a probe does not run a user's functions."""
+    kept: list[tuple[HookPoint, str, Any]] = []
+    try:
+        for point in points:
+            for name in ("_forward_hooks", "_backward_hooks", "_forward_pre_hooks"):
+                if getattr(point, name):
+                    kept.append((point, name, getattr(point, name)))
+                    setattr(point, name, OrderedDict())
+        yield
+    finally:
+        for point, name, hooks in kept:
+            setattr(point, name, hooks)

@@ -1,0 +1,93 @@
+"""The ledger as a waterfall: from the metric's parts to the metric itself.
+
+Rows of one kind are added up (a model of 12 layers has a hundred biases); the hover text lists the largest of
+them. The last bar is the total, the metric. A remainder is always shown, other kinds only where they hold anything.
+"""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from lrp_lens.errors import InputError
+from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue
+
+_LISTED = 6
+
+
+def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette = "default") -> go.Figure:
+    """Waterfall of a ledger's table.
+
+    Args:
+        table: `ledger.to_dataframe()`, with the columns layer, name, kind, amount.
+        units: units of the amounts.
+        palette: "default" (blue positive) or "lrp" (red positive).
+
+    Raises:
+        InputError: a column is missing.
+    """
+    missing = {"name", "kind", "amount"} - set(table.columns)
+    if missing:
+        raise InputError(f"A ledger table has the columns name, kind, amount; {sorted(missing)} are missing.")
+    groups = [
+        (str(kind), rows, float(rows["amount"].sum())) for kind, rows in table.groupby("kind", sort=False)
+    ]
+    groups = [one for one in groups if one[2] or one[0] == "remainder"]
+    kinds = [kind for kind, _, _ in groups]
+    amounts = [amount for _, _, amount in groups]
+    hover = [_hover(kind, rows, units) for kind, rows, _ in groups]
+    total = sum(amounts)
+    hues = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
+    names = [*kinds, "total"]
+    figure = go.Figure(
+        go.Waterfall(
+            orientation="h",
+            measure=[*["relative"] * len(kinds), "total"],
+            x=[*amounts, total],
+            y=list(range(len(names))),
+            text=[f"{amount:+.3g}" for amount in (*amounts, total)],
+            textposition="outside",
+            cliponaxis=False,
+            increasing={"marker": {"color": f"rgb{hues[True]}"}},
+            decreasing={"marker": {"color": f"rgb{hues[False]}"}},
+            totals={"marker": {"color": "#7a838f"}},
+            connector={"line": {"width": 1, "color": GREY_LINE, "dash": "dot"}},
+            customdata=[[text] for text in (*hover, f"total: {total:+.4g} {plotly_text(units)}")],
+            hovertemplate="%{customdata[0]}<extra></extra>",
+        )
+    )
+    levels = [0.0]
+    for amount in amounts:
+        levels.append(levels[-1] + amount)
+    room = 0.16 * ((max(levels) - min(levels)) or 1.0)
+    figure.update_layout(
+        template="plotly_white",
+        height=34 * len(names) + 90,
+        margin={"l": 10, "r": 10, "t": 34, "b": 10},
+        showlegend=False,
+    )
+    figure.update_xaxes(
+        range=[min(levels) - room, max(levels) + room],
+        title={"text": plotly_text(units), "font": {"size": 11}},
+    )
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(names))),
+        ticktext=[plotly_text(name) for name in names],
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+    )
+    return figure
+
+
+GREY_LINE = "#9aa3ad"
+
+
+def _hover(kind: str, rows: pd.DataFrame, units: str) -> str:
+    """The kind's sum and its largest entries."""
+    order = rows["amount"].abs().sort_values(ascending=False).index
+    lines = [f"<b>{plotly_text(kind)}</b>: {rows['amount'].sum():+.4g} {plotly_text(units)}"]
+    for index in order[:_LISTED]:
+        lines.append(f"{plotly_text(str(rows.loc[index, 'name']))}: {rows.loc[index, 'amount']:+.4g}")
+    if len(order) > _LISTED:
+        lines.append(f"… and {len(order) - _LISTED} more")
+    return "<br>".join(lines)

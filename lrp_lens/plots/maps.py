@@ -1,0 +1,149 @@
+"""Heat maps: layer × position and layer × head, as plotly figures.
+
+Both share one look: diverging and symmetric about 0, special positions grey and out of the scale, axes
+keyed by position or index (repeated tokens stay apart), hover text with every coordinate.
+"""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from lrp_lens.plots.palette import (
+    GREY,
+    Palette,
+    colorscale,
+    legend_words,
+    limit,
+    plotly_text,
+    require_dims,
+    visible_token,
+)
+from lrp_lens.views import View
+
+_CELLS_WITH_NUMBERS = 120
+
+
+def plot_layers(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
+    """Relevance of the residual stream: layers upwards, positions to the right.
+
+    Args:
+        view: dims ("layer", "position").
+        palette: "default" (blue positive) or "lrp" (red positive).
+        floor: least value that may get full colour; None takes 0.1 for logits.
+
+    Raises:
+        InputError: other dims, or an unknown palette.
+    """
+    require_dims(view, (("layer", "position"),), "plot_layers")
+    tokens = view.axis_labels("position")
+    return _heat_map(view, [plotly_text(visible_token(one)) for one in tokens], "position", palette, floor)
+
+
+def plot_heads(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
+    """Relevance of each attention head: layers upwards, heads to the right; small maps show the numbers.
+
+    Args:
+        view: dims ("layer", "head").
+        palette: "default" (blue positive) or "lrp" (red positive).
+        floor: least value that may get full colour; None takes 0.1 for logits.
+
+    Raises:
+        InputError: other dims, or an unknown palette.
+    """
+    require_dims(view, (("layer", "head"),), "plot_heads")
+    figure = _heat_map(view, [plotly_text(one) for one in view.axis_labels("head")], "head", palette, floor)
+    if view.values.size <= _CELLS_WITH_NUMBERS:
+        figure.update_traces(texttemplate="%{text}", selector={"name": view.name})
+    return figure
+
+
+def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor: float | None) -> go.Figure:
+    """One trace for the ordinary columns, one grey trace for the special ones."""
+    top = limit(view, floor)
+    special = view.special_cells()
+    hover = _hover(view, ticks, across)
+    size = {"x": list(range(view.shape[1])), "y": list(range(view.shape[0])), "xgap": 1, "ygap": 1}
+    said = {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>", "hoverongaps": False}
+    figure = go.Figure()
+    figure.add_trace(
+        go.Heatmap(
+            z=np.where(special, np.nan, view.values),
+            text=[["" if np.isnan(one) else f"{one:+.2f}" for one in row] for row in view.values],
+            name=view.name,
+            colorscale=colorscale(palette),
+            zmin=-top,
+            zmax=top,
+            zmid=0,
+            colorbar=_colour_bar(view),
+            meta={"diverging": palette},
+            **size,
+            **said,
+        )
+    )
+    if special.any():
+        grey = {"colorscale": [[0, GREY], [1, GREY]], "showscale": False, "name": "special tokens"}
+        figure.add_trace(go.Heatmap(z=np.where(special, 0.0, np.nan), **grey, **size, **said))
+    positive, negative = legend_words(view, palette)
+    figure.update_layout(
+        template="plotly_white",
+        height=max(260, 26 * view.shape[0] + 150),
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        title={"text": plotly_text(f"{positive}, {negative}"), "font": {"size": 13}, "x": 0, "xref": "paper"},
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    angle = -90 if across == "position" and any(len(tick) > 2 for tick in ticks) else 0
+    _axis(figure.update_xaxes, ticks, tickangle=angle, every=max(1, len(ticks) // 120))
+    _axis(
+        figure.update_yaxes,
+        [plotly_text(one) for one in view.axis_labels("layer")],
+        every=max(1, view.shape[0] // 48),
+    )
+    return figure
+
+
+def _axis(update: Any, ticks: list[str], *, every: int, tickangle: int = 0) -> None:
+    """Numbers underneath, labels on top: two equal labels stay two columns."""
+    shown = list(range(0, len(ticks), every))
+    update(
+        tickmode="array",
+        tickvals=shown,
+        ticktext=[ticks[i] for i in shown],
+        tickangle=tickangle,
+        tickfont={"size": 11},
+        showgrid=False,
+        zeroline=False,
+        automargin=True,
+        range=[-0.5, max(len(ticks), 1) - 0.5],
+    )
+
+
+def _colour_bar(view: View) -> dict[str, Any]:
+    return {
+        "title": {"text": plotly_text(view.units), "side": "right", "font": {"size": 11}},
+        "thickness": 10,
+        "tickfont": {"size": 10},
+        "tickformat": "+.2~g",
+        "nticks": 5,
+    }
+
+
+def _hover(view: View, ticks: list[str], across: str) -> list[list[str]]:
+    """Text of each cell, with every coordinate."""
+    special = view.special_cells()
+    rows = []
+    for i, layer in enumerate(view.axis_labels("layer")):
+        row = []
+        for j, tick in enumerate(ticks):
+            value = view.values[i, j]
+            told = "missing" if np.isnan(value) else f"{value:+.4g} {view.units}"
+            layer_text = plotly_text(layer)
+            where = (
+                f"{layer_text}{tick}" if across == "head" else f"{layer_text}, position {j}: <b>{tick}</b>"
+            )
+            row.append(
+                f"{where}<br>{plotly_text(told)}"
+                + ("<br>special token, out of the scale" if special[i, j] else "")
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,111 @@
+"""Colour and words that every plot shares.
+
+1. Diverging blue-white-red, safe for colour-blind readers; white is 0 and both signs share one scale.
+2. The scale's limit is max |value| over what is not special, but never below an absolute floor: evidence of a
+   tenth of a logit stays pale instead of being blown up to full colour.
+3. The legend is in words: "blue: towards ' Mary', red: towards ' John'".
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from lrp_lens.errors import InputError
+from lrp_lens.views import View
+
+Palette = Literal["default", "lrp"]
+"""default: blue is positive (as plotly and captum); lrp: red is positive (as in the LRP literature)."""
+
+RGB = tuple[int, int, int]
+
+FLOOR = 0.1
+"""Smallest limit of a colour scale, for views in logits."""
+
+LIGHT: dict[str, RGB] = {"blue": (67, 147, 195), "red": (214, 96, 77)}
+DARK: dict[str, RGB] = {"blue": (38, 110, 186), "red": (192, 48, 52)}
+GREY = "#c9cdd3"
+_WHITESPACE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
+_SCALE = (
+    (0.0, "#b2182b"),
+    (0.25, "#ef8a62"),
+    (0.45, "#fbe3d8"),
+    (0.5, "#f7f7f7"),
+    (0.55, "#dceaf3"),
+    (0.75, "#67a9cf"),
+)
+
+
+def positive_hue(palette: Palette) -> Literal["blue", "red"]:
+    """The hue of positive values.
+
+    Raises:
+        InputError: the palette is neither "default" nor "lrp".
+    """
+    if palette not in ("default", "lrp"):
+        raise InputError(
+            f"A palette is 'default' (blue positive) or 'lrp' (red positive); received {palette!r}."
+        )
+    return "blue" if palette == "default" else "red"
+
+
+def negative_hue(palette: Palette) -> Literal["blue", "red"]:
+    """The hue of negative values."""
+    return "red" if positive_hue(palette) == "blue" else "blue"
+
+
+def colorscale(palette: Palette) -> list[list[float | str]]:
+    """plotly colour scale from the most negative to the most positive value, white in the middle."""
+    stops = [*_SCALE, (1.0, "#2166ac")]
+    if positive_hue(palette) == "red":
+        stops = [(1.0 - at, colour) for at, colour in reversed(stops)]
+    return [[at, colour] for at, colour in stops]
+
+
+def limit(view: View, floor: float | None = None) -> float:
+    """Upper end of the symmetric colour scale: max |value| where not special, at least the floor.
+
+    Args:
+        view: any dims.
+        floor: None takes 0.1 for a view in logits and 0 for any other units.
+    """
+    ordinary = np.nan_to_num(np.abs(view.values[~view.special_cells()]))
+    lowest = (FLOOR if view.units == "logits" else 0.0) if floor is None else floor
+    return max(float(ordinary.max(initial=0.0)), lowest) or 1.0
+
+
+def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
+    """What positive and what negative colour mean, e.g. ("blue: towards ' Mary'", "red: towards ' John'")."""
+    first, second = (
+        ("positive", "negative") if view.towards is None else [f"towards {one!r}" for one in view.towards]
+    )
+    return f"{positive_hue(palette)}: {first}", f"{negative_hue(palette)}: {second}"
+
+
+def visible_token(token: str) -> str:
+    r"""A token with its whitespace made visible: ' John' becomes '·John', a newline '⏎'; empty becomes '∅'.
+
+    Example:
+        >>> visible_token(" a\n")
+        '·a⏎'
+    """
+    if token == "":
+        return "∅"
+    return "".join(_WHITESPACE.get(one, one if one.isprintable() else f"\\x{ord(one):02x}") for one in token)
+
+
+def plotly_text(text: str) -> str:
+    """Text that plotly shows literally: it reads <…> as markup, so a token '<bos>' would vanish."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def require_dims(view: View, allowed: tuple[tuple[str, ...], ...], what: str) -> None:
+    """Raise InputError unless the view has one of these sets of dims."""
+    if view.dims in allowed:
+        return
+    wanted = " or ".join(str(one) for one in allowed)
+    remedy = (
+        "Pick one example with .select(batch=0)." if "batch" in view.dims else "Use .select or .sum first."
+    )
+    raise InputError(
+        f"{what} shows a view with dims {wanted}; received {view.dims} ({view.name!r}). {remedy}"
+    )

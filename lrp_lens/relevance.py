@@ -1,0 +1,344 @@
+"""run_with_relevance: one forward and one backward pass, and relevance at every hook point.
+
+1. Check the model, the prompt and the metric; plan the rules' hooks.  Nothing long has run yet.
+2. Attach, in this order: leaves at the embeddings (nothing before them is differentiated), replacing gates,
+   recorders, reading and scaling gates.  Parameters are kept out of the graph.
+3. Forward; read the metric at the positions it names; one backward to every recorded tensor at once.
+4. Relevance is activation ⊙ gradient (Bach et al. 2015; Ancona et al. 2018; AttnLRP, Achtibat et al. 2024).
+
+The model is left as it was found, also after an exception.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lrp_lens.cache import RelevanceCache
+from lrp_lens.errors import InputError, MetricError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward, require_eval
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.scope import attached, parameters_frozen
+from lrp_lens.hosts.sites import BiasSite, LinearSite, MixtureSite, NormSite, Record, Sites
+from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
+from lrp_lens.ledger import Balance, Calls
+from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
+from lrp_lens.rules import ATTN_LRP, Epsilon, Plain, RuleSet
+
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor]
+
+
+class _Recorder:
+    """Keeps the tensors that hook points pass on, in the graph, for one backward pass."""
+
+    def __init__(self, sites: Sites, batch: TokenBatch) -> None:
+        self.sites, self.batch = sites, batch
+        self.kept: dict[str, list[Tensor]] = {}
+        self.norm_inputs: dict[str, list[Tensor]] = {}
+
+    def leaf(self, tensor: Tensor, hook: Any) -> Tensor:
+        """Start the graph here; position embeddings shared by a batch get one row per example."""
+        rows = tensor.detach().expand(self.batch.ids.shape[0], *tensor.shape[1:])
+        return rows.requires_grad_(True) if rows.is_contiguous() else rows.clone().requires_grad_(True)
+
+    def hook(self, record: Record) -> Callable[..., Tensor]:
+        """Keep what the point passes on; one branch of a stream gets a node of its own."""
+
+        def keep(tensor: Tensor, hook: Any) -> Tensor:
+            tensor = tensor.view_as(tensor) if record.plus else tensor
+            self.kept.setdefault(record.name, []).append(tensor)
+            return tensor
+
+        return keep
+
+    def module_hook(self, name: str) -> Callable[..., None]:
+        def keep(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.kept.setdefault(name, []).append(output)
+
+        return keep
+
+    def input_hook(self, name: str) -> Callable[..., None]:
+        """Keep what a norm reads, from a hook point's tensor or a module's inputs."""
+
+        def keep(first: Any, *rest: Any, hook: Any = None) -> None:
+            tensor = rest[0][0] if rest else first
+            self.norm_inputs.setdefault(name, []).append(tensor.detach())
+
+        return keep
+
+
+def _selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool]:
+    """Which records to keep; with None, everything linear in length.
+
+    Raises:
+        InputError: if a name is no hook point of the model.
+    """
+    if names_filter is None:
+        return lambda record: not record.optional
+    if callable(names_filter):
+        return lambda record: names_filter(record.name)
+    names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
+    unknown = sorted(names - set(sites.record_of))
+    if unknown:
+        raise InputError(
+            f"names_filter names hook points of the model; {unknown[0]!r} is none. Names look like "
+            f"{Names.attention(0, 'z')!r} and {Names.resid_pre(0)!r}."
+        )
+    return lambda record: record.name in names
+
+
+def _ledger_records(sites: Sites, rules: RuleSet) -> set[str]:
+    """Names that only the ledger needs: tensors that biases were added to, outputs of plain norms, mixtures."""
+    names: set[str] = set()
+    for site in sites.sites:
+        if isinstance(site, BiasSite):
+            bias = site.bias()
+            if bias is not None and bool(bias.any()):
+                names.add(site.record)
+        elif isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
+            names |= {site.result} - {""}
+        elif isinstance(site, MixtureSite):
+            names |= {site.source, site.result}
+        elif isinstance(site, LinearSite) and isinstance(rules.rule_for("linear", site.layer), Epsilon):
+            names.add(site.record)
+    softcapped = isinstance(rules.rule_for("softcap", None), Plain)
+    return names | ({Names.LOGITS} if softcapped else set())
+
+
+def _closure(names: set[str], sites: Sites) -> set[str]:
+    """With the records whose gradients complete others."""
+    return names | {extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus}
+
+
+def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
+    """The metric in words, and the two ends of its sign."""
+    if not isinstance(metric, LogitDiff):
+        return (getattr(metric.function, "__name__", "callable") if isinstance(metric, CallableMetric) else str(metric)), None
+    target = token_strings(model, metric.target)
+    contrast = tuple(", ".join(repr(text) for text in token_strings(model, others)) for others in metric.contrast)
+    if len(set(target)) > 1 or len(set(contrast)) > 1:
+        return "LogitDiff(one target and contrast per prompt)", ("the target", "the contrast")
+    mean = "mean of " if len(metric.contrast[0]) > 1 else ""
+    ends = (target[0], contrast[0].strip("'\"") if not mean else f"{mean}{contrast[0]}")
+    return f"LogitDiff({target[0]!r} - {mean}{contrast[0]}) at position {metric.pos}", ends
+
+
+def _unembedded(positions: Int[Tensor, "batch read"]) -> Callable[..., Tensor]:
+    """A hook that keeps only the positions the metric reads."""
+
+    def hook(tensor: Tensor, hook: Any) -> Tensor:
+        if len(positions.unique()) == positions.shape[1] and bool((positions == positions[:1]).all()):
+            return tensor[:, positions[0].to(tensor.device)]
+        index = positions.to(tensor.device)[..., None].expand(-1, -1, tensor.shape[-1])
+        return tensor.gather(1, index)
+
+    return hook
+
+
+def _require_finite(logits: Tensor) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        kind = "NaN" if bool(torch.isnan(logits).any()) else "infinite"
+        raise InputError(
+            f"Relevance needs finite logits; the model returned {kind} values. Load it in float32 or bfloat16."
+        )
+
+
+def run_with_relevance(
+    model: Any,
+    prompt: Prompt,
+    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    *,
+    rules: RuleSet = ATTN_LRP,
+    names_filter: NamesFilter = None,
+    padding_side: PaddingSide | None = None,
+    logits: Literal["all", "metric"] = "all",
+) -> tuple[Float[Tensor, "batch pos d_vocab"], RelevanceCache]:
+    """Run the model once, forward and backward, and return logits and the relevance at every hook point.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in eval mode.
+        prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
+        metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up at the last
+            position.  Any callable logits [batch, pos, d_vocab] → [batch] works.
+        rules: a rule set; default AttnLRP.
+        names_filter: None keeps every default hook point (nothing quadratic in length); or a name, a list of names,
+            or a predicate, as in `run_with_cache`.
+        padding_side: side on which shorter prompts of a batch are padded; default right.
+        logits: "all", or "metric" to unembed only the positions the metric reads (faster; the returned logits then
+            have those positions only).
+
+    Returns:
+        logits: [batch, pos, d_vocab], bit-identical to a plain forward pass.
+        cache: RelevanceCache; `cache["z", 5]` has the shape of the activation.
+
+    Raises:
+        InputError: empty or too long prompt, unknown token id, train mode, NaN logits, unknown hook name.
+        MetricError: a token that is not one token of the vocabulary, or a position out of range.
+        SiteError: an operation that no rule knows, or an edit that the host drops.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model, run_with_relevance
+        >>> model = load_demo_model()
+        >>> _, rel = run_with_relevance(model, "then mary and john went to the park . john gave the key to",
+        ...                             LogitDiff("mary", "john"))
+        >>> rel.tokens().values.shape
+        (15,)
+    """
+    sites = resolve(model)
+    require_eval(model)
+    if not isinstance(rules, RuleSet):
+        raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
+    if logits not in ("all", "metric"):
+        raise InputError(f"logits is 'all' or 'metric'; received {logits!r}.")
+    batch = tokenize(model, prompt, padding_side)
+    asked = as_metric(metric).resolve(model)
+    bound = asked.bind(batch.starts, batch.lengths, _d_vocab(model))
+    chosen = {record.name for record in sites.records if _selector(names_filter, sites)(record)}
+    complete = names_filter is None
+    private = _closure(chosen | (_ledger_records(sites, rules) if complete else set()), sites) - chosen
+    recorder = _Recorder(sites, batch)
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(parameters_frozen(model))
+        stack.enter_context(attached(*_hooks(model, sites, rules, recorder, chosen | private, bound, logits)))
+        output = forward(model, batch.ids, batch.left_mask)
+        _require_finite(output.detach())
+        rows = output if logits == "metric" and bound.positions is not None else None
+        bound = _concrete(bound, output if rows is None else rows, batch, rows is not None)
+        value = bound(output) if rows is None else bound.read(rows)
+        if not value.requires_grad:
+            raise MetricError(f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax.")
+        calls, logit_gradient = _backward(value, output, recorder)
+    _complete(calls, sites, _ledger_records(sites, rules) | chosen)
+    balance = None
+    if complete:
+        wide = output.detach().double() * logit_gradient.double()
+        balance = Balance(
+            sites,
+            rules,
+            calls,
+            _nonzero_biases(sites),
+            {name: tuple(inputs) for name, inputs in recorder.norm_inputs.items()},
+            bound.metric.linear,
+            wide.flatten(1).sum(-1).cpu(),
+        )
+    text, towards = _describe(model, bound.metric)
+    kept = {name: calls[name] for name in sites.record_of if name in chosen and name in calls}
+    cache = RelevanceCache(
+        {name: item.activations[-1] for name, item in kept.items()},
+        {name: _total(item.gradients) for name, item in kept.items()},
+        metric_value=value.detach(),
+        metric_text=text,
+        rules_text=str(rules),
+        tokens=batch.ids,
+        token_strings=batch.strings,
+        special=batch.special,
+        n_layers=sites.n_layers,
+        single=batch.single,
+        towards=towards,
+        metric=bound,
+        rules=rules,
+        balance=balance,
+    )
+    return output.detach(), cache
+
+
+def _d_vocab(model: Any) -> int:
+    return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
+
+
+def _hooks(
+    model: Any,
+    sites: Sites,
+    rules: RuleSet,
+    recorder: _Recorder,
+    names: set[str],
+    bound: BoundMetric,
+    logits: str,
+) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+    """Hooks on hook points, in the order in which those of one point run; and hooks on modules."""
+    plan = rules.plan(model)
+    hooks: list[tuple[Any, Any]] = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
+    leaves = [sites.record_of[name].port for name in (Names.EMBED, Names.POS_EMBED) if name in sites.record_of]
+    hooks += [(port.point, recorder.leaf) for port in leaves if port is not None]
+    module_hooks: list[tuple[Any, Any]] = []
+    for name in names:
+        record = sites.record_of.get(name)
+        if record is None:
+            continue
+        if record.port is not None:
+            hooks.append((record.port.point, recorder.hook(record)))
+        elif record.module is not None:
+            module_hooks.append((record.module, recorder.module_hook(name)))
+    for site in sites.of(NormSite):
+        if site.result in names and isinstance(rules.rule_for("norm", site.layer), Plain):
+            module = sites.record_of[site.result].module
+            if site.input is not None:
+                hooks.append((site.input.point, recorder.input_hook(site.result)))
+            elif module is not None:
+                module_hooks.append((module, recorder.input_hook(site.result)))
+    hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
+    if logits == "metric" and bound.positions is not None:
+        hooks.append((sites.unembed_input.point, _unembedded(bound.positions)))
+    return hooks, module_hooks
+
+
+def _concrete(bound: BoundMetric, output: Tensor, batch: TokenBatch, read: bool) -> BoundMetric:
+    """RunnerUp becomes the LogitDiff that these logits select."""
+    if not isinstance(bound.metric, RunnerUp):
+        return bound
+    rows = output.detach()
+    if not read:
+        assert bound.positions is not None
+        index = bound.positions.to(output.device)[..., None].expand(-1, -1, output.shape[-1])
+        rows = rows.gather(1, index)
+    return bound.metric.concrete(rows).bind(batch.starts, batch.lengths, output.shape[-1])
+
+
+def _backward(value: Tensor, output: Tensor, recorder: _Recorder) -> tuple[dict[str, Calls], Tensor]:
+    """One backward pass from the metric to every recorded tensor; what it does not reach has gradient 0."""
+    flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
+    reachable = [tensor for tensor in flat if tensor.requires_grad]
+    gradients = torch.autograd.grad(value.sum(), [output, *reachable], allow_unused=True)
+    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients[1:], strict=True)}
+
+    def gradient(tensor: Tensor) -> Tensor:
+        result = found.get(id(tensor))
+        return torch.zeros_like(tensor) if result is None else result
+
+    calls = {
+        name: Calls(tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors))
+        for name, tensors in recorder.kept.items()
+    }
+    assert gradients[0] is not None
+    return calls, gradients[0]
+
+
+def _complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
+    """Add the gradients of the branches that a host's hook point does not see."""
+    for name in names:
+        record = sites.record_of.get(name)
+        if record is None or name not in calls or not record.plus:
+            continue
+        own = calls[name]
+        shape = own.activations[0].shape
+        extra = [gradient.reshape(shape) for other in record.plus for gradient in calls[other].gradients]
+        calls[name] = Calls(own.activations, (own.gradients[0] + sum(extra),))
+
+
+def _nonzero_biases(sites: Sites) -> dict[BiasSite, Tensor]:
+    biases = {site: site.bias() for site in sites.of(BiasSite)}
+    return {site: bias for site, bias in biases.items() if bias is not None and bool(bias.any())}
+
+
+def _total(gradients: tuple[Tensor, ...]) -> Tensor:
+    """Sum over the calls of one point (equal activations)."""
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total = total + gradient
+    return total

@@ -1,0 +1,187 @@
+"""Axes of a View: default labels, validation, selection and sums. Works on any object shaped like a View."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrp_lens.errors import InputError
+
+if TYPE_CHECKING:
+    from lrp_lens.views.view import View
+
+_PREFIX = {"layer": "L", "head": "H", "position": "tok_"}
+
+
+def complete_labels(
+    shape: tuple[int, ...], dims: tuple[str, ...], labels: Mapping[str, Any]
+) -> dict[str, tuple[Any, ...]]:
+    """Labels as tuples in the order of the dims; dims without labels get L0, H0, tok_0 or 0, 1, …"""
+    unknown = set(labels) - set(dims)
+    if unknown:
+        raise InputError(
+            f"Labels name axes of the view; received labels for {sorted(unknown)}, dims are {dims}."
+        )
+    complete = {}
+    for dim, size in zip(dims, shape, strict=False):
+        given = labels.get(dim)
+        if given is None:
+            given = [f"{_PREFIX.get(dim, '')}{i}" for i in range(size)]
+        complete[dim] = tuple(tuple(one) if isinstance(one, (tuple, list)) else one for one in given)
+    return complete
+
+
+def is_ragged(labels: Mapping[str, tuple[Any, ...]], dim: str) -> bool:
+    """True where labels[dim] holds one tuple per example instead of one string per index."""
+    return dim == "position" and any(isinstance(one, tuple) for one in labels.get(dim, ()))
+
+
+def check(
+    name: str,
+    values: np.ndarray,
+    dims: tuple[str, ...],
+    labels: Mapping[str, tuple[Any, ...]],
+    special: np.ndarray | None,
+) -> None:
+    """Raise InputError unless values, dims, labels and mask describe one array."""
+    where = f"View {name!r}"
+    if len(dims) != values.ndim or len(set(dims)) != len(dims):
+        raise InputError(
+            f"{where}: needs one distinct dim per axis; received dims {dims} for shape {values.shape}. "
+            "Pass as many dims as values has axes."
+        )
+    if "batch" in dims and dims[0] != "batch":
+        raise InputError(f"{where}: the batch dim comes first; received dims {dims}. Transpose the values.")
+    if np.isinf(values).any():
+        raise InputError(f"{where}: values must be finite (NaN marks a missing one); received an infinity.")
+    for dim, size in zip(dims, values.shape, strict=True):
+        per_example = labels[dim] if is_ragged(labels, dim) else (labels[dim],)
+        if is_ragged(labels, dim) and ("batch" not in dims or len(per_example) != values.shape[0]):
+            raise InputError(
+                f"{where}: one tuple of labels per example needs a batch dim of that length; received "
+                f"{len(per_example)} tuples for dims {dims} and shape {values.shape}."
+            )
+        for one in per_example:
+            if isinstance(one, str) or len(one) != size or not all(isinstance(label, str) for label in one):
+                raise InputError(
+                    f"{where}: axis {dim!r} needs {size} string labels; received {one!r}. "
+                    "Pad unequal prompts with ''."
+                )
+    if special is not None:
+        expected = tuple(values.shape[dims.index(dim)] for dim in special_dims(dims))
+        if "position" not in dims or special.shape != expected:
+            raise InputError(
+                f"{where}: special marks positions, shape {expected} here; received {special.shape}. "
+                "Leave it out for a view without positions."
+            )
+
+
+def special_dims(dims: tuple[str, ...]) -> tuple[str, ...]:
+    """The dims that a special mask has, in order."""
+    return tuple(dim for dim in ("batch", "position") if dim in dims)
+
+
+def special_cells(values: np.ndarray, dims: tuple[str, ...], special: np.ndarray | None) -> np.ndarray:
+    """The special mask, broadcast to the shape of the values."""
+    if special is None:
+        return np.zeros(values.shape, dtype=bool)
+    shape = tuple(n if dim in special_dims(dims) else 1 for dim, n in zip(dims, values.shape, strict=True))
+    return np.broadcast_to(special.reshape(shape), values.shape)
+
+
+def axes_within_example(dims: tuple[str, ...]) -> tuple[int, ...]:
+    """All axes but the batch."""
+    return tuple(i for i, dim in enumerate(dims) if dim != "batch")
+
+
+def _axis(view: "View", dim: str) -> int:
+    if dim not in view.dims:
+        raise InputError(f"View {view.name!r} has the dims {view.dims}; received {dim!r}.")
+    return view.dims.index(dim)
+
+
+def axis_labels(view: "View", dim: str) -> tuple[str, ...]:
+    """See View.axis_labels."""
+    _axis(view, dim)
+    if is_ragged(view.labels, dim):
+        raise InputError(f"The examples of {view.name!r} have their own labels; use .select(batch=0) first.")
+    return tuple(str(label) for label in view.labels[dim])
+
+
+def sum_over(view: "View", dim: str) -> "View":
+    """See View.sum."""
+    axis = _axis(view, dim)
+    labels: dict[str, Any] = {name: own for name, own in view.labels.items() if name != dim}
+    special: Any = None if dim == "position" else view.special
+    if dim == "batch" and "position" in view.dims:
+        if is_ragged(view.labels, "position"):
+            if len(set(labels["position"])) > 1:
+                raise InputError(
+                    "A sum over examples needs equal tokens at equal positions; received unequal prompts. "
+                    "Sum over 'position' first, or select one example."
+                )
+            labels["position"] = labels["position"][0]
+        special = None if special is None else special.any(axis=0)
+    dims = tuple(name for name in view.dims if name != dim)
+    return replace(
+        view, values=np.asarray(view.values.sum(axis=axis)), dims=dims, labels=labels, special=special
+    )
+
+
+def select(view: "View", index: Mapping[str, Any]) -> "View":
+    """See View.select."""
+    for dim, key in index.items():
+        view = _select_one(view, dim, key)
+    return view
+
+
+def _select_one(view: "View", dim: str, key: Any) -> "View":
+    axis = _axis(view, dim)
+    key = _resolve(view, dim, key)
+    drop = isinstance(key, int)
+    labels: dict[str, Any] = dict(view.labels)
+    special = view.special
+    notes = view.notes
+    if is_ragged(labels, dim):
+        labels[dim] = tuple(_take(one, key) for one in labels[dim])
+    elif dim == "batch" and is_ragged(labels, "position"):
+        labels["position"] = _take(labels["position"], key)
+    if not is_ragged(view.labels, dim):
+        labels[dim] = _take(labels[dim], key)
+    if drop:
+        shown = "its position" if is_ragged(view.labels, dim) else repr(view.labels[dim][key])
+        notes = (*notes, f"{dim} {key % view.shape[axis]}: {shown}")
+        del labels[dim]
+    else:
+        kept = list(range(view.shape[axis]))[key] if isinstance(key, slice) else key
+        notes = (*notes, f"{dim}: {len(kept)} of {view.shape[axis]}, renumbered from 0")
+    if special is not None and dim in special_dims(view.dims):
+        special = special[(slice(None),) * special_dims(view.dims).index(dim) + (key,)]
+        if drop and dim == "position":
+            special = None
+    dims = tuple(name for name in view.dims if not (drop and name == dim))
+    values = np.asarray(view.values[(slice(None),) * axis + (key,)])
+    return replace(view, values=values, dims=dims, labels=labels, special=special, notes=notes)
+
+
+def _take(labels: tuple[Any, ...], key: int | slice | list[int]) -> Any:
+    return tuple(labels[i] for i in key) if isinstance(key, list) else labels[key]
+
+
+def _resolve(view: "View", dim: str, key: Any) -> int | slice | list[int]:
+    """A key as an int, a slice or a list of ints."""
+    if isinstance(key, slice):
+        return key
+    if isinstance(key, str):
+        if dim == "position" or view.labels[dim].count(key) != 1:
+            raise InputError(
+                "A label selects where it is unique; positions are picked by number, as tokens repeat; "
+                f"received {dim}={key!r}."
+            )
+        return view.labels[dim].index(key)
+    keys = [int(one) for one in np.atleast_1d(np.asarray(key))]
+    size = view.shape[view.dims.index(dim)]
+    if any(not -size <= one < size for one in keys):
+        raise InputError(f"{dim} has {size} entries; received index {key}.")
+    return keys[0] if np.ndim(key) == 0 else keys

@@ -1,0 +1,74 @@
+"""A View in words: the terminal repr and a small escaped HTML table for notebooks."""
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from lrp_lens.views.view import View
+
+_ROWS = 10
+
+
+def numbers(values: np.ndarray | float, form: str = ".4g") -> str:
+    """One number, or the first few of several, as text."""
+    flat = np.ravel(np.asarray(values))
+    shown = ", ".join(format(float(one), form) for one in flat[:8])
+    return shown + (", …" if flat.size > 8 else "")
+
+
+def facts(view: "View") -> list[str]:
+    """The lines above the table: axes, units, sign, totals, notes."""
+    axes = " × ".join(f"{dim} {size}" for dim, size in zip(view.dims, view.shape, strict=True)) or "scalar"
+    lines = [f"View {view.name!r}: {axes}; {view.units}"]
+    if view.towards is not None:
+        lines.append(f"positive: towards {view.towards[0]!r}, negative: towards {view.towards[1]!r}")
+    missing = int(np.isnan(view.values).sum())
+    total = float(np.nansum(view.values))
+    line = f"sum {total:+.4g}, sum of |value| {float(np.nansum(np.abs(view.values))):.4g}"
+    share = view.special_share
+    if share is not None:
+        line += f", special tokens hold {numbers(100 * np.asarray(share), '.1f')} % of it"
+    lines.append(line + (f", {missing} missing" if missing else ""))
+    return lines + [f"note: {note}" for note in view.notes]
+
+
+def describe(view: "View") -> str:
+    """The facts and the largest values, as plain text."""
+    lines = facts(view)
+    top = view.top(_ROWS)
+    if len(top):
+        shown = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
+        if "token" in shown:
+            shown["token"] = [repr(token) for token in shown["token"]]
+        lines.append(
+            f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
+        )
+        lines.append(shown.to_string(index=False))
+    return "\n".join(lines)
+
+
+def describe_html(view: "View") -> str:
+    """The same as an HTML table; everything from the model or the prompt is escaped."""
+    top = view.top(2 * _ROWS)
+    limit = float(top["value"].abs().max()) if len(top) else 0.0
+    head = "".join(f"<th>{escape(str(column))}</th>" for column in top.columns)
+    body = []
+    for row in top.itertuples(index=False):
+        record = dict(zip(top.columns, row, strict=True))
+        cells = [_cell(column, value, limit) for column, value in record.items()]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    title, *rest = (escape(line) for line in facts(view))
+    lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f"<div><strong>{title}</strong>{lines}{table}</div>"
+
+
+def _cell(column: str, value: Any, limit: float) -> str:
+    if column == "value":
+        number = float(value)
+        strength = 0.0 if limit == 0 else 0.8 * abs(number) / limit
+        colour = "67,147,195" if number >= 0 else "214,96,77"
+        return f'<td style="background-color:rgba({colour},{strength:.2f})">{number:+.4g}</td>'
+    return f"<td>{escape(repr(value) if column == 'token' else str(value))}</td>"

@@ -1,0 +1,55 @@
+"""What every test gets: no network, one thread per worker, fresh seeds, a check that nothing is left behind.
+
+Fixtures that several rooms need belong here, too; what one room needs stays in its test file.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read on import by the libraries they name, so they are set before anything else is imported.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    TRANSFORMERS_VERBOSITY="error",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="disabled",
+    COLUMNS="120",
+    NO_COLOR="1",
+)
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# Helpers of tests hold no tests, and some import only on one host: not for --doctest-modules.
+HERE = Path(__file__).parent
+collect_ignore = [str(path) for path in HERE.rglob("*.py") if not path.name.startswith("test_")]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+hypothesis.settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=25
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (third-party code may use the legacy generator)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    yield
+    left = (torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+    assert left == (torch.float32, True, False), f"the test left (dtype, grad, inference) = {left}"

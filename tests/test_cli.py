@@ -1,0 +1,189 @@
+"""The command: fast help, one clear line for a wrong argument, and files that are what they say."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from lrp_lens import __version__
+from lrp_lens.cli import app
+from lrp_lens.cli.inputs import read_prompt, require_writable
+from lrp_lens.errors import InputError
+from tests.word_model import save_word_model
+
+HELP_SECONDS = 1.0
+ATTEMPTS = 4
+PROMPT = "then mary and john went to the store . john gave a ball to"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_word_model(tmp_path_factory.mktemp("words")))
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def call(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, ["explain", *arguments], input=stdin, prog_name="lrp-lens")
+
+    return call
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("lrp-lens: ") and result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+def test_help_is_fast_and_loads_no_model_library() -> None:
+    program = (
+        "import sys\nfrom lrp_lens.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'pandas', 'plotly'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    seconds = []
+    for _ in range(ATTEMPTS):
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        )
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "explain" in done.stdout
+        if seconds[-1] < HELP_SECONDS:
+            return
+    pytest.fail(f"--help took {min(seconds):.2f} s")
+
+
+def test_module_version_and_bare_call() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lrp_lens", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"lrp-lens {__version__}\n")
+    bare = CliRunner().invoke(app, [])
+    assert bare.exit_code == 0 and "explain" in bare.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nonsense"], "--nonsense"),
+        (["--top-k", "0"], "--top-k"),
+        (["--top-k", "many"], "--top-k"),
+        (["--prompt"], "--prompt"),
+        (["--prompt", ""], "prompt is empty"),
+        (["--prompt", " \n"], "prompt is empty"),
+        (["--prompt", "a", "--prompt-file", "b"], "only one of --prompt, --prompt-file and -"),
+        (["-", "--prompt", "a"], "only one of"),
+        (["some words"], "Pass it as --prompt"),
+        (["--prompt-file", "missing.txt"], "missing.txt"),
+        (["--prompt-file", "."], "'.'"),
+        (["--model", "x"], "--model needs a prompt"),
+        (["--target", "mary"], "need a prompt"),
+        (["--rules", "magic"], "ATTN_LRP"),
+        (["--out", "no/such/place.html"], "no directory 'no/such'"),
+        (["--out", "."], "is a directory"),
+        (["--json", "no/such.json"], "no directory 'no'"),
+        (["--model", "./no-such-model", "--prompt", "a"], "no-such-model"),
+    ],
+)
+def test_wrong_arguments(run, arguments: list[str], words: str) -> None:
+    assert_one_line(run(*arguments), words)
+    assert not Path("lrp-lens-report.html").exists()
+
+
+def test_unknown_command() -> None:
+    assert_one_line(CliRunner().invoke(app, ["explian"]), "explian")
+
+
+def test_a_hub_name_without_network(run) -> None:
+    assert_one_line(run("--model", "gpt2", "--prompt", "a"), "Cannot load the model 'gpt2'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "zebra"], "'zebra'"),
+        (["--target", "mary john"], "'mary john' is 2"),
+        (["--contrast", ""], "''"),
+        (["--target", "mary", "--contrast", "mary"], "'mary'"),
+    ],
+)
+def test_wrong_tokens(run, model_dir: str, arguments: list[str], words: str) -> None:
+    assert_one_line(run("--model", model_dir, "--prompt", PROMPT, *arguments), words)
+
+
+def test_a_prompt_beyond_the_context(run, model_dir: str) -> None:
+    assert_one_line(run("--model", model_dir, "--prompt", "mary " * 100), "64 tokens")
+
+
+def test_a_local_model_from_standard_input(run, model_dir: str) -> None:
+    result = run("-", "--model", model_dir, "--target", "mary", "--contrast", "john", stdin=PROMPT + "\n")
+    assert result.exit_code == 0, result.output
+    assert "Why 'mary' and not 'john'?" in result.stdout and PROMPT in result.stdout
+    assert Path("lrp-lens-report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("rules", ["attn-lrp", "CP_LRP", "relp", "gim", "gradient"])
+def test_every_rule_set_has_a_name_on_the_command_line(run, model_dir: str, rules: str) -> None:
+    result = run("--model", model_dir, "--prompt", PROMPT, "--rules", rules, "--json", "x.json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(Path("x.json").read_text())
+    assert data["rules"].lower().replace("_", "-") == rules.lower().replace("_", "-")
+    assert data["prompt"] == PROMPT
+
+
+def test_the_demo(run) -> None:
+    result = run("--out", "report.html", "--json", "numbers.json")
+    assert result.exit_code == 0, result.output
+    data = json.loads(Path("numbers.json").read_text())
+    assert data["target"]["rank"] == 1 and data["metric_value"] > 1 and data["wrong"]
+    assert abs(data["remainder"]) < 1e-3
+    shown = " ".join(result.stdout.split())
+    for words in (
+        data["prompt"],
+        f"it says (wrong) {data['target']['text']!r}",
+        f"instead of (right) {data['contrast']['text']!r}",
+        "Top heads",
+        "Top MLPs",
+        "Ledger",
+        data["masking"]["summary"],
+        "Report:",
+    ):
+        assert words in shown, words
+    assert str(Path("report.html").resolve()) in result.stdout.replace("\n", "")
+
+
+def test_prompt_sources(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"one\r\ntwo\n\n")
+    assert read_prompt(None, None, str(path)) == "one\ntwo\n"
+    assert read_prompt(None, "text ", None) == "text "
+    assert read_prompt(None, None, None) is None
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_prompt(None, None, str(path))
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    require_writable(str(tmp_path / "new.html"))
+    assert not (tmp_path / "new.html").exists()
+    if os.geteuid():
+        (tmp_path / "old.html").touch(mode=0o400)
+        with pytest.raises(InputError, match="permission denied"):
+            require_writable(str(tmp_path / "old.html"))

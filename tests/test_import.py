@@ -1,0 +1,103 @@
+"""Importing lrp_lens is quick, complete and leaves no trace."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import lrp_lens
+
+SECONDS_ALLOWED = 0.3
+ATTEMPTS = 3
+
+TIMING = """
+import time
+import transformer_lens
+start = time.perf_counter()
+import lrp_lens
+print(time.perf_counter() - start)
+"""
+
+# Libraries first: what they do on import is theirs. Then a snapshot on both sides of every module of ours.
+SIDE_EFFECTS = """
+import importlib, json, logging, os, pkgutil, random, sys, warnings
+import numpy, pandas, plotly.express, plotly.io, plotly.offline
+import rich.console, safetensors.torch, tqdm.auto, typer
+import torch, transformers, transformer_lens, transformer_lens.model_bridge
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:
+    pass  # transformer_lens 4
+
+def state():
+    root = logging.getLogger()
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch seed": torch.get_rng_state().tolist(),
+        "numpy seed": str(numpy.random.get_state()),
+        "python seed": str(random.getstate()),
+        "log level": [root.level, logging.getLogger("transformers").level, logging.root.manager.disable],
+        "log handlers": [str(handler) for handler in root.handlers],
+        "warning filters": [str(entry) for entry in warnings.filters],
+        "plotly template": str(plotly.io.templates.default),
+        "plotly renderer": str(plotly.io.renderers.default),
+        "pandas display": str(pandas.get_option("display.max_rows")),
+        "environment": dict(os.environ),
+        "exception hook": str(sys.excepthook),
+    }
+
+before = state()
+import lrp_lens
+for found in pkgutil.walk_packages(lrp_lens.__path__, "lrp_lens."):
+    if found.name != "lrp_lens.__main__":
+        importlib.import_module(found.name)
+after = state()
+print(json.dumps([key for key in before if before[key] != after[key]]))
+"""
+
+
+def run(program: str) -> str:
+    """The last line that a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_import_is_quick() -> None:
+    seconds: list[float] = []
+    while len(seconds) < ATTEMPTS and min(seconds, default=SECONDS_ALLOWED) >= SECONDS_ALLOWED:
+        seconds.append(float(run(TIMING)))
+    assert min(seconds) < SECONDS_ALLOWED
+
+
+def test_import_leaves_no_trace() -> None:
+    assert json.loads(run(SIDE_EFFECTS)) == []
+
+
+MODULES = sorted(
+    {found.name for found in pkgutil.walk_packages(lrp_lens.__path__, "lrp_lens.")} - {"lrp_lens.__main__"}
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_imports_on_this_host(name: str) -> None:
+    assert importlib.import_module(name).__doc__, f"{name} has no docstring"
+
+
+def test_public_names_are_listed_once() -> None:
+    assert len(lrp_lens.__all__) == len(set(lrp_lens.__all__))
+    assert lrp_lens.__version__ == "0.1.0"
+
+
+@pytest.mark.parametrize("name", sorted(lrp_lens.__all__))
+def test_public_name_exists_and_is_documented(name: str) -> None:
+    value = getattr(lrp_lens, name)
+    assert isinstance(value, str) or inspect.getdoc(value)

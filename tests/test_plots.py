@@ -1,0 +1,231 @@
+"""Plots: nothing merged, nothing unescaped, symmetric about 0, special tokens out of the scale."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import plotly.io
+import pytest
+
+from lrp_lens.errors import InputError
+from lrp_lens.plots import (
+    plot_components,
+    plot_heads,
+    plot_layers,
+    plot_ledger,
+    plot_masking,
+    token_heatmap_html,
+    token_heatmap_text,
+    visible_token,
+)
+from lrp_lens.plots.palette import colorscale, limit
+from lrp_lens.views import View
+
+TOKENS = ("<bos>", " John", " Mary", " John", "<script>", "\n")
+SPECIAL = np.array([True, False, False, False, False, False])
+
+
+def tokens_view(values: object = (9.0, 2.0, -1.0, 0.5, 0.0, 0.1), name: str = "AttnLRP") -> View:
+    labels = {"position": TOKENS}
+    return View(np.array(values), ("position",), labels, name, special=SPECIAL, towards=(" John", " Mary"))
+
+
+def layers_view() -> View:
+    values = np.arange(12.0).reshape(2, 6) - 4
+    values[:, 0] = 50
+    return View(values, ("layer", "position"), {"position": TOKENS}, "layers", special=SPECIAL)
+
+
+def spans(html: str) -> list[tuple[str, str]]:
+    """(title, class) of each token, in order."""
+    return [
+        (title, kind)
+        for kind, title in re.findall(r'<span class="(lrp-t[^"]*)" tabindex="0" title="([^"]*)"', html)
+    ]
+
+
+def test_every_token_is_shown_once_in_order() -> None:
+    titles = [title for title, _ in spans(token_heatmap_html(tokens_view()))]
+    assert [int(re.search(r"position (\d+)", title)[1]) for title in titles] == [0, 1, 2, 3, 4, 5]
+    assert titles[1].startswith("token &#x27; John&#x27; · position 1 · +2 logits · 15.9 % of")
+
+
+def test_markup_in_tokens_is_escaped_everywhere() -> None:
+    html = token_heatmap_html(tokens_view())
+    assert "<script" not in html and "<bos>" not in html
+    assert "&lt;script&gt;" in html and "&lt;bos&gt;" in html
+    figure = plot_layers(layers_view())
+    ticks = figure.layout.xaxis.ticktext
+    assert ticks[0] == "&lt;bos&gt;" and ticks[4] == "&lt;script&gt;"
+    assert not any("<bos>" in text or "<script>" in text for row in figure.data[0].customdata for text in row)
+    named = View(np.ones(1), ("component",), {"component": ("<b>x</b>",)})
+    assert plot_components(named).layout.yaxis.ticktext == ("&lt;b&gt;x&lt;/b&gt;",)
+
+
+def test_special_tokens_are_grey_and_out_of_the_scale() -> None:
+    html = token_heatmap_html(tokens_view())
+    title, kind = spans(html)[0]
+    assert kind == "lrp-t lrp-s" and "+9 logits" in title and "special token" in title
+    assert "<small>+9</small>" in html
+    assert "+2 logits" in html and "special, out of the scale (71 % of" in html
+    assert limit(tokens_view()) == 2.0
+
+
+def test_opacity_is_proportional_and_symmetric() -> None:
+    html = token_heatmap_html(tokens_view((9.0, 2.0, -2.0, 1.0, -0.5, 0.0)))
+    shades = re.findall(r"rgba\(var\(--lrp-(\w+),[\d,]+\),([\d.]+)\)", html)
+    assert shades == [
+        ("blue", "1.000"),
+        ("red", "1.000"),
+        ("blue", "0.500"),
+        ("red", "0.250"),
+        ("blue", "0.000"),
+    ]
+
+
+def test_lrp_palette_turns_the_colours_around() -> None:
+    html = token_heatmap_html(tokens_view(), palette="lrp")
+    assert "red: towards &#x27; John&#x27;" in html and "blue: towards &#x27; Mary&#x27;" in html
+    assert re.search(r"--lrp-(\w+),[\d,]+\),1.000", html)[1] == "red"
+    assert colorscale("lrp")[0][1] == colorscale("default")[-1][1]
+    assert [at for at, _ in colorscale("lrp")] == sorted(at for at, _ in colorscale("lrp"))
+
+
+def test_weak_evidence_stays_pale() -> None:
+    weak = tokens_view((0.0, 0.01, -0.005, 0.0, 0.0, 0.0))
+    assert limit(weak) == 0.1
+    assert "),0.100)" in token_heatmap_html(weak)
+    assert limit(weak.normalise()) == 1.0
+    assert limit(weak, floor=5.0) == 5.0
+    assert limit(tokens_view((0.0,) * 6), floor=0.0) == 1.0
+
+
+def test_whitespace_is_visible_and_newlines_break_the_line() -> None:
+    assert [visible_token(one) for one in (" a", "\n", "\t", "", "\x00", "é")] == [
+        "·a",
+        "⏎",
+        "⇥",
+        "∅",
+        "\\x00",
+        "é",
+    ]
+    html = token_heatmap_html(tokens_view())
+    assert "⏎" in html and html.count("<br>") == 1 and "·" in html
+
+
+def test_several_methods_in_rows_with_their_own_scale() -> None:
+    one, two = tokens_view(), tokens_view((0, 20.0, 0, 0, 0, 0), name="Gradient")
+    html = token_heatmap_html([one, two])
+    assert html.count('class="lrp-name"') == 2 and html.count("towards &#x27; John") == 1
+    assert "+2 logits" in html and "+20 logits" in html
+    assert len(spans(html)) == 12
+    assert "my &lt;row&gt;" in token_heatmap_html({"my <row>": one, "b": two})
+    assert token_heatmap_html([one, one]).count('class="lrp-name"') == 2
+    with pytest.raises(InputError, match="received none"):
+        token_heatmap_html([])
+
+
+def test_a_batch_has_one_row_per_example_without_padding() -> None:
+    labels = {"position": (("", "a"), ("b", "c"))}
+    special = np.array([[True, False], [False, False]])
+    html = token_heatmap_html(
+        View(np.array([[0.0, 1], [2, 3]]), ("batch", "position"), labels, special=special)
+    )
+    assert "example 0" in html and "example 1" in html and len(spans(html)) == 3
+
+
+def test_missing_and_empty_input() -> None:
+    html = token_heatmap_html(tokens_view((np.nan, np.nan, 1.0, 0, 0, 0)))
+    assert "n/a" in html and "lrp-m" in html and "rgba(nan" not in html
+    assert "no tokens" in token_heatmap_html(View(np.zeros(0), ("position",)))
+    assert "missing" in plot_heads(View(np.array([[np.nan]]), ("layer", "head"))).data[0].customdata[0][0]
+    assert plot_heads(View(np.zeros((0, 0)), ("layer", "head"))).data
+    assert plot_components(View(np.zeros(0), ("component",))).data
+
+
+def test_no_script_and_no_request_in_the_heat_map() -> None:
+    html = token_heatmap_html(tokens_view())
+    assert "<script" not in html and "http" not in html and "prefers-color-scheme" in html
+    assert "<style" not in token_heatmap_html(tokens_view(), style=False)
+
+
+def test_terminal_text() -> None:
+    text = token_heatmap_text(tokens_view())
+    assert "<bos> +9.00" in text.plain and "<script>" in text.plain
+    assert text.plain.count("·John") == 2
+    assert "blue: towards ' John'" in text.plain and "full colour: 2 logits" in text.plain
+    styles = [str(span.style) for span in text.spans]
+    assert styles[0] == "dim italic" and any("38,110,186" in style for style in styles)
+
+
+def test_maps_are_symmetric_and_keep_repeated_tokens_apart() -> None:
+    figure = plot_layers(layers_view())
+    ordinary, grey = figure.data
+    assert (ordinary.zmin, ordinary.zmax, ordinary.zmid) == (-7.0, 7.0, 0)
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3, 4, 5]
+    assert figure.layout.xaxis.ticktext[1] == figure.layout.xaxis.ticktext[3] == "·John"
+    assert np.isnan(ordinary.z[:, 0]).all() and not np.isnan(ordinary.z[:, 1:]).any()
+    assert np.isnan(grey.z[:, 1:]).all() and grey.showscale is False
+    assert "+50 logits" in grey.customdata[0][0] and "special" in grey.customdata[0][0]
+
+
+def test_heads_are_named_in_the_hover_text() -> None:
+    figure = plot_heads(View(np.array([[0.0, 1.0], [-3.0, 2.0]]), ("layer", "head")))
+    assert figure.data[0].customdata[1][0] == "L1H0<br>-3 logits"
+    assert figure.data[0].text[1][0] == "-3.00"
+    assert figure.data[0].texttemplate == "%{text}"
+    assert plot_heads(View(np.zeros((12, 12)), ("layer", "head"))).data[0].texttemplate is None
+
+
+def test_components_are_ranked_and_what_is_left_out_is_said() -> None:
+    view = View(np.array([0.5, -2.0, 3.0]), ("component",), {"component": ("a", "b", "c")})
+    figure = plot_components(view, show=2)
+    assert list(figure.data[0].x) == [3.0, -2.0]
+    assert figure.layout.yaxis.ticktext == ("c", "b")
+    assert figure.layout.xaxis.title.text == "logits, the largest 2 of 3"
+    assert plot_components(view).layout.xaxis.title.text == "logits"
+
+
+def test_ledger_waterfall_ends_at_the_total() -> None:
+    table = pd.DataFrame(
+        {
+            "layer": [np.nan, 0, 1],
+            "name": ["tokens", "b_O", "<b>"],
+            "kind": ["tokens", "bias", "bias"],
+            "amount": [2.0, 0.5, -1.0],
+        }
+    )
+    figure = plot_ledger(table)
+    assert list(figure.data[0].x) == [2.0, -0.5, 1.5]
+    assert list(figure.data[0].measure) == ["relative", "relative", "total"]
+    assert figure.layout.yaxis.ticktext == ("tokens", "bias", "total")
+    assert figure.data[0].customdata[1][0] == "<b>bias</b>: -0.5 logits<br>&lt;b&gt;: -1<br>b_O: +0.5"
+    assert len(plot_ledger(table[:0]).data) == 1
+    with pytest.raises(InputError, match="'amount'"):
+        plot_ledger(table.drop(columns="amount"))
+
+
+def test_masking_chart() -> None:
+    table = pd.DataFrame({"masked": [0, 1], "gap": [2.0, -1.0], "control": [2.0, 1.5]})
+    with pytest.raises(InputError, match="control_high"):
+        plot_masking(table)
+    figure = plot_masking(table.assign(control_low=[2.0, 1.0], control_high=[2.0, 1.9]), target="<x>")
+    assert list(figure.data[2].y) == [2.0, -1.0]
+    assert "&lt;x&gt;" in figure.layout.yaxis.title.text
+
+
+@pytest.mark.parametrize("plot", [token_heatmap_text, plot_layers, plot_heads, plot_components])
+def test_wrong_dims_and_palettes_are_refused(plot: object) -> None:
+    with pytest.raises(InputError, match=r"dims .*received \('batch', 'neuron'\).*select\(batch=0\)"):
+        plot(View(np.zeros((1, 1)), ("batch", "neuron")))
+
+
+def test_unknown_palette() -> None:
+    with pytest.raises((InputError, TypeError), match=r"palette|viridis"):
+        token_heatmap_html(tokens_view(), palette="viridis")
+
+
+def test_global_plotly_settings_are_untouched() -> None:
+    before = plotly.io.templates.default
+    plot_layers(layers_view())
+    assert plotly.io.templates.default == before

@@ -1,0 +1,214 @@
+"""The report: one file, no network, everything escaped, every part there."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrp_lens.errors import InputError
+from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.failures.masking import MaskingCheck, MaskingStep
+from lrp_lens.report import Section, explanation_html, page_html, write_report
+from lrp_lens.views import View
+
+EVIL = "</script><script>alert(1)</script>"
+TOKENS = ("<bos>", "John", EVIL, "John", "gave")
+WORDS = ("<John>", "Mary")
+
+
+def example(**changes: object) -> Explanation:
+    special = np.array([True, False, False, False, False])
+    position = {"position": TOKENS}
+    steps = (
+        MaskingStep(0, None, "", 2.5, "John", 2.5, 2.5, 2.5),
+        MaskingStep(1, 1, "John", -0.5, EVIL, 2.0, 1.0, 2.4),
+    )
+    ledger = pd.DataFrame(
+        {
+            "layer": [np.nan, 0.0],
+            "name": ["tokens", EVIL],
+            "kind": ["tokens", "bias"],
+            "amount": [2.0, 0.5],
+            "share": [0.8, 0.2],
+        }
+    )
+    given = dict(
+        prompt=f"John {EVIL} John gave",
+        model_name="tiny <model>",
+        token_strings=TOKENS,
+        target=Choice("<John>", 1, 5.0, 0.75, 1),
+        contrast=Choice("Mary", 2, 2.5, 0.125, 2),
+        candidates=(Choice("<John>", 1, 5.0, 0.75, 1), Choice(EVIL, 2, 2.5, 0.125, 2)),
+        metric="logit of '<John>' − logit of 'Mary'",
+        metric_value=2.5,
+        rules="ATTN_LRP",
+        tokens=View(
+            np.array([7.0, 1.5, -0.5, 0.25, np.nan]),
+            ("position",),
+            position,
+            "tokens",
+            special=special,
+            towards=WORDS,
+        ),
+        layers=View(
+            np.ones((3, 5)), ("layer", "position"), position, "layers", special=special, towards=WORDS
+        ),
+        heads=View(np.array([[0.5, -2.0], [1.0, 0.0]]), ("layer", "head"), name="heads", towards=WORDS),
+        components=View(
+            np.array([0.5, 1.0, -3.0]),
+            ("component",),
+            {"component": ("embed", "L0H0", "L0 MLP")},
+            "components",
+        ),
+        ledger=ledger,
+        remainder=1e-9,
+        masking=MaskingCheck(steps, 4),
+        title="IOI <b>",
+        notes=(EVIL,),
+        seconds={"relevance": 0.5},
+    )
+    return Explanation(**(given | changes))
+
+
+class Tags(HTMLParser):
+    """Collects tags, their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.silent = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.silent = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.silent = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.silent:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return explanation_html(example())
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    for tag, attributes in Tags(page).tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
+        assert not {"src", "href", "srcset", "action"} & set(attributes), (tag, attributes)
+    assert "default-src 'none'" in page
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page.split("<script>")[0])
+    assert not re.search(r"@import|url\(\s*['\"]?http", page.split("<script>")[0])
+
+
+def test_plotly_is_inlined_once(page: str) -> None:
+    scripts = [attributes for tag, attributes in Tags(page).tags if tag == "script"]
+    assert sum("type" not in attributes for attributes in scripts) == 2  # plotly.js and the drawing script
+    assert page.count("plotly.js v") == 1
+    assert len(page) < 6_000_000
+
+
+def test_tokens_cannot_break_out(page: str) -> None:
+    own = re.sub(r"<script>.*", "", page, flags=re.DOTALL)
+    assert "alert(1)</script>" not in own
+    assert "&lt;script&gt;alert(1)" in own
+    for data in re.findall(
+        r'<script type="application/json" id="[\w-]+">(.*?)</script>', own, flags=re.DOTALL
+    ):
+        assert set(json.loads(data)) == {"data", "layout"}
+
+
+def test_every_part_is_there(page: str) -> None:
+    parsed = Tags(page)
+    for words in (
+        "Why '<John>' and not 'Mary' ?",
+        "It says (wrong)",
+        "instead of (right)",
+        "logit 5.00 · p = 0.750 · rank 1",
+        "+2.50 logits, wrong − right",
+        "Towards '<John>' push most: 'John' (position 1, +1.50)",
+        "Masking the top 1 token flips the preference",
+        "Heads: L0H1 (-2.00)",
+        "MLPs: L0 MLP (-3.00)",
+        "what they leave unexplained is +1.0e-09 logits",
+        "mean embedding over the vocabulary",
+        "tiny <model>",
+        "ATTN_LRP",
+        "grey: special, out of the scale (76 % of Σ|R|)",
+    ):
+        assert words in parsed.text, words
+    figures = {attributes["data-figure"] for _, attributes in parsed.tags if "data-figure" in attributes}
+    ids = {attributes["id"] for tag, attributes in parsed.tags if tag == "script" and "id" in attributes}
+    assert figures == ids == {"masking", "layers", "heads", "components", "ledger"}
+
+
+def test_readable_on_a_phone_and_at_night(page: str) -> None:
+    assert 'name="viewport" content="width=device-width, initial-scale=1"' in page
+    assert page.count("prefers-color-scheme") >= 2
+    assert "@media (max-width:720px)" in page
+    assert 'data-figure="layers" style="min-width:230px"' in page
+
+
+def test_correct_cases_are_not_called_wrong() -> None:
+    text = Tags(explanation_html(example(wrong=False))).text
+    assert "It says (right)" in text and "right − wrong" in text
+
+
+def test_palette_swaps_the_words() -> None:
+    html = explanation_html(example(), palette="lrp")
+    assert '<span class="red-word">&#x27;&lt;John&gt;&#x27;</span>' in html
+    assert "red: towards &#x27;&lt;John&gt;&#x27;" in html
+
+
+def test_write_report(tmp_path: Path) -> None:
+    path = write_report(example(), tmp_path / "report.html")
+    assert path.is_absolute() and path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(InputError, match="writable path"):
+        write_report(example(), tmp_path / "none" / "report.html")
+
+
+def test_page_escapes_titles() -> None:
+    html = page_html("<t>", "", [Section("<s>", "<p>kept</p>")])
+    assert "<title>&lt;t&gt;</title>" in html and "<h2>&lt;s&gt;</h2>" in html and "<p>kept</p>" in html
+
+
+def test_json_is_complete_and_plain() -> None:
+    data = json.loads(json.dumps(example().to_json_dict(), allow_nan=False))
+    assert data["schema"] == "lrp_lens.explanation/1"
+    assert data["target"] == {"text": "<John>", "id": 1, "logit": 5.0, "probability": 0.75, "rank": 1}
+    assert data["views"]["tokens"]["values"] == [7.0, 1.5, -0.5, 0.25, None]
+    assert data["views"]["tokens"]["special"] == [True, False, False, False, False]
+    assert data["views"]["heads"]["shape"] == [2, 2]
+    assert data["ledger"][0] == {
+        "layer": None,
+        "name": "tokens",
+        "kind": "tokens",
+        "amount": 2.0,
+        "share": 0.8,
+    }
+    assert data["masking"]["flip_at"] == 1 and data["masking"]["steps"][1]["position"] == 1
+    assert data["wrong"] is True
+
+
+def test_repr_is_the_short_answer() -> None:
+    text = repr(example())
+    assert "= +2.500" in text and "preferred '<John>' (logit 5.00, p = 0.750, rank 1)" in text
+    assert "Masking the top 1 token flips" in text
+
+
+def test_no_token_favours_the_target() -> None:
+    tokens = View(-np.ones(5), ("position",), {"position": TOKENS})
+    assert example(tokens=tokens).claim() == "No token of the prompt pushes towards '<John>'."
