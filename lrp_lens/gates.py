@@ -117,25 +117,24 @@ class _TemperedSoftmax(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(pattern: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    def forward(pattern: Tensor, scores: Tensor, sink: Tensor | None, temperature: float) -> Tensor:
         return pattern.view_as(pattern)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        pattern, _, ctx.temperature = inputs
-        ctx.save_for_backward(pattern)
+        pattern, _, sink, ctx.temperature = inputs
+        ctx.save_for_backward(pattern, *(() if sink is None else (sink,)))
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        (pattern,) = ctx.saved_tensors
-        wide = pattern.to(accumulation_dtype(pattern.dtype))
-        # What an attention sink takes of a row is what the row lacks to 1; it is tempered like any column.
-        sink = (1 - wide.sum(-1, keepdim=True)).clamp_min(0)
-        sink = torch.where(sink > 1e-5, sink, torch.zeros_like(sink))
-        tempered = wide.pow(1 / ctx.temperature)
-        tempered = tempered / (tempered.sum(-1, keepdim=True) + sink.pow(1 / ctx.temperature)).clamp_min(1e-30)
+        pattern, *sink = ctx.saved_tensors
+        tempered = pattern.to(accumulation_dtype(pattern.dtype)).pow(1 / ctx.temperature)
+        total = tempered.sum(-1, keepdim=True)
+        if sink:
+            total = total + sink[0].pow(1 / ctx.temperature)
+        tempered = tempered / total.clamp_min(torch.finfo(total.dtype).tiny)
         dot = (tempered * gradient).sum(-1, keepdim=True)
-        return None, (tempered * (gradient - dot)).to(gradient.dtype), None
+        return None, (tempered * (gradient - dot)).to(gradient.dtype), None, None
 
 
 def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
@@ -202,13 +201,23 @@ def frozen_normalizer(
     return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)  # type: ignore[no-any-return]
 
 
-def tempered_softmax(pattern: Tensor, scores: Tensor, temperature: float) -> Tensor:
+def tempered_softmax(pattern: Tensor, scores: Tensor, temperature: float, sink: Tensor | None = None) -> Tensor:
     """`pattern` = softmax(scores), differentiated with the pattern at another temperature.
 
     With p = softmax(scores / temperature): gradient at the scores = p ⊙ (g - Σ p ⊙ g), as GIM defines it (the
     inner derivative 1 / temperature is left out there, and here).
+    The tempered pattern is pattern^(1/temperature), renormalised, so masked entries stay masked.
 
-    The tempered pattern is pattern^(1/temperature), renormalised, so masked entries stay masked and the
-    scores themselves (with their -inf) are never read.  Shapes [..., query, key].
+    Args:
+        pattern: attention pattern, [..., query, key]; returned unchanged.
+        scores: what it is the softmax of, same shape; -inf where masked.
+        temperature: temperature of the backward pass.
+        sink: logit of an attention sink, broadcasting to [..., query, 1]: a column of the softmax that the pattern
+            does not show.
     """
-    return _TemperedSoftmax.apply(pattern.detach(), scores, temperature)  # type: ignore[no-any-return]
+    share = None
+    if sink is not None:  # its probability, from one column: log-sum-exp = score - log(probability)
+        wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
+        largest, column = wide.max(-1, keepdim=True)
+        share = (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
+    return _TemperedSoftmax.apply(pattern.detach(), scores, share, temperature)  # type: ignore[no-any-return]

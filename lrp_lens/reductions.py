@@ -1,7 +1,7 @@
 """From a RelevanceCache to Views: sums of relevance over hidden dimensions, positions, heads, segments."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from lrp_lens.ledger import Ledger
 from lrp_lens.views import View
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What a reduction reads of a RelevanceCache."""
 

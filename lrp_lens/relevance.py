@@ -18,12 +18,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.cache import RelevanceCache
-from lrp_lens.errors import InputError, MetricError
+from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, parameters_frozen
-from lrp_lens.hosts.sites import BiasSite, LinearSite, MixtureSite, NormSite, Record, Sites
+from lrp_lens.hosts.sites import (
+    ActivationSite,
+    AttentionSite,
+    BiasSite,
+    LinearSite,
+    MixtureSite,
+    NormSite,
+    Record,
+    RouterSite,
+    Sites,
+)
 from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
 from lrp_lens.ledger import Balance, Calls
 from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
@@ -113,6 +123,29 @@ def _ledger_records(sites: Sites, rules: RuleSet) -> set[str]:
 def _closure(names: set[str], sites: Sites) -> set[str]:
     """With the records whose gradients complete others."""
     return names | {extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus}
+
+
+def _cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
+    """Records that a rule cuts off: their relevance is 0, not missing."""
+    names: set[str] = set()
+    for site in sites.sites:
+        if isinstance(site, AttentionSite):
+            rule = rules.rule_for("attention", site.layer)
+            if getattr(rule, "value", 1) == 0:
+                names.add(Names.attention(site.layer or 0, "v"))
+            if not getattr(rule, "reaches_pattern", True):
+                prefix = Names.attention(site.layer or 0, "").removesuffix("hook_")
+                carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}
+                names |= {name for name in sites.record_of if name.startswith(prefix)} - carried
+        elif isinstance(site, ActivationSite) and not site.expert:
+            rule = rules.rule_for("product", site.layer)
+            names |= {Names.mlp(site.layer or 0, "pre")} if getattr(rule, "gate", 1) == 0 else set()
+            names |= {Names.mlp(site.layer or 0, "pre_linear")} if getattr(rule, "up", 1) == 0 else set()
+        elif isinstance(site, RouterSite) and getattr(rules.rule_for("experts", site.layer), "router", 1) == 0:
+            names.add(site.weights.name)
+        elif isinstance(site, NormSite) and site.scale and not isinstance(rules.rule_for("norm", site.layer), Plain):
+            names.add(site.scale.name)
+    return names
 
 
 def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
@@ -213,7 +246,14 @@ def run_with_relevance(
         value = bound(output) if rows is None else bound.read(rows)
         if not value.requires_grad:
             raise MetricError(f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax.")
-        calls, logit_gradient = _backward(value, output, recorder)
+        calls, unreached, logit_gradient = _backward(value, output, recorder)
+    unreached -= _cut_by_rule(sites, rules)
+    if unreached and not callable(names_filter):
+        raise SiteError(
+            f"Relevance needs a gradient at every recorded point; {sites.host} computes "
+            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use HookedTransformer."
+        )
+    chosen -= unreached
     _complete(calls, sites, _ledger_records(sites, rules) | chosen)
     balance = None
     if complete:
@@ -300,8 +340,14 @@ def _concrete(bound: BoundMetric, output: Tensor, batch: TokenBatch, read: bool)
     return bound.metric.concrete(rows).bind(batch.starts, batch.lengths, output.shape[-1])
 
 
-def _backward(value: Tensor, output: Tensor, recorder: _Recorder) -> tuple[dict[str, Calls], Tensor]:
-    """One backward pass from the metric to every recorded tensor; what it does not reach has gradient 0."""
+def _backward(
+    value: Tensor, output: Tensor, recorder: _Recorder
+) -> tuple[dict[str, Calls], set[str], Tensor]:
+    """One backward pass from the metric to every recorded tensor.
+
+    Returns:
+        What was recorded, with gradient 0 where the pass does not arrive; the names of those; the logits' gradient.
+    """
     flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
     reachable = [tensor for tensor in flat if tensor.requires_grad]
     gradients = torch.autograd.grad(value.sum(), [output, *reachable], allow_unused=True)
@@ -315,8 +361,11 @@ def _backward(value: Tensor, output: Tensor, recorder: _Recorder) -> tuple[dict[
         name: Calls(tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors))
         for name, tensors in recorder.kept.items()
     }
+    unreached = {
+        name for name, tensors in recorder.kept.items() if all(found.get(id(t)) is None for t in tensors)
+    }
     assert gradients[0] is not None
-    return calls, gradients[0]
+    return calls, unreached, gradients[0]
 
 
 def _complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:

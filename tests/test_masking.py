@@ -19,7 +19,7 @@ SPECIAL = np.array([True] + [False] * 6)
 
 def step(k: int, gap: float, control: float) -> MaskingStep:
     gap, control = float(gap), float(control)
-    return MaskingStep(k, k or None, "t" if k else "", gap, "x", control, control - 1, control + 1)
+    return MaskingStep(k, k or None, "t" if k else "", gap, "x", control, 1.0, float(control < 0))
 
 
 def hosts(name: str) -> list[torch.nn.Module]:
@@ -64,8 +64,8 @@ def test_the_blamed_tokens_are_masked_in_order() -> None:
     )
     assert [one.position for one in check.steps] == [None, 3, 5, 1]
     assert [one.token for one in check.steps[1:]] == [str(int(tokens[i])) for i in (3, 5, 1)]
-    assert check.steps[0].gap == check.steps[0].control == check.steps[0].control_low
-    assert all(one.control_low <= one.control <= one.control_high for one in check.steps)
+    assert check.steps[0].gap == check.steps[0].control and check.steps[0].control_spread == 0
+    assert all(one.control_flips in (0, 1 / 3, 2 / 3, 1) for one in check.steps)
     mask = torch.zeros(1, 7, dtype=torch.bool)
     mask[0, [3, 5]] = True
     logits = logits_with_masked_embeddings(
@@ -113,9 +113,9 @@ def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
         (
             [(2, 2), (-1, 1)],
             1,
-            "top 1 token flips the preference (gap -1.00); masking 1 random token does not",
+            "(gap -1.00); masking 1 random token does so in 0 of 3 draws (mean gap +1.00)",
         ),
-        ([(2, 2), (1, 1), (-1, -0.5)], 2, "masking 2 random tokens flips it on average too"),
+        ([(2, 2), (1, 1), (-1, -0.5)], 2, "masking 2 random tokens does so in 3 of 3 draws (mean gap -0.50)"),
         ([(2, 2), (1, 1)], None, "does not flip the preference (gap +1.00)"),
         ([(2, 2)], None, "nothing to mask"),
         ([(-2, -2), (-3, -2)], 1, "no preference to flip"),
@@ -125,3 +125,4 @@ def test_the_verdict_in_words(steps: list[tuple[float, float]], flip_at: int | N
     check = MaskingCheck(tuple(step(k, gap, control) for k, (gap, control) in enumerate(steps)), 3)
     assert check.flip_at == flip_at
     assert words in str(check)
+    assert check.confirmed == (flip_at == 1 and steps[0][0] > 0)

@@ -149,6 +149,11 @@ def test_no_script_and_no_request_in_the_heat_map() -> None:
     assert "<style" not in token_heatmap_html(tokens_view(), style=False)
 
 
+def test_terminal_text_of_float32() -> None:
+    view = View(np.array([1, -0.25], dtype=np.float32), ("position",))
+    assert token_heatmap_text(view).plain.startswith("tok_0 tok_1")
+
+
 def test_terminal_text() -> None:
     text = token_heatmap_text(tokens_view())
     assert "<bos> +9.00" in text.plain and "<script>" in text.plain
@@ -207,9 +212,10 @@ def test_ledger_waterfall_ends_at_the_total() -> None:
 
 def test_masking_chart() -> None:
     table = pd.DataFrame({"masked": [0, 1], "gap": [2.0, -1.0], "control": [2.0, 1.5]})
-    with pytest.raises(InputError, match="control_high"):
+    with pytest.raises(InputError, match="control_spread"):
         plot_masking(table)
-    figure = plot_masking(table.assign(control_low=[2.0, 1.0], control_high=[2.0, 1.9]), target="<x>")
+    figure = plot_masking(table.assign(control_spread=[0.0, 0.5]), target="<x>")
+    assert list(figure.data[0].y) == [2.0, 2.0, 1.0, 2.0]
     assert list(figure.data[2].y) == [2.0, -1.0]
     assert "&lt;x&gt;" in figure.layout.yaxis.title.text
 

@@ -24,8 +24,8 @@ def example(**changes: object) -> Explanation:
     special = np.array([True, False, False, False, False])
     position = {"position": TOKENS}
     steps = (
-        MaskingStep(0, None, "", 2.5, "John", 2.5, 2.5, 2.5),
-        MaskingStep(1, 1, "John", -0.5, EVIL, 2.0, 1.0, 2.4),
+        MaskingStep(0, None, "", 2.5, "John", 2.5, 0.0, 0.0),
+        MaskingStep(1, 1, "John", -0.5, EVIL, 2.0, 0.5, 0.25),
     )
     ledger = pd.DataFrame(
         {
@@ -140,7 +140,7 @@ def test_every_part_is_there(page: str) -> None:
         "logit 5.00 · p = 0.750 · rank 1",
         "+2.50 logits, wrong − right",
         "Towards '<John>' push most: 'John' (position 1, +1.50)",
-        "Masking the top 1 token flips the preference",
+        "masking 1 random token does so in 1 of 4 draws (mean gap +2.00)",
         "Heads: L0H1 (-2.00)",
         "MLPs: L0 MLP (-3.00)",
         "what they leave unexplained is +1.0e-09 logits",

@@ -37,7 +37,7 @@ def run(request: Request) -> Explanation:
             case=case,
             rules=rules,
             top_k=request.top_k,
-            model_name=request.model or "demo model",
+            model_name=_called(request.model),
         )
     console = Console()
     print_explanation(explanation, console)
@@ -48,6 +48,13 @@ def run(request: Request) -> Explanation:
         Path(request.json).write_text(text + "\n", encoding="utf-8")
         console.print(f"[bold]JSON:[/]   {Path(request.json).resolve()}", soft_wrap=True, highlight=False)
     return explanation
+
+
+def _called(model: str | None) -> str:
+    """What to call the model: a directory by its last name."""
+    if model is None:
+        return "demo model"
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _load(name: str | None) -> Any:

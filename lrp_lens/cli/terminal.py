@@ -104,7 +104,8 @@ def _ledger(explanation: Explanation) -> Table:
         rest = kind == "remainder"
         if amount or rest:
             shown = f"{amount:+.0e}" if rest else f"{amount:+.3f}"
-            table.add_row(Text(str(kind)), shown, _share(amount, explanation), str(len(rows)))
+            share = "" if rest else _share(amount, explanation)
+            table.add_row(Text(str(kind)), shown, share, str(len(rows)))
     total = float(explanation.ledger["amount"].sum())
     table.add_row(Text("metric", style="bold"), f"{total:+.3f}", _share(total, explanation), "")
     return table
@@ -124,7 +125,7 @@ def _masking(explanation: Explanation) -> Table:
             str(step.masked),
             Text(token),
             Text(f"{step.gap:+.2f}", style=flipped),
-            f"{step.control:+.2f}",
+            f"{step.control:+.2f} ± {step.control_spread:.2f}",
             Text(repr(step.first_choice)),
         )
     return table

@@ -119,8 +119,8 @@ def load_for_evaluation(checkpoint: Path = DEMO_CHECKPOINT) -> PreTrainedModel:
 def table(model: PreTrainedModel, count: int, seed: int = 0) -> str:
     """A markdown table: accuracy, usable failures and what is said instead, for every suite."""
     lines = [
-        "| suite | prompts | accuracy | usable failures | says instead |",
-        "|---|---|---:|---:|---|",
+        "| suite | prompts | like training | accuracy | usable failures | says instead |",
+        "|---|---|---|---:|---:|---|",
     ]
     for suite in TRAINING_SUITES + HARD_SUITES:
         found = outcomes(model, list(held_out_prompts(suite, count, seed)))
@@ -129,8 +129,9 @@ def table(model: PreTrainedModel, count: int, seed: int = 0) -> str:
         sources = Counter(outcome.source for outcome in failures).most_common(2)
         instead = ", ".join(f"{name} {number / len(failures):.0%}" for name, number in sources)
         lines.append(
-            f"| {suite.name} | {suite.description} | {1 - len(failures) / count:.3f} | {usable / count:.1%} |"
-            f" {instead if len(failures) >= 5 else ''} |"
+            f"| {suite.name} | {suite.description} | {'yes' if suite.in_training else 'no'}"
+            f" | {1 - len(failures) / count:.3f} | {usable / count:.1%}"
+            f" | {instead if len(failures) >= 5 else ''} |"
         )
     return "\n".join(lines)
 

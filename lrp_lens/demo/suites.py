@@ -5,9 +5,10 @@ its rare end: unseen sentence templates, more facts, more updates, longer sequen
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from lrp_lens.demo import tasks
 from lrp_lens.demo.corpus import Generator, is_held_out
@@ -63,104 +64,60 @@ def _common_template(rng: random.Random) -> Episode:
     return tasks.indirect_object(rng, template=rng.choice(COMMON_TEMPLATES), bystanders=0)
 
 
+def _common(name: str, description: str, generator: Callable[..., Episode], **fixed: Any) -> Suite:
+    return Suite(name, description, partial(generator, **fixed), True)
+
+
+def _hard(name: str, description: str, generator: Callable[..., Episode], **fixed: Any) -> Suite:
+    return Suite(name, description, partial(generator, **fixed), False)
+
+
+_KEY_VALUE = partial(tasks.key_value, questions=1)
+_IOI = tasks.indirect_object
+
 TRAINING_SUITES = (
-    Suite("indirect_object", "who is given the thing, two people", _common_template, True),
-    Suite("key_value", "2 to 8 facts, then a question", partial(tasks.key_value, questions=1), True),
-    Suite(
-        "updated_fact",
-        "facts, 1 update, asked now or first",
-        partial(tasks.key_value, updates=1, questions=1),
-        True,
-    ),
-    Suite(
-        "upper_case",
-        "answer in upper case, 3 facts",
-        partial(tasks.key_value, facts=3, instruction="upper", questions=1),
-        True,
-    ),
-    Suite(
-        "lower_case",
-        "answer in lower case, 3 facts",
-        partial(tasks.key_value, facts=3, instruction="lower", questions=1),
-        True,
-    ),
-    Suite("location", "where is somebody, up to 3 moves", tasks.location, True),
-    Suite("repetition", "repeat 3 to 10 words", tasks.repeat_words, True),
-    Suite("word_list", "list words with commas or and", tasks.list_words, True),
-    Suite("induction", "the second half of a repeated sequence", tasks.long_induction, True),
-    Suite("agreement", "0 to 3 attractors", tasks.agreement, True),
-    Suite("capital_fact", "memorised capitals", tasks.capital_fact, True),
-    Suite("capital_override", "a story contradicts a memorised capital", tasks.capital_override, True),
+    _common("indirect_object", "who is given the thing, two people", _common_template),
+    _common("key_value", "2 to 8 facts, then a question", _KEY_VALUE),
+    _common("updated_fact", "facts, 1 update, asked now or first", _KEY_VALUE, updates=1),
+    _common("upper_case", "answer in upper case, 3 facts", _KEY_VALUE, facts=3, instruction="upper"),
+    _common("lower_case", "answer in lower case, 3 facts", _KEY_VALUE, facts=3, instruction="lower"),
+    _common("location", "where is somebody, up to 3 moves", tasks.location),
+    _common("repetition", "repeat 3 to 10 words", tasks.repeat_words),
+    _common("word_list", "list words with commas or and", tasks.list_words),
+    _common("induction", "a sequence of 4 to 20 words is repeated", tasks.long_induction),
+    _common("agreement", "0 to 3 attractors", tasks.agreement),
+    _common("capital_fact", "memorised capitals", tasks.capital_fact),
+    _common("capital_override", "a story contradicts a memorised capital", tasks.capital_override),
 )
+"""Suites like the training corpus."""
 
 HARD_SUITES = (
-    Suite(
-        "ioi_second_pair_first",
-        "another pair of people is named first",
-        partial(tasks.indirect_object, template=SECOND_PAIR_FIRST),
-        False,
-    ),
-    Suite(
-        "ioi_second_pair_last",
-        "another pair of people is named last",
-        partial(tasks.indirect_object, template=SECOND_PAIR_LAST),
-        False,
-    ),
-    Suite(
-        "ioi_every_name_twice",
-        "both people are named twice",
-        partial(tasks.indirect_object, template=EVERY_NAME_TWICE, bystanders=0),
-        False,
-    ),
-    Suite(
-        "ioi_two_events",
-        "the thing is given, another is given back",
-        partial(tasks.indirect_object, template=TWO_EVENTS),
-        False,
-    ),
-    Suite(
-        "upper_case_eight_facts",
-        "answer in upper case, 8 facts",
-        partial(tasks.key_value, facts=8, instruction="upper", questions=1),
-        False,
-    ),
-    Suite(
-        "override_four_facts",
-        "override, then 4 true facts about other countries",
-        partial(tasks.capital_override, other_facts=4),
-        False,
-    ),
-    Suite(
-        "location_five_moves",
-        "where is somebody, 4 people, 5 moves",
-        partial(tasks.location, people=4, moves=5),
-        False,
-    ),
-    Suite(
-        "induction_28_words",
-        "a sequence of 28 words is repeated",
-        partial(tasks.induction, length=28, from_start=0.4),
-        False,
-    ),
-    Suite(
-        "key_value_ten_facts",
-        "10 facts, then a question",
-        partial(tasks.key_value, facts=10, questions=1),
-        False,
-    ),
-    Suite(
+    _hard("ioi_second_pair_first", "another pair is named first", _IOI, template=SECOND_PAIR_FIRST),
+    _hard("ioi_second_pair_last", "another pair is named last", _IOI, template=SECOND_PAIR_LAST),
+    _hard("ioi_every_name_twice", "both named twice", _IOI, template=EVERY_NAME_TWICE, bystanders=0),
+    _hard("ioi_two_events", "one thing is given, another given back", _IOI, template=TWO_EVENTS),
+    _hard("upper_case_eight_facts", "upper case, 8 facts", _KEY_VALUE, facts=8, instruction="upper"),
+    _hard("override_four_facts", "override, then 4 true facts", tasks.capital_override, other_facts=4),
+    _hard("location_five_moves", "4 people, 5 moves", tasks.location, people=4, moves=5),
+    _hard("induction_28_words", "28 words are repeated", tasks.induction, length=28, from_start=0.4),
+    _hard("key_value_ten_facts", "10 facts, then a question", _KEY_VALUE, facts=10),
+    _hard(
         "facts_updated_four_times",
         "4 facts, 4 updates, asked now or first",
-        partial(tasks.key_value, facts=4, updates=4, questions=1, ask_updated=1.0),
-        False,
+        _KEY_VALUE,
+        facts=4,
+        updates=4,
+        ask_updated=1.0,
     ),
-    Suite(
+    _hard(
         "agreement_five_attractors",
         "5 attractors of the other number",
-        partial(tasks.agreement, attractors=5, conflicting=True),
-        False,
+        tasks.agreement,
+        attractors=5,
+        conflicting=True,
     ),
 )
+"""Suites beyond the training corpus, or at its rare end."""
 
 SUITES = {suite.name: suite for suite in TRAINING_SUITES + HARD_SUITES}
 """Every suite by name."""

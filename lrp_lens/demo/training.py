@@ -45,14 +45,16 @@ class Stage:
     steps: int
     """Number of optimiser steps."""
     learning_rate: float
-    """Peak learning rate; cosine down to a fiftieth of it."""
+    """Peak learning rate; a cosine leads from there to the final one."""
     warm_up: int
     """Steps of linear warm-up."""
+    final: float
+    """What is left of the learning rate after the last step, as a share of the peak."""
 
     def rate(self, step: int) -> float:
         """Learning rate at `step`, counted from 1."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.learning_rate * min(1.0, step / self.warm_up) * (0.98 * cosine + 0.02)
+        return self.learning_rate * min(1.0, step / self.warm_up) * ((1 - self.final) * cosine + self.final)
 
 
 @dataclass
@@ -195,9 +197,9 @@ class Training:
 
 
 def stages(first_steps: int, second_steps: int) -> tuple[Stage, ...]:
-    """The curriculum: short induction first, then induction over up to twenty words."""
-    first = Stage(FIRST_MIXTURE, first_steps, 2e-3, warm_up=150)
-    second = Stage(SECOND_MIXTURE, second_steps, 1e-3, warm_up=50)
+    """The curriculum: short texts at a high learning rate first, then the whole corpus."""
+    first = Stage(FIRST_MIXTURE, first_steps, 2e-3, warm_up=150, final=0.5)
+    second = Stage(SECOND_MIXTURE, second_steps, 1.5e-3, warm_up=50, final=0.02)
     return (first, second) if second_steps else (first,)
 
 
@@ -214,8 +216,8 @@ def _stop_on_interrupt() -> Iterator[list[bool]]:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the resume state, the log and the checkpoints.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the first stage.")] = 3500,
-    second_steps: Annotated[int, typer.Option(min=0, help="Steps of the second stage.")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the first stage.")] = 2000,
+    second_steps: Annotated[int, typer.Option(min=0, help="Steps of the second stage.")] = 1300,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the data.")] = 0,
     batch_tokens: Annotated[int, typer.Option(min=128, help="Tokens a step, padding included.")] = 4096,
     keep_every: Annotated[

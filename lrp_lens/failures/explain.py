@@ -36,7 +36,7 @@ def explain(
     case: Case | None = None,
     rules: RuleSet | str = ATTN_LRP,
     top_k: int = 5,
-    seeds: int = 8,
+    seeds: int = 20,
     model_name: str | None = None,
 ) -> Explanation:
     """Explain one preference of a language model.

@@ -129,7 +129,7 @@ class Explanation:
         plain["masking"] = {
             **asdict(self.masking),
             "flip_at": self.masking.flip_at,
-            "control_flip_at": self.masking.control_flip_at,
+            "confirmed": self.masking.confirmed,
             "summary": str(self.masking),
         }
         return plain

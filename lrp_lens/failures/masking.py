@@ -44,10 +44,10 @@ class MaskingStep:
     """The token that the model now ranks first."""
     control: float
     """Mean gap with k random tokens masked instead."""
-    control_low: float
-    """Smallest gap over the seeds."""
-    control_high: float
-    """Largest gap over the seeds."""
+    control_spread: float
+    """Standard deviation of that gap over the seeds."""
+    control_flips: float
+    """Share of the seeds whose k random tokens flip the preference."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class MaskingCheck:
         return next((step.masked for step in self.steps if step.masked and step.gap < 0), None)
 
     @property
-    def control_flip_at(self) -> int | None:
-        """Smallest k ≥ 1 at which masking random tokens flips the preference on average."""
-        return next((step.masked for step in self.steps if step.masked and step.control < 0), None)
+    def confirmed(self) -> bool:
+        """Whether masking flips the preference where the same number of random tokens mostly does not."""
+        return self.flip_at is not None and self.steps[self.flip_at].control_flips < 0.5
 
     def __str__(self) -> str:
         if self.steps[0].gap <= 0:
@@ -81,12 +81,13 @@ class MaskingCheck:
             return (
                 f"Masking the top {last} tokens does not flip the preference (gap {self.steps[-1].gap:+.2f})."
             )
-        gap, control = self.steps[self.flip_at].gap, self.steps[self.flip_at].control
-        plural = "s" if self.flip_at > 1 else ""
-        verdict = "does not" if control >= 0 else "flips it on average too"
+        step = self.steps[self.flip_at]
+        flips = round(step.control_flips * self.seeds)
+        plural = "s" if step.masked > 1 else ""
         return (
-            f"Masking the top {self.flip_at} token{plural} flips the preference (gap {gap:+.2f}); "
-            f"masking {self.flip_at} random token{plural} {verdict} (mean gap {control:+.2f})."
+            f"Masking the top {step.masked} token{plural} flips the preference (gap {step.gap:+.2f}); "
+            f"masking {step.masked} random token{plural} does so in {flips} of {self.seeds} "
+            f"draws (mean gap {step.control:+.2f})."
         )
 
 
@@ -100,7 +101,7 @@ def masking_check(
     contrast_id: int,
     text_of: Callable[[int], str],
     top_k: int = 5,
-    seeds: int = 8,
+    seeds: int = 20,
 ) -> MaskingCheck:
     """Mask the top-k tokens for k = 0 … top_k and compare with random tokens.
 
@@ -148,8 +149,8 @@ def masking_check(
                 gap=float(gaps[0, k]),
                 first_choice=text_of(first[k]),
                 control=float(gaps[1:, k].mean()),
-                control_low=float(gaps[1:, k].min()),
-                control_high=float(gaps[1:, k].max()),
+                control_spread=float(gaps[1:, k].std()),
+                control_flips=float((gaps[1:, k] < 0).mean()),
             )
         )
     return MaskingCheck(tuple(steps), seeds)

@@ -164,6 +164,7 @@ class _Resolver:
                 pattern=self.port(Names.attention(layer, "pattern")),
                 z=self.port(z),
                 softcap=softcap if softcap and softcap > 0 else None,
+                sink=parameter_of(attn, "sinks"),
                 extras=extras,
             )
         )

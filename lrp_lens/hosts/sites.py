@@ -119,6 +119,8 @@ class AttentionSite(Site):
     pattern: Port | None
     z: Port
     softcap: float | None = None
+    sink: Parameter = field(default=no_parameter, repr=False, compare=False)
+    """Logit of each head's attention sink, [head]."""
     extras: tuple[str, ...] = ()
     """What else enters the softmax: `ALiBi`, `attention sink`."""
 

@@ -177,6 +177,7 @@ class _Resolver:
                 pattern=self.maybe(Names.attention(layer, "pattern")),
                 z=self.port(z),
                 softcap=float(softcap) if softcap else None,
+                sink=parameter_of(unwrap(attn), "sinks"),
                 extras=extras,
             )
         )
@@ -265,7 +266,6 @@ class _Resolver:
         for layer, block in enumerate(model.blocks):
             self.block(layer, block, parallel)
         self.norm(None, Names.FINAL_NORM, model.ln_final)
-        self.record(Names.normalized(Names.FINAL_NORM), None)
         self.record(Names.LOGITS, None, optional=True)
         softcap = getattr(self.config, "final_logit_softcapping", None)
         self.sites.append(

@@ -72,6 +72,7 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
         autorange="reversed",
         automargin=True,
         showgrid=False,
+        zeroline=False,
         tickfont={"size": 11},
     )
     return figure

@@ -1,7 +1,8 @@
 """The ledger as a waterfall: from the metric's parts to the metric itself.
 
 Rows of one kind are added up (a model of 12 layers has a hundred biases); the hover text lists the largest of
-them. The last bar is the total, the metric. A remainder is always shown, other kinds only where they hold anything.
+them. The last bar is the total, the metric. A remainder is always shown, other kinds only
+where they hold anything.
 """
 
 import pandas as pd
@@ -43,7 +44,9 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
             measure=[*["relative"] * len(kinds), "total"],
             x=[*amounts, total],
             y=list(range(len(names))),
-            text=[f"{amount:+.3g}" for amount in (*amounts, total)],
+            text=[
+                f"{amount:+.3g}" if abs(amount) > 1e-3 else f"{amount:+.0e}" for amount in (*amounts, total)
+            ],
             textposition="outside",
             cliponaxis=False,
             increasing={"marker": {"color": f"rgb{hues[True]}"}},
@@ -57,7 +60,7 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
     levels = [0.0]
     for amount in amounts:
         levels.append(levels[-1] + amount)
-    room = 0.16 * ((max(levels) - min(levels)) or 1.0)
+    room = 0.2 * ((max(levels) - min(levels)) or 1.0)
     figure.update_layout(
         template="plotly_white",
         height=34 * len(names) + 90,
@@ -75,6 +78,7 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
         autorange="reversed",
         automargin=True,
         showgrid=False,
+        zeroline=False,
     )
     return figure
 

@@ -87,7 +87,7 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
     positive, negative = legend_words(view, palette)
     figure.update_layout(
         template="plotly_white",
-        height=max(260, 26 * view.shape[0] + 150),
+        height=max(26 * view.shape[0], min(46 * view.shape[0], 230)) + 140,
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
         title={"text": plotly_text(f"{positive}, {negative}"), "font": {"size": 13}, "x": 0, "xref": "paper"},
         plot_bgcolor="rgba(0,0,0,0)",

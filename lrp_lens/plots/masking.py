@@ -6,14 +6,14 @@ import plotly.graph_objects as go
 from lrp_lens.errors import InputError
 from lrp_lens.plots.palette import plotly_text
 
-_COLUMNS = ("masked", "gap", "control", "control_low", "control_high")
+_COLUMNS = ("masked", "gap", "control", "control_spread")
 
 
 def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str = "contrast") -> go.Figure:
     """Gap against the number of masked tokens; below the dashed line the preference has flipped.
 
     Args:
-        table: columns masked (0, 1, …), gap, control, control_low, control_high, all gaps in logits.
+        table: columns masked (0, 1, …), gap, control (mean), control_spread (deviation), in logits.
         target: the token that the gap counts as positive.
         contrast: the token that it counts as negative.
 
@@ -24,7 +24,8 @@ def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str =
     if missing:
         raise InputError(f"A masking table has the columns {_COLUMNS}; {sorted(missing)} are missing.")
     steps = table["masked"].tolist()
-    low, high = table["control_low"].tolist(), table["control_high"].tolist()
+    low = (table["control"] - table["control_spread"]).tolist()
+    high = (table["control"] + table["control_spread"]).tolist()
     figure = go.Figure()
     figure.add_trace(
         go.Scatter(
@@ -44,7 +45,7 @@ def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str =
             x=steps,
             y=table["control"].tolist(),
             mode="lines+markers",
-            name="random tokens (mean, spread)",
+            name="random tokens (mean ± sd)",
             line={"color": "#7a838f", "dash": "dot"},
             hovertemplate=hover,
         )

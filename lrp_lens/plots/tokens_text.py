@@ -47,7 +47,7 @@ def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float
             shown = "n/a" if np.isnan(value) else f"{value:+.2f}"
             text.append(f"{visible_token(token)} {shown}", style="dim italic")
         else:
-            colour = _blend(hues[value >= 0], min(abs(value) / top, 1.0))
+            colour = _blend(hues[value >= 0], min(abs(float(value)) / top, 1.0))
             text.append(
                 f"{visible_token(token)}", style=f"{_INK} on rgb({colour[0]},{colour[1]},{colour[2]})"
             )

@@ -3,7 +3,7 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const grey = [[0, "#3a4049"], [1, "#3a4049"]];
   const night = {
-    default: [[0, "#e8433f"], [0.25, "#8d2f31"], [0.5, "#1d2128"], [0.75, "#28598a"], [1, "#4aa3f0"]],
+    default: [[0, "#d93c3a"], [0.25, "#8d2f31"], [0.5, "#1d2128"], [0.75, "#28598a"], [1, "#2f7fd0"]],
   };
   night.lrp = night.default.map(([at, colour]) => [1 - at, colour]).reverse();
 
@@ -16,7 +16,7 @@
     layout.font = {...(layout.font || {}), color: ink, family: "system-ui, sans-serif"};
     layout.autosize = true;
     layout.dragmode = false; // a finger scrolls the page
-    if (layout.title) layout.margin.t = 8; // the section says it
+    if (!layout.legend) layout.margin.t = 8; // room for the title, which the section says
     delete layout.title;
     for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
       Object.assign(layout[name], {fixedrange: true, gridcolor: line, zerolinecolor: line, linecolor: line});

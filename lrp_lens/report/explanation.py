@@ -127,20 +127,19 @@ def _check(explanation: Explanation) -> Section:
             str(step.masked),
             "" if step.position is None else f"<code>{escape(repr(step.token))}</code> at {step.position}",
             f"{step.gap:+.2f}",
-            f"{step.control:+.2f}",
+            f"{step.control:+.2f} ± {step.control_spread:.2f}",
             f"<code>{escape(repr(step.first_choice))}</code>",
         ]
         for step in check.steps
     ]
-    good = check.flip_at is not None and check.steps[check.flip_at].control >= 0
     head = ["k", "token masked", "gap", "random", "says now"]
     body = (
-        f'<p class="verdict{" good" if good else ""}">{escape(str(check))}</p>'
+        f'<p class="verdict{" good" if check.confirmed else ""}">{escape(str(check))}</p>'
         f'<div class="columns"><div>{figure_block(figure, "masking")}</div>'
         f"<div>{_table(head, rows, numeric=(0, 2, 3))}</div></div>"
         f"<p><small>A masked token's embedding is replaced by the {escape(check.baseline)}; its position "
-        f"stays, and the model runs again without any rule. Random: {check.seeds} orders of non-special "
-        "tokens, mean and spread.</small></p>"
+        f"stays, and the model runs again without any rule. Random: {check.seeds} draws of non-special "
+        "tokens, mean ± standard deviation.</small></p>"
     )
     return Section("Is it true? Mask those words and look again", body)
 
@@ -181,8 +180,8 @@ def _ledger(explanation: Explanation, palette: Palette) -> Section:
     ]
     figure: go.Figure = plot_ledger(explanation.ledger, palette=palette)
     body = (
-        f"<p>The {escape(explanation.metric)} is the sum of these parts; what they leave unexplained is "
-        f"{explanation.remainder:+.1e} logits.</p>{figure_block(figure, 'ledger')}"
+        f"<p>The metric, {escape(explanation.metric)}, is the sum of these parts; what they leave "
+        f"unexplained is {explanation.remainder:+.1e} logits.</p>{figure_block(figure, 'ledger')}"
         f"<details><summary>All {len(rows)} entries</summary>"
         f"{_table(['layer', 'name', 'kind', 'logits'], rows, numeric=(3,))}</details>"
     )
@@ -206,8 +205,7 @@ def _about(explanation: Explanation) -> Section:
         "seconds": ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-    seen = dict.fromkeys((*explanation.notes, *explanation.tokens.notes))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in seen)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in explanation.notes)
     return Section(
         "About this report", f"<dl>{rows}</dl>" + (f"<ul class='dim'>{notes}</ul>" if notes else "")
     )

@@ -45,7 +45,7 @@ def scaled(port: Port, factor: float) -> tuple[Hook, ...]:
     return (Hook(port, hook, "scale"),)
 
 
-def _require_share(owner: object, **shares: float) -> None:
+def _require_share(owner: object, **shares: float | int) -> None:
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise RuleError(
@@ -113,8 +113,8 @@ class ProductWeights:
     Half rule (½, ½): Arras et al. 2019; AttnLRP, Equation 7.  Frozen gate (0, 1): CP-LRP.
     """
 
-    gate: float
-    up: float
+    gate: float | int
+    up: float | int
 
     def __post_init__(self) -> None:
         _require_share(self, gate=self.gate, up=self.up)
@@ -132,9 +132,9 @@ class AttentionWeights:
     again between q and k).  (0, 0, 1): the pattern is a constant (AH-rule of Ali et al. 2022; CP-LRP).
     """
 
-    query: float
-    key: float
-    value: float
+    query: float | int
+    key: float | int
+    value: float | int
 
     def __post_init__(self) -> None:
         _require_share(self, query=self.query, key=self.key, value=self.value)
@@ -184,7 +184,7 @@ class TemperedSoftmax:
     Source: GIM (Edin et al. 2025, 2505.17630), temperature 2.  Acts on scores and pattern, [.., query, key].
     """
 
-    temperature: float = 2.0
+    temperature: float | int = 2.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -205,7 +205,9 @@ class TemperedSoftmax:
             kept[:] = [tensor]
 
         def replace(tensor: Tensor, hook: object) -> Tensor:
-            return tempered_softmax(tensor, kept.pop(), self.temperature)
+            sink = site.sink()
+            column = None if sink is None else sink.reshape(1, -1, 1, 1)
+            return tempered_softmax(tensor, kept.pop(), self.temperature, column)
 
         return Hook(site.scores, read, "read"), Hook(site.pattern, replace, "replace")
 
@@ -217,8 +219,8 @@ class ExpertWeights:
     Half rule (½, ½) with the router's softmax plain; (0, 1) holds the routing constant.
     """
 
-    router: float
-    expert: float
+    router: float | int
+    expert: float | int
 
     def __post_init__(self) -> None:
         _require_share(self, router=self.router, expert=self.expert)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 GIM_TEMPERATURE = 2.0
-GIM_GRADIENT_SCALE = 1.0 / GIM_TEMPERATURE
-"""dS = P_T (dP - sum P_T dP) * this. 1/T: the gradient of softmax(S / T). 1: the same without the factor."""
+GIM_GRADIENT_SCALE = 1.0
+"""dS = P_T (dP - sum P_T dP) * this. GIM leaves out the inner derivative 1/T of softmax(S / T)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,12 @@ ATTN_LRP = Rules(
 )
 CP_LRP = replace(ATTN_LRP, gated_product=(0.0, 1.0), attention=(0.0, 0.0, 1.0), experts=(0.0, 1.0))
 RELP = replace(ATTN_LRP, attention=(1.0, 1.0, 1.0))
-GIM = replace(ATTN_LRP, softmax_temperature=GIM_TEMPERATURE)
+GIM = Rules(
+    freeze_norms=True,
+    freeze_qk_norms=True,
+    attention=(0.25, 0.25, 0.5),
+    softmax_temperature=GIM_TEMPERATURE,
+)
 PRESETS = {"ATTN_LRP": ATTN_LRP, "CP_LRP": CP_LRP, "RELP": RELP, "GIM": GIM, "GRADIENT": GRADIENT}
 
 # The tanh GELU x/2 (1 + tanh(a x (1 + 0.044715 x²))): the hosts write a with different numbers of digits.

@@ -8,12 +8,13 @@ from lrp_lens.demo.tasks.agreement import agreement
 from lrp_lens.demo.tasks.capitals import capital_fact, capital_override
 from lrp_lens.demo.tasks.copying import induction, list_words, long_induction, repeat_words
 from lrp_lens.demo.tasks.people import indirect_object
-from lrp_lens.demo.tasks.retrieval import instructed_case, key_value, location, updated_facts
+from lrp_lens.demo.tasks.retrieval import few_facts, instructed_case, key_value, location, updated_facts
 
 __all__ = [
     "agreement",
     "capital_fact",
     "capital_override",
+    "few_facts",
     "indirect_object",
     "induction",
     "instructed_case",

@@ -84,6 +84,11 @@ def _answer_key_value(
         builder.answer(value, task, {**segments, "distractor": others})
 
 
+def few_facts(rng: random.Random) -> Episode:
+    """Two to four key-value facts and three questions: the first stage of training."""
+    return key_value(rng, facts=rng.choice([2, 3, 4]), questions=3)
+
+
 def updated_facts(rng: random.Random) -> Episode:
     """Key-value facts of which one or two are updated, as they occur in training."""
     return key_value(rng, updates=rng.choices([1, 2], [0.85, 0.15])[0])

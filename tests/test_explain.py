@@ -1,0 +1,153 @@
+"""explain: one preference, every view of it, and a check that can fail."""
+
+import numpy as np
+import pytest
+import torch
+
+from lrp_lens.demo import demo_cases, load_demo_model
+from lrp_lens.errors import InputError, MetricError, RuleError
+from lrp_lens.failures.explain import explain, rule_set
+from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
+from lrp_lens.rules import CP_LRP, PRESETS
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return load_demo_model(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def explanation(model: torch.nn.Module):
+    return explain(model, case=demo_cases()[0], seeds=3)
+
+
+def test_the_two_tokens(explanation) -> None:
+    case = demo_cases()[0]
+    assert (explanation.target.text, explanation.contrast.text) == (case.target, case.contrast)
+    assert explanation.target.rank == 1 and explanation.contrast.rank == case.answer_rank
+    assert explanation.metric_value == pytest.approx(case.logit_gap, abs=0.05)
+    assert explanation.metric_value == pytest.approx(explanation.target.logit - explanation.contrast.logit)
+    probabilities = [one.probability for one in explanation.candidates]
+    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) <= 1
+    assert explanation.candidates[0] == explanation.target
+    assert explanation.roles == ("wrong", "right")
+
+
+def test_the_views(explanation, model: torch.nn.Module) -> None:
+    n = len(explanation.token_strings)
+    assert explanation.token_strings[0] == "<bos>" and n == len(explanation.prompt.split()) + 1
+    assert explanation.tokens.shape == (n,) and explanation.tokens.dims == ("position",)
+    assert explanation.tokens.special.tolist() == [True] + [False] * (n - 1)
+    assert explanation.layers.dims == ("layer", "position") and explanation.layers.shape[1] == n
+    assert explanation.heads.shape == (model.cfg.n_layers, model.cfg.n_heads)
+    words = (explanation.target.text, explanation.contrast.text)
+    views = (explanation.tokens, explanation.layers, explanation.heads, explanation.components)
+    assert all(view.towards == words for view in views)
+    np.testing.assert_allclose(explanation.layers.values[0], explanation.tokens.values, atol=1e-5)
+
+
+def test_the_ledger_adds_up(explanation) -> None:
+    assert explanation.ledger["amount"].sum() == pytest.approx(explanation.metric_value, abs=1e-3)
+    assert abs(explanation.remainder) < 1e-3
+
+
+def test_tables(explanation) -> None:
+    assert explanation.top_heads(3)["label"].str.fullmatch(r"L\dH\d").all()
+    mlps = explanation.top_mlps(9)
+    assert mlps["component"].tolist() and mlps["component"].str.fullmatch(r"L\d MLP").all()
+    assert mlps["value"].abs().is_monotonic_decreasing
+    assert not explanation.top_tokens(3)["special"].any()
+
+
+def test_the_check_masks_what_the_claim_names(explanation) -> None:
+    steps = explanation.masking.steps
+    assert steps[0].gap == pytest.approx(explanation.metric_value, abs=1e-4)
+    assert steps[0].first_choice == explanation.target.text
+    order = np.argsort(-np.where(explanation.tokens.special, -np.inf, explanation.tokens.values))
+    assert [step.position for step in steps[1:]] == order[: len(steps) - 1].tolist()
+    assert f"{steps[1].token!r} (position {steps[1].position}" in explanation.claim()
+
+
+def test_masking_confirms_most_claims(model: torch.nn.Module) -> None:
+    checks = [explain(model, case=case, seeds=4).masking for case in demo_cases("ioi_second_pair_last")[:6]]
+    checks = [check for check in checks if check.steps[0].gap > 0]
+    assert checks and np.mean([check.confirmed for check in checks]) > 0.5
+
+
+def test_cases_that_are_right(model: torch.nn.Module) -> None:
+    explanation = explain(model, case=demo_cases(correct=True)[0], seeds=1)
+    assert explanation.roles == ("right", "wrong") and not explanation.to_json_dict()["wrong"]
+
+
+def test_tokens_are_chosen_where_none_are_given(model: torch.nn.Module) -> None:
+    prompt = demo_cases()[0].prompt
+    chosen = explain(model, prompt, seeds=1)
+    assert (chosen.target, chosen.contrast) == chosen.candidates[:2]
+    assert chosen.notes == (
+        "target: the model's first choice",
+        "contrast: the model's best choice besides the target",
+    )
+    second = chosen.contrast.text
+    other = explain(model, prompt, second, seeds=1)
+    assert other.contrast == chosen.target
+    assert f"the model's first choice is {chosen.target.text!r}, not the target" in other.notes
+    assert "no preference to flip" in str(other.masking)
+
+
+def test_rule_sets_by_name(model: torch.nn.Module) -> None:
+    assert explain(model, case=demo_cases()[0], rules="cp-lrp", seeds=1).rules == CP_LRP.name
+    assert all(rule_set(name.lower().replace("_", "-")) is rules for name, rules in PRESETS.items())
+    assert rule_set(CP_LRP) is CP_LRP
+    with pytest.raises(RuleError, match=r"ATTN_LRP, CP_LRP, .*received 'magic'"):
+        rule_set("magic")
+
+
+@pytest.mark.skipif(not HAS_HOOKED_TRANSFORMER, reason="one host only")
+def test_hosts_agree() -> None:
+    case = demo_cases()[0]
+    hosts = [load_demo_model(host=host, device="cpu") for host in ("HookedTransformer", "TransformerBridge")]
+    one, two = [explain(host, case=case, seeds=2) for host in hosts]
+    np.testing.assert_allclose(one.tokens.values, two.tokens.values, atol=1e-3)
+    np.testing.assert_allclose(one.heads.values, two.heads.values, atol=1e-3)
+    gaps = [[step.gap for step in masking.steps] for masking in (one.masking, two.masking)]
+    np.testing.assert_allclose(gaps[0], gaps[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (dict(), InputError, "needs a prompt"),
+        (dict(prompt="  "), InputError, "needs a prompt"),
+        (dict(prompt="lucy", case=demo_cases()[0]), InputError, "either the case or those"),
+        (dict(prompt="lucy went", target="john", contrast="john"), InputError, "both are 'john'"),
+        (dict(prompt="lucy went", target="zebra"), MetricError, "zebra"),
+        (dict(prompt="lucy went", target="john lucy"), MetricError, "exactly one token"),
+        (dict(prompt="lucy went", top_k=0), InputError, "top_k ≥ 1"),
+    ],
+)
+def test_what_cannot_be_explained(
+    model: torch.nn.Module, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        explain(model, **arguments)
+
+
+def test_the_right_token_is_already_first(model: torch.nn.Module) -> None:
+    case = demo_cases()[0]
+    with pytest.raises(InputError, match="first choice already is"):
+        explain(model, case.prompt, contrast=case.target)
+
+
+def test_unknown_words_are_mentioned(model: torch.nn.Module) -> None:
+    notes = explain(model, "lucy saw a zebra", seeds=1).notes
+    assert "words the model does not know, at positions" in notes[-1] and notes[-1].endswith("4")
+
+
+def test_nothing_is_left_in_the_model(model: torch.nn.Module) -> None:
+    tokens = model.to_tokens(demo_cases()[0].prompt)
+    before = model(tokens)
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    explain(model, case=demo_cases()[0], seeds=1)
+    assert torch.equal(model(tokens), before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
+    assert all(parameter.grad is None for parameter in model.parameters())
