@@ -43,9 +43,9 @@ class TensorsByName(Mapping[str, Tensor]):
             )
         return self._tensors[name]
 
-    def __contains__(self, key: object) -> bool:
+    def __contains__(self, key: Any) -> bool:
         try:
-            return resolve_name(key, self._n_layers) in self._tensors  # type: ignore[arg-type]
+            return resolve_name(key, self._n_layers) in self._tensors
         except (InputError, TypeError, ValueError):
             return False
 
@@ -233,7 +233,9 @@ class RelevanceCache(Mapping[str, Tensor]):
         except Exception as error:
             raise InputError(f"{os.fspath(path)!r} is not a safetensors file: {error}") from error
         if header.get("format") != FORMAT:
-            raise InputError(f"{os.fspath(path)!r} is not a RelevanceCache ({FORMAT}); its header says {header.get('format')!r}.")
+            raise InputError(
+                f"{os.fspath(path)!r} is not a RelevanceCache ({FORMAT}); its header says {header.get('format')!r}."
+            )
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -62,7 +62,12 @@ class _ProductGate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        value: Tensor, pre: Tensor, up: Tensor | None, ratio: Ratio, weights: tuple[float, float], offset: float
+        value: Tensor,
+        pre: Tensor,
+        up: Tensor | None,
+        ratio: Ratio,
+        weights: tuple[float, float],
+        offset: float,
     ) -> Tensor:
         return value.view_as(value)
 
@@ -145,7 +150,7 @@ def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
         >>> torch.autograd.grad(scale_gradient(x, 0.25) * 2, x)[0].item()
         0.5
     """
-    return _ScaleGradient.apply(tensor, factor)  # type: ignore[no-any-return]
+    return _ScaleGradient.apply(tensor, factor)
 
 
 def stop_relevance(tensor: Tensor) -> Tensor:
@@ -178,7 +183,7 @@ def product_gate(
         >>> (x * torch.autograd.grad(y.sum(), x)[0]).tolist()
         [-0.0, 3.0]
     """
-    return _ProductGate.apply(value.detach(), pre, up, ratio, weights, offset)  # type: ignore[no-any-return]
+    return _ProductGate.apply(value.detach(), pre, up, ratio, weights, offset)
 
 
 def frozen_normalizer(
@@ -198,10 +203,12 @@ def frozen_normalizer(
         wide = wide - wide.mean(-1, keepdim=True)
     inverse_scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
     gain = None if gain is None else gain.detach()
-    return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)  # type: ignore[no-any-return]
+    return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)
 
 
-def tempered_softmax(pattern: Tensor, scores: Tensor, temperature: float, sink: Tensor | None = None) -> Tensor:
+def tempered_softmax(
+    pattern: Tensor, scores: Tensor, temperature: float, sink: Tensor | None = None
+) -> Tensor:
     """`pattern` = softmax(scores), differentiated with the pattern at another temperature.
 
     With p = softmax(scores / temperature): gradient at the scores = p ⊙ (g - Σ p ⊙ g), as GIM defines it (the
@@ -220,4 +227,4 @@ def tempered_softmax(pattern: Tensor, scores: Tensor, temperature: float, sink: 
         wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
         largest, column = wide.max(-1, keepdim=True)
         share = (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
-    return _TemperedSoftmax.apply(pattern.detach(), scores, share, temperature)  # type: ignore[no-any-return]
+    return _TemperedSoftmax.apply(pattern.detach(), scores, share, temperature)

@@ -38,9 +38,7 @@ class Cache(Protocol):
         ...
 
 
-def _view(
-    cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labels: tuple[Any, ...]
-) -> View:
+def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labels: tuple[Any, ...]) -> View:
     """A view of `values` [batch, *dims]; without a batch axis if the caller gave a single prompt."""
     array = values.detach().cpu().numpy()
     special: np.ndarray | None = cache.special.cpu().numpy()

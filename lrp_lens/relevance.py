@@ -23,137 +23,39 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, parameters_frozen
-from lrp_lens.hosts.sites import (
-    ActivationSite,
-    AttentionSite,
-    BiasSite,
-    LinearSite,
-    MixtureSite,
-    NormSite,
-    Record,
-    RouterSite,
-    Sites,
-)
+from lrp_lens.hosts.sites import NormSite, Sites
 from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
-from lrp_lens.ledger import Balance, Calls
+from lrp_lens.ledger import Balance
 from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
-from lrp_lens.rules import ATTN_LRP, Epsilon, Plain, RuleSet
+from lrp_lens.recording import (
+    NamesFilter,
+    Recorder,
+    backward,
+    complete,
+    cut_by_rule,
+    ledger_records,
+    nonzero_biases,
+    selector,
+    total,
+    with_completions,
+)
+from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
 
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor]
-
-
-class _Recorder:
-    """Keeps the tensors that hook points pass on, in the graph, for one backward pass."""
-
-    def __init__(self, sites: Sites, batch: TokenBatch) -> None:
-        self.sites, self.batch = sites, batch
-        self.kept: dict[str, list[Tensor]] = {}
-        self.norm_inputs: dict[str, list[Tensor]] = {}
-
-    def leaf(self, tensor: Tensor, hook: Any) -> Tensor:
-        """Start the graph here; position embeddings shared by a batch get one row per example."""
-        rows = tensor.detach().expand(self.batch.ids.shape[0], *tensor.shape[1:])
-        return rows.requires_grad_(True) if rows.is_contiguous() else rows.clone().requires_grad_(True)
-
-    def hook(self, record: Record) -> Callable[..., Tensor]:
-        """Keep what the point passes on; one branch of a stream gets a node of its own."""
-
-        def keep(tensor: Tensor, hook: Any) -> Tensor:
-            tensor = tensor.view_as(tensor) if record.plus else tensor
-            self.kept.setdefault(record.name, []).append(tensor)
-            return tensor
-
-        return keep
-
-    def module_hook(self, name: str) -> Callable[..., None]:
-        def keep(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.kept.setdefault(name, []).append(output)
-
-        return keep
-
-    def input_hook(self, name: str) -> Callable[..., None]:
-        """Keep what a norm reads, from a hook point's tensor or a module's inputs."""
-
-        def keep(first: Any, *rest: Any, hook: Any = None) -> None:
-            tensor = rest[0][0] if rest else first
-            self.norm_inputs.setdefault(name, []).append(tensor.detach())
-
-        return keep
-
-
-def _selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool]:
-    """Which records to keep; with None, everything linear in length.
-
-    Raises:
-        InputError: if a name is no hook point of the model.
-    """
-    if names_filter is None:
-        return lambda record: not record.optional
-    if callable(names_filter):
-        return lambda record: names_filter(record.name)
-    names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
-    unknown = sorted(names - set(sites.record_of))
-    if unknown:
-        raise InputError(
-            f"names_filter names hook points of the model; {unknown[0]!r} is none. Names look like "
-            f"{Names.attention(0, 'z')!r} and {Names.resid_pre(0)!r}."
-        )
-    return lambda record: record.name in names
-
-
-def _ledger_records(sites: Sites, rules: RuleSet) -> set[str]:
-    """Names that only the ledger needs: tensors that biases were added to, outputs of plain norms, mixtures."""
-    names: set[str] = set()
-    for site in sites.sites:
-        if isinstance(site, BiasSite):
-            bias = site.bias()
-            if bias is not None and bool(bias.any()):
-                names.add(site.record)
-        elif isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
-            names |= {site.result} - {""}
-        elif isinstance(site, MixtureSite):
-            names |= {site.source, site.result}
-        elif isinstance(site, LinearSite) and isinstance(rules.rule_for("linear", site.layer), Epsilon):
-            names.add(site.record)
-    softcapped = isinstance(rules.rule_for("softcap", None), Plain)
-    return names | ({Names.LOGITS} if softcapped else set())
-
-
-def _closure(names: set[str], sites: Sites) -> set[str]:
-    """With the records whose gradients complete others."""
-    return names | {extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus}
-
-
-def _cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
-    """Records that a rule cuts off: their relevance is 0, not missing."""
-    names: set[str] = set()
-    for site in sites.sites:
-        if isinstance(site, AttentionSite):
-            rule = rules.rule_for("attention", site.layer)
-            if getattr(rule, "value", 1) == 0:
-                names.add(Names.attention(site.layer or 0, "v"))
-            if not getattr(rule, "reaches_pattern", True):
-                prefix = Names.attention(site.layer or 0, "").removesuffix("hook_")
-                carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}
-                names |= {name for name in sites.record_of if name.startswith(prefix)} - carried
-        elif isinstance(site, ActivationSite) and not site.expert:
-            rule = rules.rule_for("product", site.layer)
-            names |= {Names.mlp(site.layer or 0, "pre")} if getattr(rule, "gate", 1) == 0 else set()
-            names |= {Names.mlp(site.layer or 0, "pre_linear")} if getattr(rule, "up", 1) == 0 else set()
-        elif isinstance(site, RouterSite) and getattr(rules.rule_for("experts", site.layer), "router", 1) == 0:
-            names.add(site.weights.name)
-        elif isinstance(site, NormSite) and site.scale and not isinstance(rules.rule_for("norm", site.layer), Plain):
-            names.add(site.scale.name)
-    return names
 
 
 def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
     """The metric in words, and the two ends of its sign."""
     if not isinstance(metric, LogitDiff):
-        return (getattr(metric.function, "__name__", "callable") if isinstance(metric, CallableMetric) else str(metric)), None
+        return (
+            getattr(metric.function, "__name__", "callable")
+            if isinstance(metric, CallableMetric)
+            else str(metric)
+        ), None
     target = token_strings(model, metric.target)
-    contrast = tuple(", ".join(repr(text) for text in token_strings(model, others)) for others in metric.contrast)
+    contrast = tuple(
+        ", ".join(repr(text) for text in token_strings(model, others)) for others in metric.contrast
+    )
     if len(set(target)) > 1 or len(set(contrast)) > 1:
         return "LogitDiff(one target and contrast per prompt)", ("the target", "the contrast")
     mean = "mean of " if len(metric.contrast[0]) > 1 else ""
@@ -231,10 +133,13 @@ def run_with_relevance(
     batch = tokenize(model, prompt, padding_side)
     asked = as_metric(metric).resolve(model)
     bound = asked.bind(batch.starts, batch.lengths, _d_vocab(model))
-    chosen = {record.name for record in sites.records if _selector(names_filter, sites)(record)}
-    complete = names_filter is None
-    private = _closure(chosen | (_ledger_records(sites, rules) if complete else set()), sites) - chosen
-    recorder = _Recorder(sites, batch)
+    keep = selector(names_filter, sites)
+    chosen = {record.name for record in sites.records if keep(record)}
+    everything = names_filter is None
+    private = (
+        with_completions(chosen | (ledger_records(sites, rules) if everything else set()), sites) - chosen
+    )
+    recorder = Recorder(sites, batch)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(parameters_frozen(model))
@@ -245,24 +150,26 @@ def run_with_relevance(
         bound = _concrete(bound, output if rows is None else rows, batch, rows is not None)
         value = bound(output) if rows is None else bound.read(rows)
         if not value.requires_grad:
-            raise MetricError(f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax.")
-        calls, unreached, logit_gradient = _backward(value, output, recorder)
-    unreached -= _cut_by_rule(sites, rules)
+            raise MetricError(
+                f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax."
+            )
+        calls, unreached, logit_gradient = backward(value, output, recorder)
+    unreached -= cut_by_rule(sites, rules)
     if unreached and not callable(names_filter):
         raise SiteError(
             f"Relevance needs a gradient at every recorded point; {sites.host} computes "
             f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use HookedTransformer."
         )
     chosen -= unreached
-    _complete(calls, sites, _ledger_records(sites, rules) | chosen)
+    complete(calls, sites, ledger_records(sites, rules) | chosen)
     balance = None
-    if complete:
+    if everything:
         wide = output.detach().double() * logit_gradient.double()
         balance = Balance(
             sites,
             rules,
             calls,
-            _nonzero_biases(sites),
+            nonzero_biases(sites),
             {name: tuple(inputs) for name, inputs in recorder.norm_inputs.items()},
             bound.metric.linear,
             wide.flatten(1).sum(-1).cpu(),
@@ -271,7 +178,7 @@ def run_with_relevance(
     kept = {name: calls[name] for name in sites.record_of if name in chosen and name in calls}
     cache = RelevanceCache(
         {name: item.activations[-1] for name, item in kept.items()},
-        {name: _total(item.gradients) for name, item in kept.items()},
+        {name: total(item.gradients) for name, item in kept.items()},
         metric_value=value.detach(),
         metric_text=text,
         rules_text=str(rules),
@@ -296,15 +203,19 @@ def _hooks(
     model: Any,
     sites: Sites,
     rules: RuleSet,
-    recorder: _Recorder,
+    recorder: Recorder,
     names: set[str],
     bound: BoundMetric,
     logits: str,
 ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
     """Hooks on hook points, in the order in which those of one point run; and hooks on modules."""
     plan = rules.plan(model)
-    hooks: list[tuple[Any, Any]] = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
-    leaves = [sites.record_of[name].port for name in (Names.EMBED, Names.POS_EMBED) if name in sites.record_of]
+    hooks: list[tuple[Any, Any]] = [
+        (hook.port.point, hook.function) for hook in plan if hook.stage == "replace"
+    ]
+    leaves = [
+        sites.record_of[name].port for name in (Names.EMBED, Names.POS_EMBED) if name in sites.record_of
+    ]
     hooks += [(port.point, recorder.leaf) for port in leaves if port is not None]
     module_hooks: list[tuple[Any, Any]] = []
     for name in names:
@@ -338,56 +249,3 @@ def _concrete(bound: BoundMetric, output: Tensor, batch: TokenBatch, read: bool)
         index = bound.positions.to(output.device)[..., None].expand(-1, -1, output.shape[-1])
         rows = rows.gather(1, index)
     return bound.metric.concrete(rows).bind(batch.starts, batch.lengths, output.shape[-1])
-
-
-def _backward(
-    value: Tensor, output: Tensor, recorder: _Recorder
-) -> tuple[dict[str, Calls], set[str], Tensor]:
-    """One backward pass from the metric to every recorded tensor.
-
-    Returns:
-        What was recorded, with gradient 0 where the pass does not arrive; the names of those; the logits' gradient.
-    """
-    flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
-    reachable = [tensor for tensor in flat if tensor.requires_grad]
-    gradients = torch.autograd.grad(value.sum(), [output, *reachable], allow_unused=True)
-    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients[1:], strict=True)}
-
-    def gradient(tensor: Tensor) -> Tensor:
-        result = found.get(id(tensor))
-        return torch.zeros_like(tensor) if result is None else result
-
-    calls = {
-        name: Calls(tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors))
-        for name, tensors in recorder.kept.items()
-    }
-    unreached = {
-        name for name, tensors in recorder.kept.items() if all(found.get(id(t)) is None for t in tensors)
-    }
-    assert gradients[0] is not None
-    return calls, unreached, gradients[0]
-
-
-def _complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
-    """Add the gradients of the branches that a host's hook point does not see."""
-    for name in names:
-        record = sites.record_of.get(name)
-        if record is None or name not in calls or not record.plus:
-            continue
-        own = calls[name]
-        shape = own.activations[0].shape
-        extra = [gradient.reshape(shape) for other in record.plus for gradient in calls[other].gradients]
-        calls[name] = Calls(own.activations, (own.gradients[0] + sum(extra),))
-
-
-def _nonzero_biases(sites: Sites) -> dict[BiasSite, Tensor]:
-    biases = {site: site.bias() for site in sites.of(BiasSite)}
-    return {site: bias for site, bias in biases.items() if bias is not None and bool(bias.any())}
-
-
-def _total(gradients: tuple[Tensor, ...]) -> Tensor:
-    """Sum over the calls of one point (equal activations)."""
-    total = gradients[0]
-    for gradient in gradients[1:]:
-        total = total + gradient
-    return total

@@ -49,7 +49,7 @@ def model(request):
 @pytest.mark.parametrize("generator", GENERATORS, ids=tasks.__all__)
 def test_episodes_know_their_evidence(generator):
     rng = random.Random(0)
-    for _ in range(300):
+    for _ in range(150):
         episode = generator(rng)
         assert set(episode.words) <= set(WORDS)
         for answer in episode.answers:
@@ -71,7 +71,7 @@ def evidence_words(prompt):
 
 def test_evidence_contains_what_the_answer_is_read_from():
     for suite in TRAINING_SUITES + HARD_SUITES:
-        for prompt in held_out_prompts(suite, 30):
+        for prompt in held_out_prompts(suite, 12):
             evidence = evidence_words(prompt)
             if "upper_case" in suite.name:
                 assert evidence == "answer in upper case .".split()
@@ -102,11 +102,11 @@ def test_stale_facts_are_the_distractor_of_updated_ones():
 def test_no_training_document_begins_with_a_held_out_prompt(monkeypatch):
     def beginnings():
         rng = random.Random(5)
-        for _ in range(2000):
+        for _ in range(600):
             ids = draw_document(rng, ((tasks.agreement, 1.0),)).token_ids
             yield from (tuple(WORDS[index] for index in ids[1:stop]) for stop in range(3, 20))
 
-    held_out = {prompt.words for prompt in held_out_prompts(SUITES["agreement"], 1000)}
+    held_out = {prompt.words for prompt in held_out_prompts(SUITES["agreement"], 400)}
     assert not held_out.intersection(beginnings())
     monkeypatch.setattr(corpus, "is_held_out", lambda episode: False)
     assert held_out.intersection(beginnings())
@@ -125,9 +125,9 @@ def test_documents_fit_and_start_with_bos():
 
 def test_prompts_are_reproducible_different_and_short_enough():
     for suite in HARD_SUITES:
-        prompts = [prompt.text for prompt in held_out_prompts(suite, 40)]
-        assert prompts == [prompt.text for prompt in held_out_prompts(suite, 40)]
-        assert len(set(prompts)) == 40
+        prompts = [prompt.text for prompt in held_out_prompts(suite, 15)]
+        assert prompts == [prompt.text for prompt in held_out_prompts(suite, 15)]
+        assert len(set(prompts)) == 15
         assert max(len(text.split()) for text in prompts) < CONTEXT_LENGTH
 
 
@@ -184,7 +184,8 @@ def test_training_refuses_to_mix_runs(tmp_path):
     assert train(tmp_path / "run").exit_code == 0
     assert "already holds a run" in train(tmp_path / "run").output
     other_seed = train(tmp_path / "run", "--resume", "--seed", "1")
-    assert "can only be resumed with the settings" in str(other_seed.exception)
+    assert other_seed.exit_code == 2
+    assert "can only be resumed" in other_seed.output
 
 
 # ---------------------------------------------------------------------------------------- the checkpoint

@@ -14,8 +14,8 @@ import pytest
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "gates", "ratios", "hosts", "rules", "metrics",
-    "views", "ledger", "reductions", "cache", "relevance",
+    "errors", "gates", "ratios", "hosts", "rules", "coverage", "metrics",
+    "views", "ledger", "reductions", "cache", "recording", "relevance",
     "decompose", "graphs", "patching", "faithfulness", "failures",
     "demo", "plots", "report", "cli",
 )  # fmt: skip

@@ -170,7 +170,7 @@ def test_maps_are_symmetric_and_keep_repeated_tokens_apart() -> None:
     assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3, 4, 5]
     assert figure.layout.xaxis.ticktext[1] == figure.layout.xaxis.ticktext[3] == "·John"
     assert np.isnan(ordinary.z[:, 0]).all() and not np.isnan(ordinary.z[:, 1:]).any()
-    assert np.isnan(grey.z[:, 1:]).all() and grey.showscale is False
+    assert grey.x == (0,) and not np.any(grey.z) and grey.showscale is False
     assert "+50 logits" in grey.customdata[0][0] and "special" in grey.customdata[0][0]
 
 
@@ -235,3 +235,16 @@ def test_global_plotly_settings_are_untouched() -> None:
     before = plotly.io.templates.default
     plot_layers(layers_view())
     assert plotly.io.templates.default == before
+
+
+def test_large_maps_carry_no_words() -> None:
+    figure = plot_layers(View(np.zeros((30, 700)), ("layer", "position")))
+    assert figure.data[0].customdata is None and "%{z" in figure.data[0].hovertemplate
+    assert len(figure.layout.xaxis.tickvals) <= 140
+
+
+def test_long_labels_are_cut_on_the_axis_only() -> None:
+    view = View(np.ones((1, 1)), ("layer", "position"), {"position": ("<" * 40,)})
+    figure = plot_layers(view)
+    assert figure.layout.xaxis.ticktext[0] == "&lt;" * 15 + "…"
+    assert "&lt;" * 40 in figure.data[0].customdata[0][0]

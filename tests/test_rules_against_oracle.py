@@ -24,7 +24,9 @@ TARGET, CONTRAST = 3, 7
 # Gemma's 1 + w.  `zoo.float64_throughout` takes the casts out of both hosts.
 TIGHT, WITH_FLOAT32_CASTS = 1e-10, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")  # TransformerBridge drops edits of scores and pattern there
-BLOOM_CONSTANT = 1e-8  # HookedTransformer's and Hugging Face's tanh GELU of BLOOM differ in the digits of one constant
+BLOOM_CONSTANT = (
+    1e-8  # HookedTransformer's and Hugging Face's tanh GELU of BLOOM differ in the digits of one constant
+)
 
 
 def metric_matrix(length: int, d_vocab: int) -> torch.Tensor:
@@ -43,7 +45,8 @@ def disagreement(cache: Any, answer: Any) -> float:
     shared = [name for name in answer.relevance if name in cache]
     assert "hook_embed" in shared and any(name.endswith("hook_z") for name in shared)
     errors = [
-        (cache[name].reshape(answer.relevance[name].shape) - answer.relevance[name]).abs().max().item() / scale
+        (cache[name].reshape(answer.relevance[name].shape) - answer.relevance[name]).abs().max().item()
+        / scale
         for name in shared
     ]
     return max(errors)
@@ -77,7 +80,9 @@ def test_presets_on_hooked_transformer_as_users_run_it(name: str) -> None:
         assert disagreement(run(model, tokens, PRESETS[preset]), answer) < tolerance, preset
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.NATIVE_NAMES if n != "solu_ln"] if zoo.HAS_HOOKED_TRANSFORMER else [])
+@pytest.mark.parametrize(
+    "name", [n for n in zoo.NATIVE_NAMES if n != "solu_ln"] if zoo.HAS_HOOKED_TRANSFORMER else []
+)
 def test_presets_on_native_configurations_equal_the_recursion(name: str) -> None:
     tokens, model = zoo.prompt_tokens(1, 9), zoo.native_hooked(name)
     weights = oracles.from_hooked_transformer(model)
@@ -136,7 +141,9 @@ def changes_anything(operation: str, rules: RuleSet, model: Any) -> bool:
         if functions == {"relu"}:  # the identity rule on ReLU is its derivative
             return False
         gated = [site.up is not None for site in activations] or [True]  # mixtures are gated
-        return not (frozen_gate and all(gated))  # relevance never enters a frozen gate, so its activation is moot
+        return not (
+            frozen_gate and all(gated)
+        )  # relevance never enters a frozen gate, so its activation is moot
     if operation == "product":
         return any(site.up is not None for site in activations) or bool(list(sites.of(ExpertsSite)))
     if operation == "experts":

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 _CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
+_QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
 DEFAULT_REPORT = "lrp-lens-report.html"
 
 
@@ -43,7 +44,7 @@ def fail(message: str) -> None:
 
 def quiet_libraries() -> None:
     """Ask the model libraries, before they are imported, for no progress bars and no advice."""
-    for name, value in {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
 

@@ -32,6 +32,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     _title(console, "Prompt")
     console.print(Padding(Text(explanation.prompt), (0, 2)))
     console.print(_choices(explanation, wrong, right))
+    for note in explanation.notes:
+        console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))
     _title(console, "Which words did it")
     console.print(Padding(token_heatmap_text(explanation.tokens), (0, 2)))
     console.print(Padding(Text(explanation.claim()), (1, 2, 0, 2)))

@@ -11,11 +11,10 @@ One thread is fastest on shared cores. About half an hour of CPU time; Ctrl-C sa
 
 import json
 import math
-import random
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +25,11 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from lrp_lens.demo.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Document, Mixture, draw_document
+from lrp_lens.demo.batches import BatchStream
+from lrp_lens.demo.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Mixture
 from lrp_lens.demo.evaluation import accuracies
 from lrp_lens.demo.export import demo_config, export
-from lrp_lens.demo.vocabulary import PAD, TOKEN_IDS
-
-ANSWER_WEIGHT = {"repeat": 0.3, "list": 0.3, "induction": 0.3}
-OTHER_WEIGHT = 0.05
-POOL = 1024
+from lrp_lens.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -55,57 +51,6 @@ class Stage:
         """Learning rate at `step`, counted from 1."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * min(1.0, step / self.warm_up) * ((1 - self.final) * cosine + self.final)
-
-
-@dataclass
-class BatchStream:
-    """Batches of one stage, in a reproducible order that can be continued from its two counters."""
-
-    mixture: Mixture
-    key: str
-    """Names the stream; another key gives other documents."""
-    batch_tokens: int
-    pool: int = 0
-    """Number of the current pool of documents."""
-    batch: int = 0
-    """Batches of this pool already given out."""
-    _batches: list[list[Document]] = field(default_factory=list, repr=False)
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Token ids and loss weights, both [batch, position]."""
-        if not self._batches:
-            self._batches = self._draw_pool()
-        if self.batch == len(self._batches):
-            self.pool, self.batch = self.pool + 1, 0
-            self._batches = self._draw_pool()
-        documents = self._batches[self.batch]
-        self.batch += 1
-        return _tensors(documents)
-
-    def _draw_pool(self) -> list[list[Document]]:
-        rng = random.Random(f"{self.key}/{self.pool}")
-        documents = sorted(
-            (draw_document(rng, self.mixture) for _ in range(POOL)), key=lambda d: len(d.token_ids)
-        )
-        batches: list[list[Document]] = [[]]
-        for document in documents:
-            if batches[-1] and len(document.token_ids) * (len(batches[-1]) + 1) > self.batch_tokens:
-                batches.append([])
-            batches[-1].append(document)
-        rng.shuffle(batches)
-        return batches
-
-
-def _tensors(documents: list[Document]) -> tuple[Tensor, Tensor]:
-    longest = max(len(document.token_ids) for document in documents)
-    tokens = torch.full((len(documents), longest), TOKEN_IDS[PAD])
-    weights = torch.zeros(len(documents), longest)
-    for row, document in enumerate(documents):
-        tokens[row, : len(document.token_ids)] = torch.tensor(document.token_ids)
-        weights[row, 1 : len(document.token_ids)] = OTHER_WEIGHT
-        for position, task in document.answers:
-            weights[row, position] = ANSWER_WEIGHT.get(task, 1.0)
-    return tokens, weights
 
 
 def weighted_loss(model: LlamaForCausalLM, tokens: Tensor, weights: Tensor) -> Tensor:
@@ -177,10 +122,10 @@ class Training:
         partial.replace(path)
 
     def load(self, path: Path) -> None:
-        """Continue from `save`; a ValueError if the run had other settings."""
+        """Continue from `save`; InputError if the run had other settings."""
         state = torch.load(path, weights_only=True)
         if state["settings"] != self._settings():
-            raise ValueError(
+            raise InputError(
                 f"a run can only be resumed with the settings it was started with: {path} has"
                 f" {state['settings']}, this run {self._settings()}; repeat the options or use another --out"
             )
@@ -241,7 +186,10 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     run = Training(stages(steps, second_steps), seed, batch_tokens)
     if resume:
-        run.load(state)
+        try:
+            run.load(state)
+        except InputError as error:
+            raise typer.BadParameter(str(error)) from error
     whole = sum(stage.steps for stage in run.stages)
     average = None
     with _stop_on_interrupt() as asked, tqdm(total=whole, initial=run.total, unit="step") as bar:

@@ -1,5 +1,7 @@
-"""Failure analysis: cases and what goes wrong in them."""
+"""Failure analysis: cases, and what goes wrong in them."""
 
 from lrp_lens.failures.case import Case
+from lrp_lens.failures.explain import explain
+from lrp_lens.failures.explanation import Explanation
 
-__all__ = ["Case"]
+__all__ = ["Case", "Explanation", "explain"]

@@ -50,6 +50,8 @@ def forward(
     """
     left = getattr(model.tokenizer, "padding_side", "right") == "left"
     if mask is None and left and not is_bridge(model):
-        mask = torch.ones_like(tokens, dtype=torch.bool)  # else HookedTransformer guesses one from the token ids
+        mask = torch.ones_like(
+            tokens, dtype=torch.bool
+        )  # else HookedTransformer guesses one from the token ids
     options = {} if mask is None else {"attention_mask": mask.long()}
-    return model(tokens, return_type="logits", **options)  # type: ignore[no-any-return]
+    return model(tokens, return_type="logits", **options)

@@ -40,7 +40,11 @@ def _refuse_unknown(cfg: Any) -> None:
     act = str(cfg.act_fn)
     checks = [
         (cfg.attn_only or not act.endswith("_ln"), f"act_fn={act!r}", "an MLP without a LayerNorm inside"),
-        (cfg.normalization_type in NORMS, f"normalization_type={cfg.normalization_type!r}", f"one of {NORMS}"),
+        (
+            cfg.normalization_type in NORMS,
+            f"normalization_type={cfg.normalization_type!r}",
+            f"one of {NORMS}",
+        ),
         (
             cfg.positional_embedding_type in POSITIONS,
             f"positional_embedding_type={cfg.positional_embedding_type!r}",
@@ -149,7 +153,7 @@ class _Resolver:
             norm = getattr(attn, f"{part}_norm", None)
             if norm is not None:
                 self.norm(f"{part}_norm", layer, norm, Names.qk_norm(layer, part), of)
-        extras = ("ALiBi",) if self.cfg.positional_embedding_type == "alibi" else ()
+        extras: tuple[str, ...] = ("ALiBi",) if self.cfg.positional_embedding_type == "alibi" else ()
         if getattr(self.cfg, "use_attention_sinks", False):
             extras += ("attention sink",)
         softcap = getattr(self.cfg, "attn_scores_soft_cap", -1.0)
@@ -187,7 +191,9 @@ class _Resolver:
         if hasattr(mlp, "experts"):
             self.experts(layer, mlp)
         else:
-            pre, up, post = (self.record(Names.mlp(layer, part), layer) for part in ("pre", "pre_linear", "post"))
+            pre, up, post = (
+                self.record(Names.mlp(layer, part), layer) for part in ("pre", "pre_linear", "post")
+            )
             gated = up in self.hook_dict
             self.linear("mlp gate" if gated else "mlp in", layer, pre)
             self.linear("mlp in", layer, up)

@@ -200,9 +200,7 @@ def _hooked_from_hub(name: str, dtype: torch.dtype, device: str, options: dict[s
     return model.eval()
 
 
-def _hooked_from_directory(
-    directory: Path, dtype: torch.dtype, device: str, options: dict[str, bool]
-) -> Any:
+def _hooked_from_directory(directory: Path, dtype: torch.dtype, device: str, options: dict[str, bool]) -> Any:
     from transformer_lens import loading_from_pretrained as loading
 
     config = AutoConfig.from_pretrained(directory, local_files_only=True)

@@ -35,7 +35,9 @@ class TokenBatch:
         """False at padding."""
         columns = torch.arange(self.ids.shape[1], device=self.ids.device)
         start = torch.tensor(self.starts, device=self.ids.device)[:, None]
-        return (columns >= start) & (columns < start + torch.tensor(self.lengths, device=self.ids.device)[:, None])
+        return (columns >= start) & (
+            columns < start + torch.tensor(self.lengths, device=self.ids.device)[:, None]
+        )
 
     @property
     def left_mask(self) -> Bool[Tensor, "batch pos"] | None:
@@ -46,14 +48,16 @@ class TokenBatch:
 def _tokenizer(model: Any, what: str) -> Any:
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
-        raise InputError(f"{what} needs a tokenizer, and this model has none. Pass token ids instead of text.")
+        raise InputError(
+            f"{what} needs a tokenizer, and this model has none. Pass token ids instead of text."
+        )
     return tokenizer
 
 
 def string_ids(model: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without BOS."""
     _tokenizer(model, f"The text {text!r}")
-    return model.to_tokens(text, prepend_bos=False)[0].tolist()  # type: ignore[no-any-return]
+    return model.to_tokens(text, prepend_bos=False)[0].tolist()
 
 
 def token_id(model: Any, text: str) -> int:
@@ -67,7 +71,9 @@ def token_id(model: Any, text: str) -> int:
     ids = string_ids(model, text) if text else []
     unknown = getattr(model.tokenizer, "unk_token_id", None)
     if not ids or (ids[0] == unknown and text.strip() != model.tokenizer.unk_token):
-        raise MetricError(f"A metric's token is one token of the vocabulary; {text!r} is none. Check the spelling.")
+        raise MetricError(
+            f"A metric's token is one token of the vocabulary; {text!r} is none. Check the spelling."
+        )
     if len(ids) > 1:
         pieces = [model.tokenizer.decode([index]) for index in ids]
         raise MetricError(
@@ -98,15 +104,17 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
 def _prompt_ids(model: Any, prompt: object) -> list[int]:
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise InputError("A prompt has at least one token besides BOS; received an empty string. Pass some text.")
+            raise InputError(
+                "A prompt has at least one token besides BOS; received an empty string. Pass some text."
+            )
         _tokenizer(model, "A text prompt")
-        return model.to_tokens(prompt)[0].tolist()  # type: ignore[no-any-return]
+        return model.to_tokens(prompt)[0].tolist()
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")
-        return prompt.tolist()  # type: ignore[no-any-return]
+        return prompt.tolist()
     if isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt):
-        return [int(item) for item in prompt]  # type: ignore[call-overload]
+        return [int(item) for item in prompt]
     raise InputError(f"A prompt is text or token ids; received {type(prompt).__name__}.")
 
 
@@ -131,6 +139,7 @@ def tokenize(model: Any, prompt: object, padding_side: PaddingSide | None) -> To
     """Token ids of one or several prompts; texts get BOS where the model's configuration says so.
 
     Args:
+        model: its tokenizer, vocabulary and context length are used.
         prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.
         padding_side: where shorter prompts of a batch are padded; right by default (no mask needed).
 

@@ -164,7 +164,7 @@ class _Resolver:
             self.linear(part, layer, name)
             self.bias(label, layer, name, attn, label)
         softcap = getattr(self.config, "attn_logit_softcapping", None)
-        extras = ("ALiBi",) if self.architecture == "BloomForCausalLM" else ()
+        extras: tuple[str, ...] = ("ALiBi",) if self.architecture == "BloomForCausalLM" else ()
         extras += ("attention sink",) if self.architecture == "GptOssForCausalLM" else ()
         self.sites.append(
             AttentionSite(
@@ -181,7 +181,9 @@ class _Resolver:
                 extras=extras,
             )
         )
-        output = self.record(Names.raw(Names.attn_out(layer)), layer, at=Names.o_projection(layer), optional=True)
+        output = self.record(
+            Names.raw(Names.attn_out(layer)), layer, at=Names.o_projection(layer), optional=True
+        )
         self.linear("o", layer, output)
         self.bias("b_O", layer, output, attn, "b_O")
 
@@ -211,7 +213,9 @@ class _Resolver:
         if gated:
             self.bias("b_gate", layer, pre, mlp, "b_gate")
         self.bias("b_in", layer, up if gated else pre, mlp, "b_in")
-        output = self.record(Names.raw(Names.mlp_out(layer)), layer, at=f"{where}.out.hook_out", optional=True)
+        output = self.record(
+            Names.raw(Names.mlp_out(layer)), layer, at=f"{where}.out.hook_out", optional=True
+        )
         self.linear("mlp out", layer, output)
         self.bias("b_out", layer, output, mlp, "b_out")
 
@@ -230,9 +234,7 @@ class _Resolver:
             )
         )
         source = self.record(Names.moe_input(layer), layer, optional=True)
-        self.sites.append(
-            LinearSite(layer=layer, label="experts", output=None, record=Names.mlp_out(layer))
-        )
+        self.sites.append(LinearSite(layer=layer, label="experts", output=None, record=Names.mlp_out(layer)))
         self.sites.append(
             MixtureSite(
                 layer=layer, label="experts", source=source, result=Names.mlp_out(layer), biased=gpt_oss

@@ -22,6 +22,8 @@ from lrp_lens.plots.palette import (
 from lrp_lens.views import View
 
 _CELLS_WITH_NUMBERS = 120
+_CELLS_WITH_WORDS = 20_000
+_TICK_LENGTH = 16
 
 
 def plot_layers(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
@@ -37,7 +39,7 @@ def plot_layers(view: View, *, palette: Palette = "default", floor: float | None
     """
     require_dims(view, (("layer", "position"),), "plot_layers")
     tokens = view.axis_labels("position")
-    return _heat_map(view, [plotly_text(visible_token(one)) for one in tokens], "position", palette, floor)
+    return _heat_map(view, [visible_token(one) for one in tokens], "position", palette, floor)
 
 
 def plot_heads(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
@@ -52,9 +54,10 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
         InputError: other dims, or an unknown palette.
     """
     require_dims(view, (("layer", "head"),), "plot_heads")
-    figure = _heat_map(view, [plotly_text(one) for one in view.axis_labels("head")], "head", palette, floor)
+    figure = _heat_map(view, list(view.axis_labels("head")), "head", palette, floor)
     if view.values.size <= _CELLS_WITH_NUMBERS:
-        figure.update_traces(texttemplate="%{text}", selector={"name": view.name})
+        numbers = [["" if np.isnan(one) else f"{one:+.2f}" for one in row] for row in view.values]
+        figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": view.name})
     return figure
 
 
@@ -62,41 +65,50 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
     """One trace for the ordinary columns, one grey trace for the special ones."""
     top = limit(view, floor)
     special = view.special_cells()
-    hover = _hover(view, ticks, across)
-    size = {"x": list(range(view.shape[1])), "y": list(range(view.shape[0])), "xgap": 1, "ygap": 1}
-    said = {"customdata": hover, "hovertemplate": "%{customdata}<extra></extra>", "hoverongaps": False}
+    columns = np.arange(view.shape[1])
+    shared = {"y": list(range(view.shape[0])), "xgap": 1, "ygap": 1, "hoverongaps": False}
     figure = go.Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(special, np.nan, view.values),
-            text=[["" if np.isnan(one) else f"{one:+.2f}" for one in row] for row in view.values],
             name=view.name,
             colorscale=colorscale(palette),
             zmin=-top,
             zmax=top,
             zmid=0,
-            colorbar=_colour_bar(view),
+            colorbar=_colour_bar(view, min(_height(view.shape[0]), 240)),
             meta={"diverging": palette},
-            **size,
-            **said,
+            x=columns.tolist(),
+            **_hover(view, ticks, across, columns),
+            **shared,
         )
     )
     if special.any():
-        grey = {"colorscale": [[0, GREY], [1, GREY]], "showscale": False, "name": "special tokens"}
-        figure.add_trace(go.Heatmap(z=np.where(special, 0.0, np.nan), **grey, **size, **said))
+        columns = np.flatnonzero(special.any(axis=0))
+        figure.add_trace(
+            go.Heatmap(
+                z=np.zeros((view.shape[0], len(columns))),
+                name="special tokens",
+                colorscale=[[0, GREY], [1, GREY]],
+                showscale=False,
+                x=columns.tolist(),
+                **_hover(view, ticks, across, columns),
+                **shared,
+            )
+        )
     positive, negative = legend_words(view, palette)
     figure.update_layout(
         template="plotly_white",
-        height=max(26 * view.shape[0], min(46 * view.shape[0], 230)) + 140,
+        height=_height(view.shape[0]) + 140,
         margin={"l": 10, "r": 10, "t": 40, "b": 10},
         title={"text": plotly_text(f"{positive}, {negative}"), "font": {"size": 13}, "x": 0, "xref": "paper"},
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    angle = -90 if across == "position" and any(len(tick) > 2 for tick in ticks) else 0
-    _axis(figure.update_xaxes, ticks, tickangle=angle, every=max(1, len(ticks) // 120))
+    crowded = any(len(tick) > 2 for tick in ticks) if across == "position" else len(ticks) > 12
+    _axis(figure.update_xaxes, ticks, tickangle=-90 if crowded else 0, every=max(1, len(ticks) // 120))
     _axis(
         figure.update_yaxes,
-        [plotly_text(one) for one in view.axis_labels("layer")],
+        list(view.axis_labels("layer")),
         every=max(1, view.shape[0] // 48),
     )
     return figure
@@ -108,7 +120,7 @@ def _axis(update: Any, ticks: list[str], *, every: int, tickangle: int = 0) -> N
     update(
         tickmode="array",
         tickvals=shown,
-        ticktext=[ticks[i] for i in shown],
+        ticktext=[plotly_text(_short(ticks[i])) for i in shown],
         tickangle=tickangle,
         tickfont={"size": 11},
         showgrid=False,
@@ -118,8 +130,17 @@ def _axis(update: Any, ticks: list[str], *, every: int, tickangle: int = 0) -> N
     )
 
 
-def _colour_bar(view: View) -> dict[str, Any]:
+def _height(rows: int) -> int:
+    """Pixels of the cells: few rows are high, many are low."""
+    return max(46 * min(rows, 5), 26 * min(rows, 24), 17 * rows)
+
+
+def _colour_bar(view: View, length: int) -> dict[str, Any]:
     return {
+        "lenmode": "pixels",
+        "len": length,
+        "y": 1,
+        "yanchor": "top",
         "title": {"text": plotly_text(view.units), "side": "right", "font": {"size": 11}},
         "thickness": 10,
         "tickfont": {"size": 10},
@@ -128,22 +149,30 @@ def _colour_bar(view: View) -> dict[str, Any]:
     }
 
 
-def _hover(view: View, ticks: list[str], across: str) -> list[list[str]]:
-    """Text of each cell, with every coordinate."""
+def _short(label: str) -> str:
+    return label if len(label) <= _TICK_LENGTH else label[: _TICK_LENGTH - 1] + "…"
+
+
+def _hover(view: View, ticks: list[str], across: str, columns: np.ndarray) -> dict[str, Any]:
+    """Hover text of these columns, with every coordinate; in words up to 20,000 cells, then in numbers."""
+    if view.values.size > _CELLS_WITH_WORDS:
+        numbers = f"row %{{y}}, {across} %{{x}}<br>%{{z:+.4g}} {plotly_text(view.units)}"
+        return {"hovertemplate": numbers + "<extra></extra>"}
     special = view.special_cells()
     rows = []
     for i, layer in enumerate(view.axis_labels("layer")):
         row = []
-        for j, tick in enumerate(ticks):
+        for j in columns:
             value = view.values[i, j]
-            told = "missing" if np.isnan(value) else f"{value:+.4g} {view.units}"
-            layer_text = plotly_text(layer)
+            tick = plotly_text(ticks[j])
             where = (
-                f"{layer_text}{tick}" if across == "head" else f"{layer_text}, position {j}: <b>{tick}</b>"
+                f"{plotly_text(layer)}{tick}"
+                if across == "head"
+                else f"{plotly_text(layer)}, position {j}: <b>{tick}</b>"
             )
+            told = "missing" if np.isnan(value) else f"{value:+.4g} {plotly_text(view.units)}"
             row.append(
-                f"{where}<br>{plotly_text(told)}"
-                + ("<br>special token, out of the scale" if special[i, j] else "")
+                f"{where}<br>{told}" + ("<br>special token, out of the scale" if special[i, j] else "")
             )
         rows.append(row)
-    return rows
+    return {"customdata": rows, "hovertemplate": "%{customdata}<extra></extra>"}

@@ -24,6 +24,7 @@ from lrp_lens.plots.palette import negative_hue, positive_hue
 from lrp_lens.report.page import Section, figure_block, page_html
 
 _TOKEN_PIXELS = 20
+_WIDEST = 8000
 
 
 def write_report(
@@ -145,7 +146,7 @@ def _check(explanation: Explanation) -> Section:
 
 
 def _layers(explanation: Explanation, palette: Palette) -> Section:
-    width = _TOKEN_PIXELS * explanation.layers.shape[1] + 130
+    width = min(_TOKEN_PIXELS * explanation.layers.shape[1] + 130, _WIDEST)
     figure = figure_block(plot_layers(explanation.layers, palette=palette), "layers", min_width=width)
     said = f"Relevance of the residual stream at every layer and position: {_colours(explanation, palette)}."
     said += '<span class="narrow dim"> Swipe sideways for all positions.</span>'

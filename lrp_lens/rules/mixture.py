@@ -35,7 +35,12 @@ def _shares(product: ProductRule) -> tuple[float, float]:
 
 
 def _gated(
-    value: Tensor, pre: Tensor, up: Tensor | None, ratio: Ratio, shares: tuple[float, float], limit: float | None
+    value: Tensor,
+    pre: Tensor,
+    up: Tensor | None,
+    ratio: Ratio,
+    shares: tuple[float, float],
+    limit: float | None,
 ) -> Tensor:
     """`value` behind an identity rule on the activation and weighted shares of the product."""
     if up is None:
@@ -136,7 +141,7 @@ def _branches(bank: Any, expert: int, rows: Tensor, limit: float | None) -> tupl
 
 def _product(bank: Any, pre: Tensor, up: Tensor, limit: float | None) -> Tensor:
     if limit is None:
-        return bank.act_fn(pre) * up  # type: ignore[no-any-return]
+        return bank.act_fn(pre) * up
     pre, up = pre.clamp(max=limit), up.clamp(-limit, limit)
     return (up + 1) * (pre * torch.sigmoid(GPT_OSS_SLOPE * pre))
 
@@ -144,4 +149,4 @@ def _product(bank: Any, pre: Tensor, up: Tensor, limit: float | None) -> Tensor:
 def _down(bank: Any, expert: int, hidden: Tensor, limit: float | None) -> Tensor:
     if limit is None:
         return functional.linear(hidden, bank.down_proj[expert])
-    return hidden @ bank.down_proj[expert] + bank.down_proj_bias[expert]  # type: ignore[no-any-return]
+    return hidden @ bank.down_proj[expert] + bank.down_proj_bias[expert]

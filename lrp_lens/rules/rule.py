@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import RuleError
-from lrp_lens.gates import accumulation_dtype, frozen_normalizer, scale_gradient, stop_relevance, tempered_softmax
+from lrp_lens.gates import (
+    accumulation_dtype,
+    frozen_normalizer,
+    scale_gradient,
+    stop_relevance,
+    tempered_softmax,
+)
 from lrp_lens.hosts.sites import AttentionSite, LinearSite, LogitSite, NormSite, Port
 from lrp_lens.ratios import softcap_ratio
 
@@ -140,7 +146,10 @@ class AttentionWeights:
         _require_share(self, query=self.query, key=self.key, value=self.value)
 
     def __str__(self) -> str:
-        names = {(0.25, 0.25, 0.5): "uniform rule (q ¼, k ¼, v ½)", (0.0, 0.0, 1.0): "pattern frozen (AH-rule)"}
+        names = {
+            (0.25, 0.25, 0.5): "uniform rule (q ¼, k ¼, v ½)",
+            (0.0, 0.0, 1.0): "pattern frozen (AH-rule)",
+        }
         key = (self.query, self.key, self.value)
         return names.get(key, f"q {self.query:g}, k {self.key:g}, v {self.value:g}")
 
@@ -241,7 +250,9 @@ class Epsilon:
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
-            raise RuleError(f"The ε-rule needs ε > 0, received {self.epsilon!r}. For ε = 0 use Plain() (0-rule).")
+            raise RuleError(
+                f"The ε-rule needs ε > 0, received {self.epsilon!r}. For ε = 0 use Plain() (0-rule)."
+            )
 
     def __str__(self) -> str:
         return f"ε-rule (ε = {self.epsilon:g})"

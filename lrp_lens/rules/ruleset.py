@@ -121,7 +121,10 @@ class RuleSet:
 
     def __str__(self) -> str:
         lines = [f"RuleSet {self.name}"]
-        lines += [f"  {operation:<11}{getattr(self, operation)}" for operation in ALLOWED]
+        for operation in ALLOWED:
+            rule = getattr(self, operation)
+            text = "0-rule" if operation == "linear" and isinstance(rule, Plain) else rule
+            lines.append(f"  {operation:<11}{text}")
         lines += [f"  override   {override}" for override in self.overrides]
         return "\n".join(lines)
 
@@ -166,7 +169,9 @@ class RuleSet:
 
     def rules_at(self, site: Site) -> dict[str, Rule]:
         """Operation → rule, for the operations that happen at a site."""
-        return {operation: self.rule_for(operation, site.layer) for operation in FIELDS_OF.get(type(site), ())}
+        return {
+            operation: self.rule_for(operation, site.layer) for operation in FIELDS_OF.get(type(site), ())
+        }
 
     def plan(self, model: Any) -> list[Hook]:
         """Every hook of this rule set on a model, in stage order, each checked to be live.
@@ -230,7 +235,9 @@ class RuleSet:
             return self._require(site, hooks, rule)
         return ()
 
-    def _attention_hooks(self, site: AttentionSite, attention: Any, softmax: Any, softcap: Any) -> tuple[Hook, ...]:
+    def _attention_hooks(
+        self, site: AttentionSite, attention: Any, softmax: Any, softcap: Any
+    ) -> tuple[Hook, ...]:
         hooks: tuple[Hook, ...] = ()
         if not isinstance(attention, Plain):
             hooks += self._require_unless_plain(site, attention)
@@ -279,7 +286,7 @@ def _innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:
 
     def guard(function: Any) -> Any:
         def guarded(tensor: Tensor, hook: Any) -> Tensor | None:
-            return function(tensor, hook=hook) if plan.active else None  # type: ignore[no-any-return]
+            return function(tensor, hook=hook) if plan.active else None
 
         return guarded
 
@@ -294,5 +301,3 @@ def _dropped(host: str, architecture: str, site: Site, hook: Hook, reason: str, 
         f"{rules.name} ({rule}) cannot act there. Use a rule set that acts at q, k and v (ATTN_LRP, CP_LRP, RELP), "
         "eager attention (attn_implementation='eager'), or HookedTransformer for this model."
     )
-
-

@@ -13,10 +13,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -32,150 +30,8 @@ from lrp_lens.hosts.sites import (
     NormSite,
     Sites,
 )
+from lrp_lens.ledger.table import Ledger, LedgerRow
 from lrp_lens.rules import Epsilon, ExpertWeights, Identity, Plain, ProductWeights, RuleSet
-
-
-@dataclass(frozen=True, eq=False)
-class LedgerRow:
-    """What one operation absorbed."""
-
-    layer: int | None
-    name: str
-    """Within the layer: `b_V`, `softmax`, `ln1 bias`, ..."""
-    kind: str
-    """`bias`, `softmax`, `soft-cap`, `router`, `norm`, `activation`, `epsilon` or `metric`."""
-    amount: np.ndarray
-    """Relevance absorbed, in units of the metric, [batch]."""
-
-    @property
-    def label(self) -> str:
-        """Name with its layer, e.g. `L3 b_V`."""
-        return self.name if self.layer is None else f"L{self.layer} {self.name}"
-
-
-@dataclass(frozen=True, eq=False)
-class Ledger:
-    """metric = tokens + positions + sinks + remainder, overall and per layer; all arrays are float64, [batch]."""
-
-    metric: np.ndarray
-    tokens: np.ndarray
-    positions: np.ndarray
-    rows: tuple[LedgerRow, ...]
-    """The sinks, final operations first, then layer by layer."""
-    stream: np.ndarray
-    """Relevance of the residual stream at each boundary (0 = embedding, l + 1 = after block l), [batch, layer + 1]."""
-    magnitude: np.ndarray
-    """Σ|R| over tokens, positions and sinks: the scale against which the remainder is judged."""
-    title: str = ""
-    """Rule set and metric."""
-
-    @property
-    def sinks(self) -> np.ndarray:
-        """Everything absorbed, [batch]."""
-        return np.sum([row.amount for row in self.rows], axis=0) if self.rows else np.zeros_like(self.metric)
-
-    @property
-    def remainder(self) -> np.ndarray:
-        """What no row explains, [batch]: rounding, or a bug."""
-        return self.metric - self.tokens - self.positions - self.sinks
-
-    @property
-    def relative_remainder(self) -> float:
-        """Largest |remainder| / Σ|R| of the batch."""
-        return float(np.max(np.abs(self.remainder) / np.maximum(self.magnitude, np.finfo(float).tiny)))
-
-    def of_layer(self, layer: int | None) -> tuple[LedgerRow, ...]:
-        """The sinks of one layer (None: what lies outside the blocks)."""
-        return tuple(row for row in self.rows if row.layer == layer)
-
-    def layers(self) -> pd.DataFrame:
-        """Per layer: relevance that enters (after the block), leaves (before it), its sinks and the remainder.
-
-        Columns: layer, entering, leaving, sinks, remainder; and example for a batch.
-        """
-        records = []
-        for example in range(len(self.metric)):
-            for layer in [None, *reversed(range(self.stream.shape[1] - 1))]:
-                if layer is None:
-                    entering, leaving = self.metric[example], self.stream[example, -1]
-                else:
-                    entering, leaving = self.stream[example, layer + 1], self.stream[example, layer]
-                sinks = float(sum(row.amount[example] for row in self.of_layer(layer)))
-                records.append(
-                    {
-                        "example": example,
-                        "layer": "final" if layer is None else f"L{layer}",
-                        "entering": entering,
-                        "leaving": leaving,
-                        "sinks": sinks,
-                        "remainder": entering - leaving - sinks,
-                    }
-                )
-        frame = pd.DataFrame.from_records(records)
-        return frame if len(self.metric) > 1 else frame.drop(columns="example")
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per entry: layer, name, kind, amount, share of the metric; and example for a batch."""
-        entries = [
-            (None, "tokens", "tokens", self.tokens),
-            (None, "positions", "positions", self.positions),
-            *((row.layer, row.name, row.kind, row.amount) for row in self.rows),
-            (None, "remainder", "remainder", self.remainder),
-        ]
-        records = [
-            {
-                "example": example,
-                "layer": layer,
-                "name": name,
-                "kind": kind,
-                "amount": float(amount[example]),
-                "share": float(amount[example] / self.metric[example]) if self.metric[example] else float("nan"),
-            }
-            for example in range(len(self.metric))
-            for layer, name, kind, amount in entries
-        ]
-        frame = pd.DataFrame.from_records(records).astype({"layer": "Int64"})
-        return frame if len(self.metric) > 1 else frame.drop(columns="example")
-
-    def by_kind(self) -> dict[str, np.ndarray]:
-        """Sinks summed per kind, [batch] each."""
-        totals: dict[str, np.ndarray] = {}
-        for row in self.rows:
-            totals[row.kind] = totals.get(row.kind, np.zeros_like(self.metric)) + row.amount
-        return totals
-
-    def __str__(self) -> str:
-        """The first example in full; of a batch, the range of the others' remainders."""
-        lines = [f"Ledger  {self.title}", f"  {'metric':<28}{self.metric[0]:>12.5f}"]
-        entries = [("tokens", self.tokens[0]), ("positions", self.positions[0])]
-        entries += [(f"sink: {row.label}", row.amount[0]) for row in self.rows if row.amount[0]]
-        entries.append(("remainder", self.remainder[0]))
-        for name, amount in entries:
-            share = f"{100 * amount / self.metric[0]:9.2f} %" if self.metric[0] else ""
-            number = f"{amount:>12.2g}" if name == "remainder" else f"{amount:>12.5f}"
-            lines.append(f"  = {name:<26}{number}{share}" if name == "tokens" else f"  + {name:<26}{number}{share}")
-        if len(self.metric) > 1:
-            lines.append(f"  (example 0 of {len(self.metric)}; largest |remainder|/Σ|R| {self.relative_remainder:.2g})")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return str(self.to_dataframe().to_html(index=False, float_format=lambda value: f"{value:.5g}", na_rep=""))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and strings, for JSON."""
-        arrays = {name: getattr(self, name).tolist() for name in ("metric", "tokens", "positions", "stream", "magnitude")}
-        rows = [{**vars(row), "amount": row.amount.tolist()} for row in self.rows]
-        return {**arrays, "rows": rows, "title": self.title}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
-        """The inverse of `to_dict`."""
-        arrays = {name: np.asarray(data[name]) for name in ("metric", "tokens", "positions", "stream", "magnitude")}
-        rows = tuple(LedgerRow(**{**row, "amount": np.asarray(row["amount"])}) for row in data["rows"])
-        return cls(**arrays, rows=rows, title=data["title"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +56,9 @@ class Calls:
 
     def to(self, device: str | torch.device) -> "Calls":
         """Move to a device."""
-        return Calls(tuple(a.to(device) for a in self.activations), tuple(g.to(device) for g in self.gradients))
+        return Calls(
+            tuple(a.to(device) for a in self.activations), tuple(g.to(device) for g in self.gradients)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +118,7 @@ class Balance:
         return calls.weighted(len(self.logit_relevance), (bias,) * len(calls.gradients))
 
     def add(self, layer: int | None, name: str, kind: str, amount: Tensor) -> None:
+        """Enter a sink, [batch]."""
         self.rows.append(LedgerRow(layer, name, kind, amount.numpy()))
 
     def close(self, metric_value: Tensor, tokens: Tensor, positions: Tensor | None, title: str) -> Ledger:
@@ -288,7 +147,9 @@ class Balance:
                 self.attention(site)
             elif isinstance(site, MixtureSite):
                 self.mixture(site)
-            elif isinstance(site, LinearSite) and isinstance(self.rules.rule_for("linear", site.layer), Epsilon):
+            elif isinstance(site, LinearSite) and isinstance(
+                self.rules.rule_for("linear", site.layer), Epsilon
+            ):
                 self.add(site.layer, f"ε at {site.label}", "epsilon", self.epsilon_share(site.record))
         order = sorted(self.rows, key=lambda row: (row.layer is not None, -(row.layer or 0)))
         boundaries = [Names.resid_pre(0), *(Names.resid_post(layer) for layer in range(self.sites.n_layers))]
@@ -342,7 +203,9 @@ class Balance:
                 amount = amount - self.bias_share(bias)
         for part in ("pre", "pre_linear"):
             amount = amount - self.downstream(Names.mlp(site.layer or 0, part))
-        names = ([] if identity else ["activation"]) + ([] if shared or site.up is None else ["gated product"])
+        names = ([] if identity else ["activation"]) + (
+            [] if shared or site.up is None else ["gated product"]
+        )
         self.add(site.layer, " and ".join(names), "activation", amount)
 
     def attention(self, site: AttentionSite) -> None:
@@ -356,7 +219,11 @@ class Balance:
         for part, of in (("q", "query"), ("k", "key")):
             norm = next((n for n in self.sites.of(NormSite) if n.layer == site.layer and n.of == of), None)
             plain = norm is not None and norm.result in self.norm_inputs
-            amount = amount - (self.relevance(norm.result) if plain and norm else self.downstream(Names.attention(layer, part)))
+            amount = amount - (
+                self.relevance(norm.result)
+                if plain and norm
+                else self.downstream(Names.attention(layer, part))
+            )
         if not reaches:
             self.add(site.layer, "value share", "softmax", amount)
             return
@@ -377,6 +244,6 @@ class Balance:
         if identity and shared and fixed and not site.biased:
             return
         names = ([] if fixed else ["router"]) + (["expert biases"] if site.biased else [])
-        names += ([] if identity and shared else ["expert activations"])
+        names += [] if identity and shared else ["expert activations"]
         amount = self.downstream(site.result) - self.downstream(site.source)
         self.add(site.layer, ", ".join(names), "router", amount)

@@ -1,0 +1,59 @@
+"""Metrics given as functions, and the default."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.errors import MetricError
+from lrp_lens.metrics.metric import BoundMetric, Metric, Term
+from lrp_lens.metrics.tokens import RunnerUp
+
+
+@dataclass(frozen=True)
+class CallableMetric(Metric):
+    """Any function of all logits: [batch, pos, d_vocab] → [batch] (or a scalar for a batch of one)."""
+
+    linear: ClassVar[bool] = False
+    function: Callable[[Tensor], Tensor]
+
+    def terms(self) -> tuple[tuple[Term, ...], ...]:
+        return ()
+
+    def bind(self, starts: Sequence[int], lengths: Sequence[int], d_vocab: int) -> BoundMetric:
+        return BoundMetric(self, None)
+
+    def evaluate(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
+        """Call the function and check what it returns."""
+        value = self.function(logits)
+        if not isinstance(value, Tensor):
+            raise MetricError(
+                f"A metric returns a tensor of shape [batch]; the callable returned {type(value).__name__}."
+            )
+        value = value[None] if value.ndim == 0 and logits.shape[0] == 1 else value
+        if value.shape != (logits.shape[0],):
+            raise MetricError(
+                f"A metric returns one number per example, shape [{logits.shape[0]}]; the callable returned "
+                f"{tuple(value.shape)}. Reduce over positions and vocabulary, not over the batch."
+            )
+        return value
+
+
+def as_metric(metric: Metric | Callable[[Tensor], Tensor] | None) -> Metric:
+    """A metric from what a user gives: a Metric, a callable, or None for `RunnerUp()`.
+
+    Raises:
+        MetricError: for anything else.
+    """
+    if metric is None:
+        return RunnerUp()
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        return CallableMetric(metric)
+    raise MetricError(
+        f"A metric is a Metric (Logit, LogitDiff, ...), or a callable on logits; received {metric!r}. "
+        'For a token contrast pass LogitDiff(" Mary", " John").'
+    )

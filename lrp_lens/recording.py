@@ -1,0 +1,199 @@
+"""Recording: which activations of a pass are kept, and their gradients.
+
+1. Choose records: the caller's, the ledger's, and those whose gradient completes another's.
+2. During the forward pass keep their tensors in the graph (`Recorder`).
+3. One backward pass to all of them (`backward`); what it does not reach was cut by a rule, or stands outside the
+   host's graph, which is an error.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.sites import (
+    ActivationSite,
+    AttentionSite,
+    BiasSite,
+    LinearSite,
+    MixtureSite,
+    NormSite,
+    Record,
+    RouterSite,
+    Sites,
+)
+from lrp_lens.hosts.text import TokenBatch
+from lrp_lens.ledger import Calls
+from lrp_lens.rules import Epsilon, Plain, RuleSet
+
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+
+class Recorder:
+    """Keeps the tensors that hook points pass on, in the graph, for one backward pass."""
+
+    def __init__(self, sites: Sites, batch: TokenBatch) -> None:
+        self.sites, self.batch = sites, batch
+        self.kept: dict[str, list[Tensor]] = {}
+        self.norm_inputs: dict[str, list[Tensor]] = {}
+
+    def leaf(self, tensor: Tensor, hook: Any) -> Tensor:
+        """Start the graph here; position embeddings shared by a batch get one row per example."""
+        rows = tensor.detach().expand(self.batch.ids.shape[0], *tensor.shape[1:])
+        return rows.requires_grad_(True) if rows.is_contiguous() else rows.clone().requires_grad_(True)
+
+    def hook(self, record: Record) -> Callable[..., Tensor]:
+        """Keep what the point passes on; one branch of a stream gets a node of its own."""
+
+        def keep(tensor: Tensor, hook: Any) -> Tensor:
+            tensor = tensor.view_as(tensor) if record.plus else tensor
+            self.kept.setdefault(record.name, []).append(tensor)
+            return tensor
+
+        return keep
+
+    def module_hook(self, name: str) -> Callable[..., None]:
+        """Keep a module's output, where the host has no hook point."""
+
+        def keep(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.kept.setdefault(name, []).append(output)
+
+        return keep
+
+    def input_hook(self, name: str) -> Callable[..., None]:
+        """Keep what a norm reads, from a hook point's tensor or a module's inputs."""
+
+        def keep(first: Any, *rest: Any, hook: Any = None) -> None:
+            tensor = rest[0][0] if rest else first
+            self.norm_inputs.setdefault(name, []).append(tensor.detach())
+
+        return keep
+
+
+def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool]:
+    """Which records to keep; with None, everything linear in length.
+
+    Raises:
+        InputError: if a name is no hook point of the model.
+    """
+    if names_filter is None:
+        return lambda record: not record.optional
+    if callable(names_filter):
+        return lambda record: names_filter(record.name)
+    names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
+    unknown = sorted(names - set(sites.record_of))
+    if unknown:
+        raise InputError(
+            f"names_filter names hook points of the model; {unknown[0]!r} is none. Names look like "
+            f"{Names.attention(0, 'z')!r} and {Names.resid_pre(0)!r}."
+        )
+    return lambda record: record.name in names
+
+
+def ledger_records(sites: Sites, rules: RuleSet) -> set[str]:
+    """Names that only the ledger needs: tensors that biases were added to, outputs of plain norms, mixtures."""
+    names: set[str] = set()
+    for site in sites.sites:
+        if isinstance(site, BiasSite):
+            bias = site.bias()
+            if bias is not None and bool(bias.any()):
+                names.add(site.record)
+        elif isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
+            names |= {site.result} - {""}
+        elif isinstance(site, MixtureSite):
+            names |= {site.source, site.result}
+        elif isinstance(site, LinearSite) and isinstance(rules.rule_for("linear", site.layer), Epsilon):
+            names.add(site.record)
+    softcapped = isinstance(rules.rule_for("softcap", None), Plain)
+    return names | ({Names.LOGITS} if softcapped else set())
+
+
+def with_completions(names: set[str], sites: Sites) -> set[str]:
+    """With the records whose gradients complete others."""
+    return names | {
+        extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus
+    }
+
+
+def cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
+    """Records that a rule cuts off: their relevance is 0, not missing."""
+    names: set[str] = set()
+    for site in sites.sites:
+        if isinstance(site, AttentionSite):
+            rule = rules.rule_for("attention", site.layer)
+            if getattr(rule, "value", 1) == 0:
+                names.add(Names.attention(site.layer or 0, "v"))
+            if not getattr(rule, "reaches_pattern", True):
+                prefix = Names.attention(site.layer or 0, "").removesuffix("hook_")
+                carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}
+                names |= {name for name in sites.record_of if name.startswith(prefix)} - carried
+        elif isinstance(site, ActivationSite) and not site.expert:
+            rule = rules.rule_for("product", site.layer)
+            names |= {Names.mlp(site.layer or 0, "pre")} if getattr(rule, "gate", 1) == 0 else set()
+            names |= {Names.mlp(site.layer or 0, "pre_linear")} if getattr(rule, "up", 1) == 0 else set()
+        elif (
+            isinstance(site, RouterSite) and getattr(rules.rule_for("experts", site.layer), "router", 1) == 0
+        ):
+            names.add(site.weights.name)
+        elif (
+            isinstance(site, NormSite)
+            and site.scale
+            and not isinstance(rules.rule_for("norm", site.layer), Plain)
+        ):
+            names.add(site.scale.name)
+    return names
+
+
+def backward(value: Tensor, output: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str], Tensor]:
+    """One backward pass from the metric to every recorded tensor.
+
+    Returns:
+        What was recorded, with gradient 0 where the pass does not arrive; the names of those; the logits' gradient.
+    """
+    flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
+    reachable = [tensor for tensor in flat if tensor.requires_grad]
+    gradients = torch.autograd.grad(value.sum(), [output, *reachable], allow_unused=True)
+    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients[1:], strict=True)}
+
+    def gradient(tensor: Tensor) -> Tensor:
+        result = found.get(id(tensor))
+        return torch.zeros_like(tensor) if result is None else result
+
+    calls = {
+        name: Calls(tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors))
+        for name, tensors in recorder.kept.items()
+    }
+    unreached = {
+        name for name, tensors in recorder.kept.items() if all(found.get(id(t)) is None for t in tensors)
+    }
+    assert gradients[0] is not None
+    return calls, unreached, gradients[0]
+
+
+def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
+    """Add the gradients of the branches that a host's hook point does not see."""
+    for name in names:
+        record = sites.record_of.get(name)
+        if record is None or name not in calls or not record.plus:
+            continue
+        own = calls[name]
+        shape = own.activations[0].shape
+        extra = [gradient.reshape(shape) for other in record.plus for gradient in calls[other].gradients]
+        calls[name] = Calls(own.activations, (own.gradients[0] + sum(extra),))
+
+
+def nonzero_biases(sites: Sites) -> dict[BiasSite, Tensor]:
+    """The biases that can take relevance."""
+    biases = {site: site.bias() for site in sites.of(BiasSite)}
+    return {site: bias for site, bias in biases.items() if bias is not None and bool(bias.any())}
+
+
+def total(gradients: tuple[Tensor, ...]) -> Tensor:
+    """Sum over the calls of one point (equal activations)."""
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total = total + gradient
+    return total
