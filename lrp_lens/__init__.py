@@ -9,66 +9,103 @@ This module re-exports the public names, nothing else.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.coverage import Coverage, coverage
-from lrp_lens.errors import InputError, MetricError, RuleError, SiteError
-from lrp_lens.ledger import Ledger
-from lrp_lens.metrics import (
-    Logit,
-    LogitDiff,
-    LogProb,
-    MeanContrast,
-    Metric,
-    RunnerUp,
-    SequenceLogit,
-    SequenceLogitDiff,
-    TopKContrast,
-)
-from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import (
-    ATTN_LRP,
-    CP_LRP,
-    GIM,
-    GRADIENT,
-    PRESETS,
-    RELP,
-    AttentionWeights,
-    Epsilon,
-    ExpertWeights,
-    FrozenNorm,
-    FrozenPattern,
-    Identity,
-    Plain,
-    ProductWeights,
-    RuleSet,
-    TemperedSoftmax,
-)
-from lrp_lens.views import View
-
 if TYPE_CHECKING:
-    from lrp_lens.demo import demo_cases, load_demo_model
-    from lrp_lens.failures import Case as Case
-    from lrp_lens.failures import Explanation as Explanation
+    from lrp_lens.cache import RelevanceCache as RelevanceCache
+    from lrp_lens.demo import demo_cases as demo_cases
+    from lrp_lens.demo import load_demo_model as load_demo_model
+    from lrp_lens.errors import InputError, MetricError, RuleError, SiteError
+    from lrp_lens.failures.case import Case as Case
     from lrp_lens.failures.explain import explain as explain
-    from lrp_lens.hosts.loading import load_model
+    from lrp_lens.failures.explanation import Explanation as Explanation
+    from lrp_lens.hosts.loading import load_model as load_model
+    from lrp_lens.ledger import Ledger as Ledger
+    from lrp_lens.metrics import (
+        Logit,
+        LogitDiff,
+        LogProb,
+        MeanContrast,
+        Metric,
+        RunnerUp,
+        SequenceLogit,
+        SequenceLogitDiff,
+        TopKContrast,
+    )
+    from lrp_lens.relevance import run_with_relevance as run_with_relevance
+    from lrp_lens.rules import (
+        ATTN_LRP,
+        CP_LRP,
+        GIM,
+        GRADIENT,
+        PRESETS,
+        RELP,
+        AttentionWeights,
+        Epsilon,
+        ExpertWeights,
+        FrozenNorm,
+        FrozenPattern,
+        Identity,
+        Plain,
+        ProductWeights,
+        RuleSet,
+        TemperedSoftmax,
+    )
+    from lrp_lens.site_coverage import Coverage as Coverage
+    from lrp_lens.site_coverage import coverage as coverage
+    from lrp_lens.views import View as View
 
 __version__ = "0.1.0"
 
-# Imported on first use: they bring in parts of transformers that most sessions have no need of.
-_ON_FIRST_USE = {
-    "Case": "lrp_lens.failures",
-    "Explanation": "lrp_lens.failures",
-    "demo_cases": "lrp_lens.demo",
-    "explain": "lrp_lens.failures",
-    "load_demo_model": "lrp_lens.demo",
-    "load_model": "lrp_lens.hosts.loading",
+# Room → names, imported on first use: the command and the plots need no model library, and most sessions need
+# nothing of the demo model.
+_ROOMS = {
+    "cache": ["RelevanceCache"],
+    "demo": ["demo_cases", "load_demo_model"],
+    "errors": ["InputError", "MetricError", "RuleError", "SiteError"],
+    "failures": ["Case", "Explanation", "explain"],
+    "hosts.loading": ["load_model"],
+    "ledger": ["Ledger"],
+    "metrics": [
+        "LogProb",
+        "Logit",
+        "LogitDiff",
+        "MeanContrast",
+        "Metric",
+        "RunnerUp",
+        "SequenceLogit",
+        "SequenceLogitDiff",
+        "TopKContrast",
+    ],
+    "relevance": ["run_with_relevance"],
+    "rules": [
+        "ATTN_LRP",
+        "CP_LRP",
+        "GIM",
+        "GRADIENT",
+        "PRESETS",
+        "RELP",
+        "AttentionWeights",
+        "Epsilon",
+        "ExpertWeights",
+        "FrozenNorm",
+        "FrozenPattern",
+        "Identity",
+        "Plain",
+        "ProductWeights",
+        "RuleSet",
+        "TemperedSoftmax",
+    ],
+    "site_coverage": ["Coverage", "coverage"],
+    "views": ["View"],
 }
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_FIRST_USE:
-        return getattr(import_module(_ON_FIRST_USE[name]), name)
-    raise AttributeError(f"module 'lrp_lens' has no attribute {name!r}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'lrp_lens' has no attribute {name!r}")
+    value = getattr(import_module(f"lrp_lens.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

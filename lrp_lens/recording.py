@@ -127,7 +127,7 @@ def cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
             if getattr(rule, "value", 1) == 0:
                 names.add(Names.attention(site.layer or 0, "v"))
             if not getattr(rule, "reaches_pattern", True):
-                prefix = Names.attention(site.layer or 0, "").removesuffix("hook_")
+                prefix = Names.attention_module(site.layer or 0)
                 carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}
                 names |= {name for name in sites.record_of if name.startswith(prefix)} - carried
         elif isinstance(site, ActivationSite) and not site.expert:

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -100,4 +101,4 @@ def test_public_names_are_listed_once() -> None:
 @pytest.mark.parametrize("name", sorted(lrp_lens.__all__))
 def test_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(lrp_lens, name)
-    assert isinstance(value, str) or inspect.getdoc(value)
+    assert isinstance(value, str | Mapping) or inspect.getdoc(value)

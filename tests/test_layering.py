@@ -14,7 +14,7 @@ import pytest
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "gates", "ratios", "hosts", "rules", "coverage", "metrics",
+    "errors", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
     "views", "ledger", "reductions", "cache", "recording", "relevance",
     "decompose", "graphs", "patching", "faithfulness", "failures",
     "demo", "plots", "report", "cli",

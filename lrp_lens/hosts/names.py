@@ -53,6 +53,11 @@ class Names:
         return f"blocks.{layer}.attn.hook_{part}"
 
     @staticmethod
+    def attention_module(layer: int) -> str:
+        """Prefix of everything inside one attention layer."""
+        return f"blocks.{layer}.attn."
+
+    @staticmethod
     def o_projection(layer: int) -> str:
         """TransformerBridge's output of the output projection, before any post-norm."""
         return f"blocks.{layer}.attn.o.hook_out"
