@@ -147,16 +147,16 @@ def cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
     return names
 
 
-def backward(value: Tensor, output: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str], Tensor]:
+def backward(value: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str]]:
     """One backward pass from the metric to every recorded tensor.
 
     Returns:
-        What was recorded, with gradient 0 where the pass does not arrive; the names of those; the logits' gradient.
+        What was recorded, with gradient 0 where the pass does not arrive; and the names of those.
     """
     flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
     reachable = [tensor for tensor in flat if tensor.requires_grad]
-    gradients = torch.autograd.grad(value.sum(), [output, *reachable], allow_unused=True)
-    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients[1:], strict=True)}
+    gradients = torch.autograd.grad(value.sum(), reachable, allow_unused=True)
+    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients, strict=True)}
 
     def gradient(tensor: Tensor) -> Tensor:
         result = found.get(id(tensor))
@@ -169,8 +169,7 @@ def backward(value: Tensor, output: Tensor, recorder: Recorder) -> tuple[dict[st
     unreached = {
         name for name, tensors in recorder.kept.items() if all(found.get(id(t)) is None for t in tensors)
     }
-    assert gradients[0] is not None
-    return calls, unreached, gradients[0]
+    return calls, unreached
 
 
 def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
+from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.names import Names
@@ -76,7 +77,8 @@ def _unembedded(positions: Int[Tensor, "batch read"]) -> Callable[..., Tensor]:
 
 
 def _require_finite(logits: Tensor) -> None:
-    if not bool(torch.isfinite(logits).all()):
+    """One pass over the logits: their sum is finite unless one of them is not."""
+    if not bool(torch.isfinite(logits.sum(dtype=accumulation_dtype(logits.dtype)))):
         kind = "NaN" if bool(torch.isnan(logits).any()) else "infinite"
         raise InputError(
             f"Relevance needs finite logits; the model returned {kind} values. Load it in float32 or bfloat16."
@@ -153,7 +155,11 @@ def run_with_relevance(
             raise MetricError(
                 f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax."
             )
-        calls, unreached, logit_gradient = backward(value, output, recorder)
+        if everything and (not bound.metric.linear or isinstance(rules.softcap, Plain)):
+            recorder.kept[Names.RETURNED_LOGITS] = [
+                output
+            ]  # the ledger's account of what follows the unembedding
+        calls, unreached = backward(value, recorder)
     unreached -= cut_by_rule(sites, rules)
     if unreached and not callable(names_filter):
         raise SiteError(
@@ -164,7 +170,6 @@ def run_with_relevance(
     complete(calls, sites, ledger_records(sites, rules) | chosen)
     balance = None
     if everything:
-        wide = output.detach().double() * logit_gradient.double()
         balance = Balance(
             sites,
             rules,
@@ -172,7 +177,7 @@ def run_with_relevance(
             nonzero_biases(sites),
             {name: tuple(inputs) for name, inputs in recorder.norm_inputs.items()},
             bound.metric.linear,
-            wide.flatten(1).sum(-1).cpu(),
+            len(batch.lengths),
         )
     text, towards = _describe(model, bound.metric)
     kept = {name: calls[name] for name in sites.record_of if name in chosen and name in calls}

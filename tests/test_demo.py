@@ -261,7 +261,6 @@ def test_demo_model_is_quiet_and_ready(capsys):
 # ---------------------------------------------------------------------------------------- accuracy
 def test_the_model_is_good_at_what_it_was_trained_on(original):
     found = evaluation.accuracies(original, count=60)
-    assert found.pop("location") > 0.7
     assert min(found.values()) > 0.9, found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from lrp_lens.demo import tasks
 from lrp_lens.demo.corpus import Generator, is_held_out
 from lrp_lens.demo.episodes import Episode, Segments
-from lrp_lens.demo.tasks.people import COMMON_TEMPLATES, EVERY_NAME_TWICE
+from lrp_lens.demo.tasks.people import COMMON_TEMPLATES
 
 SECOND_PAIR_FIRST = (
     "{C} and {D} went to the {other_place} . {X} and {Y} went to the {place} . {subject} gave the {thing} to"
@@ -94,9 +94,17 @@ TRAINING_SUITES = (
 HARD_SUITES = (
     _hard("ioi_second_pair_first", "another pair is named first", _IOI, template=SECOND_PAIR_FIRST),
     _hard("ioi_second_pair_last", "another pair is named last", _IOI, template=SECOND_PAIR_LAST),
-    _hard("ioi_every_name_twice", "both named twice", _IOI, template=EVERY_NAME_TWICE, bystanders=0),
     _hard("ioi_two_events", "one thing is given, another given back", _IOI, template=TWO_EVENTS),
-    _hard("upper_case_eight_facts", "upper case, 8 facts", _KEY_VALUE, facts=8, instruction="upper"),
+    _hard("upper_case_six_facts", "upper case, 6 facts", _KEY_VALUE, facts=6, instruction="upper"),
+    _hard(
+        "upper_case_updated_fact",
+        "upper case, 3 facts, 1 update",
+        _KEY_VALUE,
+        facts=3,
+        updates=1,
+        instruction="upper",
+        ask_updated=1.0,
+    ),
     _hard("override_four_facts", "override, then 4 true facts", tasks.capital_override, other_facts=4),
     _hard("location_five_moves", "4 people, 5 moves", tasks.location, people=4, moves=5),
     _hard("induction_28_words", "28 words are repeated", tasks.induction, length=28, from_start=0.4),
@@ -110,10 +118,10 @@ HARD_SUITES = (
         ask_updated=1.0,
     ),
     _hard(
-        "agreement_five_attractors",
-        "5 attractors of the other number",
+        "agreement_fourteen_attractors",
+        "14 attractors of the other number",
         tasks.agreement,
-        attractors=5,
+        attractors=14,
         conflicting=True,
     ),
 )

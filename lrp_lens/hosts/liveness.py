@@ -101,7 +101,9 @@ def dead_ports(model: Any, sites: Sites) -> dict[str, str]:
         flat = [tensor for pairs in edits.values() for pair in pairs for tensor in pair]
         usable = [tensor for tensor in flat if tensor.requires_grad]
         found = torch.autograd.grad((logits.flatten() * weights).sum(), usable, allow_unused=True)
-    gradient: dict[int, Tensor | None] = {id(tensor): grad for tensor, grad in zip(usable, found, strict=True)}
+    gradient: dict[int, Tensor | None] = {
+        id(tensor): grad for tensor, grad in zip(usable, found, strict=True)
+    }
 
     reasons: dict[str, str] = {}
     read = {site.input.name for site in sites.sites if isinstance(site, NormSite) and site.input}

@@ -106,16 +106,16 @@ def _check_options(host: str, processing: dict[str, bool]) -> None:
     if unknown:
         raise InputError(f"load_model knows the processing options {_PROCESSING}, got {unknown}")
     wanted = sorted(name for name, value in processing.items() if value)
+    if host == "TransformerBridge" and wanted:
+        raise InputError(
+            f"TransformerBridge loads weights as they are, got {wanted}: use host='HookedTransformer', or"
+            " call bridge.enable_compatibility_mode() on the loaded model"
+        )
     if not HAS_HOOKED_TRANSFORMER and (host == "HookedTransformer" or wanted):
         reason = f"the options {wanted} need it" if wanted else "it was asked for"
         raise InputError(
             f"TransformerLens {version('transformer_lens')} has no HookedTransformer, and {reason}: use"
             " host='TransformerBridge' without these options, or install transformer_lens<4"
-        )
-    if host == "TransformerBridge" and wanted:
-        raise InputError(
-            f"TransformerBridge loads weights as they are, got {wanted}: use host='HookedTransformer', or"
-            " call bridge.enable_compatibility_mode() on the loaded model"
         )
 
 

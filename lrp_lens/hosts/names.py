@@ -21,6 +21,7 @@ class Names:
     FINAL_NORM = "ln_final"
     UNEMBED_INPUT = "unembed.hook_in"
     LOGITS = "unembed.hook_out"
+    RETURNED_LOGITS = "logits"
 
     BRIDGE_EMBED_NORM_OUTPUT = "embed_ln.hook_out"
 

@@ -72,8 +72,7 @@ class Balance:
     norm_inputs: Mapping[str, tuple[Tensor, ...]]
     """Input of each plain norm, by the name of its output's record."""
     linear_metric: bool
-    logit_relevance: Tensor
-    """Σ logits ⊙ gradient of what the model returned, [batch]."""
+    batch: int
     rows: list[LedgerRow] = field(default_factory=list)
 
     def to(self, device: str | torch.device) -> "Balance":
@@ -85,12 +84,12 @@ class Balance:
             {site: tensor.to(device) for site, tensor in self.biases.items()},
             {name: tuple(x.to(device) for x in inputs) for name, inputs in self.norm_inputs.items()},
             self.linear_metric,
-            self.logit_relevance,
+            self.batch,
         )
 
     def relevance(self, name: str) -> Tensor:
         """Relevance at a record, per example; 0 where it was not recorded (a cut or absent branch)."""
-        batch = len(self.logit_relevance)
+        batch = self.batch
         calls = self.calls.get(name)
         return torch.zeros(batch, dtype=torch.float64) if calls is None else calls.relevance(batch)
 
@@ -100,22 +99,22 @@ class Balance:
 
     def epsilon_share(self, name: str) -> Tensor:
         """ε Σ sign(z) ⊙ gradient: what the ε-rule at a linear output absorbs."""
-        total = torch.zeros(len(self.logit_relevance), dtype=torch.float64)
+        total = torch.zeros(self.batch, dtype=torch.float64)
         for site in self.sites.of(LinearSite):
             rule = self.rules.rule_for("linear", site.layer)
             if site.record == name and isinstance(rule, Epsilon) and name in self.calls:
                 calls = self.calls[name]
                 signs = tuple(torch.where(z < 0, -1.0, 1.0).to(z) for z in calls.activations)
-                total += rule.epsilon * calls.weighted(len(total), signs)
+                total += rule.epsilon * calls.weighted(self.batch, signs)
         return total
 
     def bias_share(self, site: BiasSite) -> Tensor:
         """Σ bias ⊙ gradient at the tensor it was added to."""
         calls = self.calls.get(site.record)
         if calls is None:
-            return torch.zeros(len(self.logit_relevance), dtype=torch.float64)
+            return torch.zeros(self.batch, dtype=torch.float64)
         bias = self.biases[site]
-        return calls.weighted(len(self.logit_relevance), (bias,) * len(calls.gradients))
+        return calls.weighted(self.batch, (bias,) * len(calls.gradients))
 
     def add(self, layer: int | None, name: str, kind: str, amount: Tensor) -> None:
         """Enter a sink, [batch]."""
@@ -133,7 +132,7 @@ class Balance:
         self.rows.clear()
         metric = metric_value.detach().double().cpu()
         if not self.linear_metric:
-            self.add(None, "metric nonlinearity", "metric", metric - self.logit_relevance)
+            self.add(None, "metric nonlinearity", "metric", metric - self.relevance(Names.RETURNED_LOGITS))
         for site in self.sites.sites:
             if isinstance(site, LogitSite):
                 self.logits(site)
@@ -170,7 +169,7 @@ class Balance:
     def logits(self, site: LogitSite) -> None:
         """The final soft-cap under its own gradient."""
         if site.softcap is not None and isinstance(self.rules.rule_for("softcap", None), Plain):
-            amount = self.logit_relevance - self.downstream(Names.LOGITS)
+            amount = self.relevance(Names.RETURNED_LOGITS) - self.downstream(Names.LOGITS)
             self.add(None, "logit soft-cap", "soft-cap", amount)
 
     def norm(self, site: NormSite) -> None:
@@ -188,7 +187,7 @@ class Balance:
             variance = wide.pow(2).mean(-1, keepdim=True)
             absorbed = (variance / (variance + site.epsilon)).reshape(*y.shape[:-1], 1)
             factors.append((y if bias is None else y - bias) * absorbed)
-        self.add(site.layer, site.label, "norm", calls.weighted(len(self.logit_relevance), tuple(factors)))
+        self.add(site.layer, site.label, "norm", calls.weighted(self.batch, tuple(factors)))
 
     def activation(self, site: ActivationSite) -> None:
         """An MLP's nonlinearity, unless its rules conserve."""

@@ -17,15 +17,12 @@ COMMON_TEMPLATES = (
     "this morning {X} met {Y} at the {place} . {bystanders} later {subject} brought the {thing} to",
     "{X} and {Y} decided to visit the {place} . {bystanders} there {subject} lent the {thing} to",
 )
-EVERY_NAME_TWICE = (
-    "{X} and {Y} went to the {place} . {bystanders} {recipient} wanted the {thing} , so {subject} gave the"
-    " {thing} to"
-)
 RARE_TEMPLATES = (
     "the {thing} was with {X} , who came with {Y} to the {place} . {bystanders} {subject} said nothing and"
     " threw the {thing} to",
     "at the {place} , {X} was waiting for {Y} . {bystanders} then the {thing} was given to {subject} by",
-    EVERY_NAME_TWICE,
+    "{X} and {Y} went to the {place} . {bystanders} {recipient} wanted the {thing} , so {subject} gave the"
+    " {thing} to",
 )
 BYSTANDER_SENTENCES = (
     "{bystander} stayed at home .",
