@@ -145,7 +145,14 @@ def _bridge(source: str | Path, dtype: torch.dtype, device: str) -> Any:
         model = _hugging_face(source, dtype).to(device)
         architecture = model.config.architectures[0]
         return build_bridge_from_module(model, architecture, hf_config=model.config, dtype=dtype).eval()
-    return TransformerBridge.boot_transformers(str(source), dtype=dtype, device=device).eval()
+    try:
+        return TransformerBridge.boot_transformers(str(source), dtype=dtype, device=device).eval()
+    except OSError as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> InputError:
+    return InputError(f"transformers cannot load the weights in {directory}: {error}")
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
@@ -161,7 +168,7 @@ def _hugging_face(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
             directory, dtype=dtype, local_files_only=True, attn_implementation="eager"
         )
     except OSError as error:
-        raise InputError(f"transformers cannot load the weights in {directory}: {error}") from error
+        raise _unreadable(directory, error) from error
     model.config.architectures = [type(model).__name__]
     return model.eval()
 
