@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -77,11 +78,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokens = torch.randint(50257, (1, options.tokens), generator=torch.Generator().manual_seed(0))
-    hosts = {"TransformerBridge": transformer_bridge}
-    if hasattr(transformer_lens, "HookedTransformer"):
-        hosts = {"HookedTransformer": hooked_transformer, **hosts}
+    hosts = {"HookedTransformer": hooked_transformer, "TransformerBridge": transformer_bridge}
+    if int(version("transformer_lens").split(".")[0]) >= 4:
+        del hosts["HookedTransformer"]
     print(
         f"GPT-2-small shape, {options.layers} layers, {options.tokens} tokens, {options.threads} threads, AttnLRP, "
+        f"transformer_lens {version('transformer_lens')}, "
         f"medians of {options.repeats}\n"
     )
     print("| host | plain forward + backward | relevance, all logits | relevance, metric's logits only |")

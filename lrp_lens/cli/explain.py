@@ -16,6 +16,9 @@ from lrp_lens.failures.explanation import Explanation
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_report
 
+DEMO_SUITE = "ioi_second_pair_last"
+"""Without a prompt, the first failure of this suite is explained: short, and its distractor is plain to see."""
+
 
 def run(request: Request) -> Explanation:
     """Answer one request: the explanation on the terminal, the report and the JSON in files.
@@ -27,7 +30,7 @@ def run(request: Request) -> Explanation:
     errors = Console(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request.model)
-    case = demo_cases()[0] if request.prompt is None else None
+    case = demo_cases(DEMO_SUITE)[0] if request.prompt is None else None
     with errors.status("explaining …"):
         explanation = explain(
             model,

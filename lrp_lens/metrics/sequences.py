@@ -42,6 +42,7 @@ class SequenceLogit(Metric):
         average: mean over tokens (default), or their sum.
 
     Example:
+        >>> import torch
         >>> SequenceLogit([1, 2])(torch.tensor([[[0.0, 1.0, 5.0], [0.0, 0.0, 3.0]]])).tolist()
         [2.0]
     """
@@ -77,6 +78,7 @@ class SequenceLogitDiff(Metric):
         average: mean over tokens (default), or their sum.
 
     Example:
+        >>> import torch
         >>> SequenceLogitDiff([1, 2], [0], start=0)(torch.tensor([[[4.0, 1.0, 5.0], [0.0, 0.0, 3.0]]])).tolist()
         [-2.0]
     """
