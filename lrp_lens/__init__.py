@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrp_lens.cache import RelevanceCache as RelevanceCache
+    from lrp_lens.decomposition import Decomposition as Decomposition
+    from lrp_lens.decomposition import decompose as decompose
     from lrp_lens.demo import demo_cases as demo_cases
     from lrp_lens.demo import load_demo_model as load_demo_model
     from lrp_lens.errors import InputError, MetricError, RuleError, SiteError
@@ -59,6 +61,7 @@ __version__ = "0.1.0"
 # nothing of the demo model.
 _ROOMS = {
     "cache": ["RelevanceCache"],
+    "decomposition": ["Decomposition", "decompose"],
     "demo": ["demo_cases", "load_demo_model"],
     "errors": ["InputError", "MetricError", "RuleError", "SiteError"],
     "failures": ["Case", "Explanation", "explain"],
@@ -122,6 +125,7 @@ __all__ = [
     "AttentionWeights",
     "Case",
     "Coverage",
+    "Decomposition",
     "Epsilon",
     "ExpertWeights",
     "Explanation",
@@ -149,6 +153,7 @@ __all__ = [
     "TopKContrast",
     "View",
     "coverage",
+    "decompose",
     "demo_cases",
     "explain",
     "load_demo_model",

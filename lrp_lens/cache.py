@@ -9,6 +9,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ class TensorsByName(Mapping[str, Tensor]):
     def __getitem__(self, key: Key) -> Tensor:
         name = resolve_name(key, self._n_layers)
         if name not in self._tensors:
+            near = get_close_matches(name, self._tensors, n=4, cutoff=0.5) or list(self._tensors)[:4]
             raise KeyError(
-                f"No {self._what} was kept at {name!r}. Kept: {', '.join(self._tensors) or 'nothing'}. "
-                "Name it in names_filter (scores and patterns are kept on request only)."
+                f"No {self._what} was kept at {name!r}; {len(self._tensors)} hook points were, such as "
+                f"{', '.join(near)}. Name it in names_filter (scores and patterns are kept on request only)."
             )
         return self._tensors[name]
 

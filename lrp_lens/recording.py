@@ -124,8 +124,8 @@ def cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
     for site in sites.sites:
         if isinstance(site, AttentionSite):
             rule = rules.rule_for("attention", site.layer)
-            if getattr(rule, "value", 1) == 0:
-                names.add(Names.attention(site.layer or 0, "v"))
+            shares = {part[0]: getattr(rule, part, 1) for part in ("query", "key", "value")}
+            names |= {Names.attention(site.layer or 0, part) for part, share in shares.items() if share == 0}
             if not getattr(rule, "reaches_pattern", True):
                 prefix = Names.attention_module(site.layer or 0)
                 carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}

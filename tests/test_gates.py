@@ -73,7 +73,7 @@ GATES: dict[str, tuple[tuple[Tensor, ...], Callable[..., Tensor]]] = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_pass_through_bit_for_bit(dtype: torch.dtype) -> None:
     """Whatever `value` is, even nonsense the gate would compute differently, comes out unchanged."""
-    x = torch.tensor(EXTREMES + [math.inf, -math.inf], dtype=torch.float64).to(dtype).requires_grad_(True)
+    x = torch.tensor([*EXTREMES, math.inf, -math.inf], dtype=torch.float64).to(dtype).requires_grad_(True)
     value = torch.arange(len(x)).to(dtype) - 3.5
     gates = {
         "scale": (scale_gradient(x, 0.5), x),

@@ -146,6 +146,7 @@ def test_run_with_cache_sees_the_same_activations_under_rules(host: str) -> None
 )
 def test_edits_that_the_host_drops_are_refused(name: str, rules: RuleSet) -> None:
     model, tokens = zoo.bridge(name), zoo.prompt_tokens(1, 7)
+    attached = {key: len(point.fwd_hooks) for key, point in model.hook_dict.items()}
     message = (
         r"Every edit must reach the logits; at blocks\.0\.attn\.hook_(attn_scores|pattern) "
         r"[\s\S]*drops the edit[\s\S]*(ATTN_LRP, CP_LRP, RELP|HookedTransformer)"
@@ -154,7 +155,7 @@ def test_edits_that_the_host_drops_are_refused(name: str, rules: RuleSet) -> Non
         rules.hooks(model)
     with pytest.raises(SiteError, match=message):
         run_with_relevance(model, tokens, METRIC, rules=rules)
-    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+    assert {key: len(point.fwd_hooks) for key, point in model.hook_dict.items()} == attached
     # In one layer only, it is refused as well; where nothing enters the softmax, nothing is dropped.
     with pytest.raises(SiteError, match=r"blocks\.1\.attn"):
         GRADIENT.override(layers=[1], softmax=TemperedSoftmax(2.0)).hooks(model)
@@ -165,20 +166,18 @@ def test_edits_that_the_host_drops_are_refused(name: str, rules: RuleSet) -> Non
 def test_presets_are_what_the_papers_say() -> None:
     uniform, half = AttentionWeights(0.25, 0.25, 0.5), ProductWeights(0.5, 0.5)
     lrp = dict(norm=FrozenNorm(), activation=Identity(), softcap=Identity())
-    assert ATTN_LRP == RuleSet(
-        "ATTN_LRP", **lrp, product=half, attention=uniform, experts=ExpertWeights(0.5, 0.5)
+    frozen = dict(
+        attention=AttentionWeights(0, 0, 1), product=ProductWeights(0, 1), experts=ExpertWeights(0, 1)
     )
-    assert CP_LRP == RuleSet(
-        "CP_LRP",
-        **lrp,
-        product=ProductWeights(0, 1),
-        attention=AttentionWeights(0, 0, 1),
-        experts=ExpertWeights(0, 1),
-    )
-    assert RELP == RuleSet("RELP", **lrp, product=half, experts=ExpertWeights(0.5, 0.5))
-    assert GIM == RuleSet("GIM", norm=FrozenNorm(), attention=uniform, softmax=TemperedSoftmax(2.0))
-    assert GRADIENT == RuleSet("GRADIENT")
-    assert list(PRESETS) == ["ATTN_LRP", "CP_LRP", "RELP", "GIM", "GRADIENT"]
+    expected = [
+        RuleSet("ATTN_LRP", **lrp, product=half, attention=uniform, experts=ExpertWeights(0.5, 0.5)),
+        RuleSet("CP_LRP", **lrp, **frozen),
+        RuleSet("RELP", **lrp, product=half, experts=ExpertWeights(0.5, 0.5)),
+        RuleSet("GIM", norm=FrozenNorm(), attention=uniform, softmax=TemperedSoftmax(2.0)),
+        RuleSet("GRADIENT"),
+    ]
+    assert expected == [ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT]
+    assert dict(PRESETS) == {rules.name: rules for rules in expected}
 
 
 def test_rule_sets_print_readably() -> None:
@@ -201,7 +200,13 @@ def test_rule_sets_print_readably() -> None:
         experts=ExpertWeights(1, 0),
     ).override(layers=[3, 1], norm=Plain())
     text = str(odd)
-    for words in ("q 0.1, k 0.2, v 0.3", "gate 0.3, up 0.6", "temperature 2", "ε = 0.001", "router 1, expert 0"):
+    for words in (
+        "q 0.1, k 0.2, v 0.3",
+        "gate 0.3, up 0.6",
+        "temperature 2",
+        "ε = 0.001",
+        "router 1, expert 0",
+    ):
         assert words in text
     assert text.splitlines()[-1] == "  override   norm in layers 1, 3: plain gradient"
     assert len(text.splitlines()) == 10
@@ -211,7 +216,11 @@ def test_rule_sets_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ATTN_LRP.norm = Plain()  # type: ignore[misc]
     assert ATTN_LRP.replace(norm=Plain(), name="A") == RuleSet(
-        **{**{f.name: getattr(ATTN_LRP, f.name) for f in dataclasses.fields(RuleSet)}, "norm": Plain(), "name": "A"}
+        **{
+            **{f.name: getattr(ATTN_LRP, f.name) for f in dataclasses.fields(RuleSet)},
+            "norm": Plain(),
+            "name": "A",
+        }
     )
     assert ATTN_LRP.norm == FrozenNorm()
     assert len({ATTN_LRP, ATTN_LRP.replace(name="ATTN_LRP"), CP_LRP}) == 2
@@ -236,6 +245,15 @@ def test_the_newest_override_of_a_layer_wins() -> None:
     # `replace` changes the rule of the whole set; overrides of single layers still stand.
     assert rules.replace(attention=FrozenPattern()).rule_for("attention", 2) == Plain()
     assert rules.replace(attention=FrozenPattern()).rule_for("attention", 4) == FrozenPattern()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_whole_numbers_are_shares(host: str) -> None:
+    model, tokens = BUILD[host]("llama"), zoo.prompt_tokens(1, 7)
+    whole = RELP.replace(attention=AttentionWeights(0, 1, 0), product=ProductWeights(1, 0))
+    same = RELP.replace(attention=AttentionWeights(0.0, 1.0, 0.0), product=ProductWeights(1.0, 0.0))
+    found, expected = (run_with_relevance(model, tokens, METRIC, rules=rules)[1] for rules in (whole, same))
+    assert whole == same and torch.equal(found["hook_embed"], expected["hook_embed"])
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -18,14 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lrp_lens.errors import InputError, SiteError
-from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import device_of, forward
-from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached
-
-_TOKENS_AT_ONCE = 4096
-BASELINE = "mean embedding over the vocabulary"
+from lrp_lens.errors import InputError
+from lrp_lens.faithfulness.replacement import BASELINE, logits_with_masked_embeddings, mean_embedding
 
 
 @dataclass(frozen=True)
@@ -163,41 +157,3 @@ def _nested_masks(orders: Sequence[Sequence[int]], length: int) -> Bool[Tensor, 
         for k, position in enumerate(order, start=1):
             masks[row, k:, position] = True
     return masks.flatten(0, 1)
-
-
-def mean_embedding(model: Any, vocabulary: int) -> Float[Tensor, " d_model"]:
-    """Mean over the vocabulary of what the embedding module returns, accumulated in float64."""
-    total: Tensor | None = None
-    with torch.no_grad():
-        for ids in torch.arange(vocabulary, device=device_of(model)).split(8192):
-            part = model.embed(ids[None])[0].double().sum(0)
-            total = part if total is None else total + part
-    if total is None:
-        raise InputError(f"The mean embedding needs a vocabulary; received {vocabulary} tokens.")
-    return total / vocabulary
-
-
-def logits_with_masked_embeddings(
-    model: Any,
-    tokens: Int[Tensor, "rows pos"],
-    masks: Bool[Tensor, "rows pos"],
-    baseline: Float[Tensor, " d_model"],
-) -> Float[Tensor, "rows vocab"]:
-    """Logits at the last position, with the embeddings of masked tokens replaced by the baseline.
-
-    The replacement happens where token embeddings enter the network, before positions are added; rows run in
-    chunks of at most 4,096 tokens.
-    """
-    port = resolve(model).record_of[Names.EMBED].port
-    if port is None:
-        raise SiteError("Masking needs a hook point at the token embeddings; this host has none.")
-    rows = max(1, _TOKENS_AT_ONCE // tokens.shape[1])
-    parts = []
-    for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
-
-        def replace(value: Tensor, hook: object = None, mask: Tensor = mask) -> Tensor:
-            return torch.where(mask[..., None], baseline.to(value), value)
-
-        with torch.no_grad(), attached([(port.point, replace)]):
-            parts.append(forward(model, chunk, None)[:, -1].float())
-    return torch.cat(parts)

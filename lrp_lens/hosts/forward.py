@@ -37,16 +37,17 @@ def require_eval(model: Any) -> None:
     if model.training or any("dropout" in name.lower() for name in training):
         raise InputError(
             "Relevance is defined on the deterministic forward pass, but the model is in train mode. "
-            "Call model.eval() first."
+            "Call model.eval() first (HookedTransformer.from_pretrained returns models in train mode)."
         )
 
 
 def forward(
     model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-) -> Float[Tensor, "batch pos d_vocab"]:
+) -> Float[Tensor, "batch read d_vocab"]:
     """Logits of a batch; `mask` is False at padding, or None where there is no padding on the left.
 
-    Positions are counted from the first real token of each row on both hosts.
+    Positions are counted from the first real token of each row on both hosts.  A hook before the unembedding may
+    keep fewer of them (`read`).
     """
     left = getattr(model.tokenizer, "padding_side", "right") == "left"
     if mask is None and left and not is_bridge(model):

@@ -5,6 +5,8 @@ changes no global plotly setting.
 """
 
 from lrp_lens.plots.bars import plot_components
+from lrp_lens.plots.decomposition import plot_decomposition
+from lrp_lens.plots.faithfulness import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.plots.ledger import plot_ledger
 from lrp_lens.plots.maps import plot_heads, plot_layers
 from lrp_lens.plots.masking import plot_masking
@@ -16,6 +18,9 @@ __all__ = [
     "Palette",
     "legend_words",
     "plot_components",
+    "plot_decomposition",
+    "plot_faithfulness",
+    "plot_faithfulness_measure",
     "plot_heads",
     "plot_layers",
     "plot_ledger",

@@ -1,0 +1,127 @@
+"""decompose: the metric as a sum over components, beside their total relevance.
+
+1. One pass of `run_with_relevance`; on the way, rows of the attention patterns at the positions the metric reads.
+2. Direct contributions: what each component writes to the residual stream, through the frozen final norm and the
+   unembedding difference (direct logit attribution: Elhage et al. 2021; Wang et al. 2022, 2211.00593).
+3. Total contributions: relevance under the rule set; indirect = total - direct.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrp_lens.decomposition.accounts import Accounts
+from lrp_lens.decomposition.result import Component, Decomposition
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.hosts.text import PaddingSide, tokenize
+from lrp_lens.metrics import Metric, as_metric
+from lrp_lens.relevance import Prompt, run_with_relevance
+from lrp_lens.rules import ATTN_LRP, RuleSet
+
+
+def decompose(
+    model: Any,
+    prompt: Prompt,
+    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    *,
+    rules: RuleSet = ATTN_LRP,
+    padding_side: PaddingSide | None = None,
+) -> Decomposition:
+    """Split a metric over components: directly, indirectly and in total.
+
+    Components: embedding, position embedding, each head, each MLP (without its output bias), each bias, the final
+    norm's bias and the unembedding's.  Direct contributions sum to the metric.  Of the rule set they depend only on
+    how it takes the unembedding (the rule of a logit soft-cap, an ε-rule), as totals do, so that what has no indirect
+    path has no indirect contribution.  Totals are relevance along all paths; they overlap, and do not sum to it.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge in eval mode; folding its norms is not needed.
+        prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
+        metric: what to decompose, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.  A metric
+            that is not linear in the logits is linearised where it stands, and the residual has a row of its own.
+        rules: the rule set of the total contributions; default AttnLRP.
+        padding_side: side on which shorter prompts of a batch are padded; default right.
+
+    Raises:
+        InputError, MetricError, SiteError: as `run_with_relevance`; SiteError also for weights that the host does
+            not give per head.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, decompose, load_demo_model
+        >>> parts = decompose(load_demo_model(), "then mary and john went to the park . john gave the key to",
+        ...                   LogitDiff("mary", "john"))
+        >>> bool(abs(parts.table()["direct"].sum() - parts.metric[0]) < 1e-4)
+        True
+    """
+    sites = resolve(model)
+    batch = tokenize(model, prompt, padding_side)
+    d_vocab = int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
+    read = as_metric(metric).resolve(model).bind(batch.starts, batch.lengths, d_vocab).positions
+    columns = torch.arange(batch.ids.shape[1]) if read is None else read.unique()
+    columns = columns.to(batch.ids.device)
+    patterns: dict[int, Tensor] = {}
+    hooks = [] if read is None else _pattern_hooks(list(sites.of(AttentionSite)), columns, patterns)
+    with ExitStack() as stack:
+        stack.enter_context(attached(hooks))
+        _, cache = run_with_relevance(
+            model, prompt, metric, rules=rules, padding_side=padding_side, logits="metric"
+        )
+    balance = cache._balance
+    assert balance is not None
+    accounts = Accounts(model, cache, balance, columns, patterns)
+    accounts.run()
+    return _result(accounts, named=read is not None)
+
+
+def _pattern_hooks(
+    sites: list[AttentionSite], columns: Tensor, kept: dict[int, Tensor]
+) -> list[tuple[Any, Any]]:
+    """Hooks that keep the rows of each pattern at some positions, [batch, head, read, pos]."""
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: Any) -> None:
+            kept[layer] = tensor.detach()[:, :, columns.to(tensor.device)]
+
+        return hook
+
+    return [(site.pattern.point, keep(site.layer or 0)) for site in sites if site.pattern is not None]
+
+
+def _result(accounts: Accounts, named: bool) -> Decomposition:
+    cache, residuals = accounts.cache, accounts.residuals
+    components = tuple(accounts.components)
+    direct, total = np.stack(accounts.direct, axis=1), np.stack(accounts.total, axis=1)
+    after = [c.layer is None and c.kind == "bias" for c in components]
+    constant = direct[:, after].sum((1, 2)) + sum(residuals.values(), start=np.zeros(len(direct)))
+    frozen = torch.stack(accounts.frozen, dim=1).cpu().double().numpy() + constant[:, None]
+    recomputed = torch.stack(accounts.recomputed, dim=1).cpu().double().numpy() + constant[:, None]
+    sources = None
+    if len(accounts.sources) == cache.n_layers:
+        sources = torch.stack(accounts.sources, dim=1).cpu().double().numpy()
+    reason = "the host does not show the attention patterns it used; load it with eager attention"
+    if not named:
+        reason = "a callable does not say which positions it reads; use a Metric such as LogitDiff"
+    return Decomposition(
+        components=components + tuple(Component(label, None, None, "residual") for label in residuals),
+        direct=direct,
+        total=total,
+        residuals=residuals,
+        metric=cache.metric_value.double().cpu().numpy(),
+        stages=tuple(accounts.stages),
+        frozen=frozen,
+        recomputed=None if residuals else recomputed,
+        sources=sources,
+        without_sources="" if sources is not None else reason,
+        token_strings=cache.token_strings,
+        special=cache.special.cpu().numpy(),
+        single=cache.single,
+        towards=cache.towards,
+        metric_text=cache.metric_text,
+        rules_text=cache.rules_text.splitlines()[0],
+    )

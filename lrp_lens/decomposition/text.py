@@ -1,0 +1,44 @@
+"""A Decomposition in words: the terminal repr and a table for notebooks."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lrp_lens.decomposition.result import Decomposition
+
+_ROWS = 12
+
+
+def facts(parts: "Decomposition") -> list[str]:
+    """The lines above the table: metric, sign, rules, remainder; of a batch, the first example."""
+    count = len(parts.metric)
+    lines = [f"Decomposition of {parts.metric_text} = {parts.metric[0]:.5g}; totals by {parts.rules_text}"]
+    if parts.towards is not None:
+        lines.append(f"positive: towards {parts.towards[0]!r}, negative: towards {parts.towards[1]!r}")
+    if count > 1:
+        lines.append(f"example 0 of {count}")
+    lines.append(f"direct sums to the metric, remainder {parts.remainder[0]:.1g}; totals overlap")
+    return lines
+
+
+def describe(parts: "Decomposition") -> str:
+    """The facts and the components with the largest direct contribution, as plain text."""
+    table = parts.table()
+    table = table if parts.single else table[table["example"] == 0]
+    order = table["direct"].abs().sort_values(ascending=False, kind="stable").index
+    shown, rest = table.loc[order[:_ROWS]], table.loc[order[_ROWS:]]
+    lines = [*facts(parts), f"  {'':<22}{'direct':>11}{'indirect':>11}{'total':>11}"]
+    for row in shown.itertuples():
+        lines.append(f"  {row.component:<22}{row.direct:>+11.4f}{row.indirect:>+11.4f}{row.total:>+11.4f}")
+    if len(rest):
+        lines.append(f"  {f'({len(rest)} more)':<22}{rest['direct'].sum():>+11.4f}")
+    lines.append(f"  {'sum = metric':<22}{table['direct'].sum():>+11.4f}")
+    return "\n".join(lines)
+
+
+def describe_html(parts: "Decomposition") -> str:
+    """The facts and the whole table."""
+    above = "<br>".join(escape(line) for line in facts(parts))
+    table = parts.table()[["component", "kind", "direct", "indirect", "total"]]
+    table = table if parts.single else parts.table().drop(columns=["layer", "head"])
+    return f"<p>{above}</p>" + str(table.to_html(index=False, float_format=lambda value: f"{value:+.4f}"))

@@ -1,0 +1,108 @@
+"""A token method: a named function that scores every token of a question. Any rule set is one.
+
+Scores are signed: positive says that the token pushes the metric up.  A method of your own is a function
+question → scores [pos]; it finds the model, the tokens and the metric on the question.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.faithfulness.question import Question
+from lrp_lens.hosts.names import Names
+from lrp_lens.relevance import run_with_relevance
+from lrp_lens.rules import PRESETS, RuleSet
+
+
+@dataclass(frozen=True)
+class TokenMethod:
+    """A way to score tokens."""
+
+    name: str
+    """Name in tables."""
+    function: Callable[[Question], Any]
+    """question → scores [pos], a tensor or an array; values at special tokens are ignored."""
+    cost: str = "?"
+    """Passes per prompt: F forward, B backward, n the number of tokens."""
+
+    def scores(self, question: Question) -> Float[np.ndarray, " pos"]:
+        """The scores in float64, checked.
+
+        Raises:
+            InputError: not one finite number per token.
+        """
+        scores = self.function(question)
+        scores = scores.detach().cpu().double().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
+        scores = scores.astype(np.float64)
+        if scores.shape != (len(question.tokens),) or not np.isfinite(scores).all():
+            raise InputError(
+                f"A token method returns one finite number per token, shape ({len(question.tokens)},); "
+                f"{self.name!r} returned shape {scores.shape}"
+                + ("." if np.isfinite(scores).all() else " with NaN or infinite values.")
+            )
+        return scores
+
+
+def relevance_method(rules: RuleSet) -> TokenMethod:
+    """Token relevance under a rule set: one forward and one backward pass.
+
+    Example:
+        >>> relevance_method(PRESETS["CP_LRP"]).name
+        'CP_LRP'
+    """
+
+    def score(question: Question) -> Tensor:
+        _, relevance = run_with_relevance(
+            question.model,
+            question.tokens,
+            question.metric,
+            rules=rules,
+            names_filter=Names.EMBED,
+            logits="metric",
+        )
+        return relevance.sum_to_positions(Names.EMBED)[0]
+
+    return TokenMethod(rules.name, score, "1F + 1B")
+
+
+MethodLike = TokenMethod | RuleSet | str | Callable[[Question], Any]
+
+
+def as_methods(methods: Any) -> tuple[TokenMethod, ...]:
+    """Methods from rule sets, names, functions; None for every preset and every baseline.
+
+    Raises:
+        InputError: an unknown name, two methods of one name, or none at all.
+    """
+    from lrp_lens.faithfulness.baselines import BASELINES
+
+    known = {name: relevance_method(rules) for name, rules in PRESETS.items()} | dict(BASELINES)
+    if methods is None:
+        return tuple(known.values())
+    single = isinstance(methods, TokenMethod | RuleSet | str) or callable(methods)
+    listed: list[Any] = [methods] if single else list(methods)
+    found: list[TokenMethod] = []
+    for one in listed:
+        if isinstance(one, str):
+            if one not in known:
+                raise InputError(
+                    f"A method is a rule set, a function, or one of {list(known)}; received {one!r}."
+                )
+            found.append(known[one])
+        elif isinstance(one, TokenMethod):
+            found.append(one)
+        elif isinstance(one, RuleSet):
+            found.append(relevance_method(one))
+        elif callable(one):
+            found.append(TokenMethod(getattr(one, "__name__", repr(one)), one))
+        else:
+            raise InputError(f"A method is a rule set, a name or a function; received {one!r}.")
+    names = [one.name for one in found]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"Methods have different names, and there is at least one; received {names}.")
+    return tuple(found)

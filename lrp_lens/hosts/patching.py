@@ -1,0 +1,39 @@
+"""transformer_lens.patching, where it is right: a thin wrapper, so that no other room needs transformer_lens.
+
+Its sweeps run one patched forward pass per cell, in the order of the result's axes.  On TransformerBridge one of them
+is not what it says: `hook_resid_mid` is the MLP's branch only, so the edit reaches the skip path just when it is made
+in place, i.e. without gradients.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import transformer_lens.patching
+from jaxtyping import Int
+from torch import Tensor
+
+from lrp_lens.hosts.forward import is_bridge
+
+
+def transformer_lens_patches(model: Any, part: str) -> bool:
+    """Whether transformer_lens.patching is right for a part of this model (given that the host has it live)."""
+    return part != "resid_mid" or not is_bridge(model)
+
+
+def sweep(
+    name: str,
+    model: Any,
+    tokens: Int[Tensor, "batch pos"],
+    cache: Mapping[str, Tensor],
+    read: Callable[[Tensor], Tensor],
+) -> None:
+    """Run transformer_lens.patching.get_act_patch_{name}; `read` gets each patched run's logits, in order.
+
+    Args:
+        name: a facet.
+        model: HookedTransformer or TransformerBridge.
+        tokens: the run that is patched.
+        cache: activations that are patched in, by canonical hook name.
+        read: logits → scalar; called once per cell, the last axis varying fastest.
+    """
+    getattr(transformer_lens.patching, f"get_act_patch_{name}")(model, tokens, cache, read)

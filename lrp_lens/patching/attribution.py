@@ -1,0 +1,244 @@
+"""Attribution and relevance patching: every patch at once, from one backward pass.
+
+1. Run the corrupted prompts once under the rules and go backward once from the metric: activations a and gradients g
+   of every part of every layer (`PatchingPass`).
+2. Take the clean activations a′ (a cache, or one forward pass).
+3. The effect of a patch is, to first order, Σ (a′ - a) ⊙ g over what the patch replaces.
+4. Lay the sums out as transformer_lens.patching does (`Facet.reduce`).
+
+Without rules this is attribution patching (Nanda 2023; Syed et al. 2310.10348); with LRP rules, whose gradient is
+the LRP coefficient, it is relevance patching (RelP, Jafari et al. 2508.21258).  Scores are changes of the metric, in
+its units: an activation patch minus the metric of the unpatched run.
+What a rule cuts off, or the host keeps out of the graph, is NaN, and `PatchingPass.missing` says why.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lrp_lens.errors import InputError, SiteError
+from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts import dead, resolve
+from lrp_lens.patching.facets import PARTS, Facet, record_name
+from lrp_lens.patching.inputs import (
+    PatchingMetric,
+    activations,
+    aligned_tokens,
+    is_cache,
+    per_prompt,
+    require_aligned,
+    source_activations,
+)
+from lrp_lens.recording import cut_by_rule
+from lrp_lens.relevance import run_with_relevance
+from lrp_lens.rules import RELP, AttentionWeights, RuleSet
+
+
+@dataclass(frozen=True, eq=False)
+class PatchingPass:
+    """Activations and gradients of one run, from which every facet's scores follow.
+
+    Make one with `patching_pass` (or `integrated_pass`) and hand it to the twins as `backward`.
+    """
+
+    model: Any
+    tokens: Int[Tensor, "batch pos"]
+    """The run that is patched."""
+    metric: PatchingMetric
+    """As the caller gave it."""
+    rules: RuleSet
+    activations: Mapping[str, Tensor]
+    """Hook name → what that run computed there."""
+    gradients: Mapping[str, Tensor]
+    """Hook name → gradient (under rules: LRP coefficient) of each prompt's metric, same shapes."""
+    value: Float[Tensor, " batch"]
+    """The metric of each prompt, unpatched."""
+    missing: Mapping[str, str]
+    """Hook name → why it has no gradient."""
+    forwards: int = 1
+    backwards: int = 1
+    _sources: dict[bytes, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    """Token ids → activations of the other run, so that one forward pass serves every facet."""
+
+    def layers(self) -> int:
+        """Number of layers of the model."""
+        return resolve(self.model).n_layers
+
+    def require(self, facet: Facet) -> list[str]:
+        """Hook names of a facet, one per layer.
+
+        Raises:
+            SiteError: if no layer of the model has the part.
+            InputError: if this pass did not record it.
+        """
+        names = [record_name(facet.part, layer) for layer in range(self.layers())]
+        require_part(self.model, facet.part)
+        lost = [name for name in names if name not in self.gradients and name not in self.missing]
+        if lost:
+            raise InputError(
+                f"This pass did not record {lost[0]!r}; it was made with other parts. Make it with "
+                f"patching_pass(..., parts=[{facet.part!r}, ...]) or without `parts`."
+            )
+        return names
+
+    def scores(self, source: Any, facet: Facet) -> Float[Tensor, "batch layer ..."]:
+        """First-order effect of every patch of a facet on each prompt's metric, [batch, layer, *axes].
+
+        Args:
+            source: the other run: its ActivationCache, its prompts, or a mapping from hook names.
+            facet: an entry of `FACETS`.
+        """
+        names = self.require(facet)
+        other = self.other(source, [name for name in names if name in self.gradients])
+        products = {}
+        for layer, name in enumerate(names):
+            if name in self.gradients:
+                own = self.activations[name]
+                wide = accumulation_dtype(own.dtype)
+                change = other[name].reshape(own.shape).to(own.device, wide) - own.to(wide)
+                products[layer] = change * self.gradients[name].to(wide) * self._share(facet.part, layer)
+        return self._laid_out(facet, products)
+
+    def other(self, source: Any, names: Iterable[str]) -> dict[str, Tensor]:
+        """Activations of the other run at these hook points; prompts are run once for all facets."""
+        shape = (self.tokens.shape[0], self.tokens.shape[1])
+        if is_cache(source):
+            return source_activations(self.model, source, names, shape)
+        tokens = aligned_tokens(self.model, source, "clean")
+        require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        key = tokens.cpu().numpy().tobytes()
+        if key not in self._sources:
+            self._sources.clear()
+            self._sources[key] = activations(self.model, tokens, self.gradients)
+        return self._sources[key]
+
+    def _laid_out(self, facet: Facet, products: Mapping[int, Tensor]) -> Tensor:
+        rows = {layer: facet.reduce(product) for layer, product in products.items()}
+        shape = next(iter(rows.values())).shape if rows else self._shape(facet)
+        nothing = torch.full(shape, torch.nan, device=self.tokens.device, dtype=self.value.dtype)
+        return torch.stack([rows.get(layer, nothing) for layer in range(self.layers())], dim=1)
+
+    def _shape(self, facet: Facet) -> tuple[int, ...]:
+        """Of one layer, where no layer has a gradient."""
+        cfg, length = self.model.cfg, self.tokens.shape[1]
+        heads = (getattr(cfg, "n_key_value_heads", None) if facet.part in "kv" else None) or cfg.n_heads
+        return (self.tokens.shape[0], *(heads if axis == "head" else length for axis in facet.axes))
+
+    def _share(self, part: str, layer: int) -> float:
+        """What the product pattern · v gives the pattern; the rule scales q, k and v, beyond this point."""
+        rule = self.rules.rule_for("attention", layer)
+        if part != "pattern" or not isinstance(rule, AttentionWeights) or rule.value == 1:
+            return 1.0
+        return 1.0 - float(rule.value)
+
+
+def require_part(model: Any, part: str) -> None:
+    """Raise SiteError if no layer of the model has the part."""
+    sites = resolve(model)
+    if any(record_name(part, layer) in sites.record_of for layer in range(sites.n_layers)):
+        return
+    reason = {
+        "resid_mid": "attention and MLP read the same stream, or there is no MLP",
+        "mlp_out": "it has no MLP",
+    }.get(part, "the host has no hook point there")
+    raise SiteError(
+        f"A patch needs its activation; {sites.architecture} in {sites.host} has no {part}: {reason}. "
+        "Leave this site out."
+    )
+
+
+def missing_parts(model: Any, rules: RuleSet) -> dict[str, str]:
+    """Hook name → why no gradient is to be had there: absent, dropped by the host, or cut off by a rule."""
+    sites, dropped = resolve(model), dead(model)
+    cut = cut_by_rule(sites, rules)
+    missing = {}
+    for part in PARTS:
+        for layer in range(sites.n_layers):
+            name = record_name(part, layer)
+            record = sites.record_of.get(name)
+            if record is None or record.port is None:
+                missing[name] = f"layer {layer} of {sites.architecture} in {sites.host} has no {part}"
+            elif record.port.name in dropped:
+                missing[name] = f"{part} in layer {layer}: {dropped[record.port.name]} ({sites.host})"
+            elif name in cut:
+                rule = rules.rule_for("attention", layer)
+                missing[name] = f"{part} in layer {layer} is cut off by {rules.name}: {rule}"
+    return missing
+
+
+def patching_pass(
+    model: Any,
+    corrupted_tokens: Any,
+    patching_metric: PatchingMetric,
+    *,
+    rules: RuleSet = RELP,
+    parts: Iterable[str] | None = None,
+) -> PatchingPass:
+    """One forward and one backward pass, from which all twins read.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        corrupted_tokens: the run that is patched: token ids [batch, pos] or prompts of one length (for noising the
+            clean run).
+        patching_metric: logits → scalar, or one number per prompt.
+        rules: a rule set; `GRADIENT` for attribution patching.
+        parts: which activations to keep, of `PARTS`; all by default (the pattern is quadratic in length).
+
+    Returns:
+        PatchingPass: hand it to `get_lrp_patch_*` and `get_attribution_patch_*` as `backward`.
+
+    Raises:
+        InputError, MetricError, SiteError: as `run_with_relevance` does.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model
+        >>> from lrp_lens.patching import get_lrp_patch_resid_pre, patching_pass
+        >>> model = load_demo_model(device="cpu")
+        >>> clean = "then mary and john went to the park . john gave the key to"
+        >>> corrupted = "then mary and john went to the park . mary gave the key to"
+        >>> metric = LogitDiff("mary", "john")
+        >>> backward = patching_pass(model, corrupted, metric)
+        >>> get_lrp_patch_resid_pre(model, corrupted, clean, metric, backward=backward).shape
+        torch.Size([4, 15])
+    """
+    tokens = aligned_tokens(model, corrupted_tokens, "corrupted")
+    wanted = tuple(PARTS) if parts is None else tuple(parts)
+    unknown = sorted(set(wanted) - set(PARTS))
+    if unknown:
+        raise InputError(f"parts are {', '.join(PARTS)}; received {unknown[0]!r}.")
+    sites = resolve(model)
+    missing = missing_parts(model, rules)
+    asked = {record_name(part, layer) for part in wanted for layer in range(sites.n_layers)}
+    names = asked - set(missing)
+    metric = per_prompt(patching_metric, model)
+    _, cache = run_with_relevance(
+        model,
+        tokens,
+        metric,
+        rules=rules,
+        names_filter=lambda name: name in names,
+        logits="metric",
+    )
+    for name in names - set(cache):
+        missing[name] = f"{sites.host} computes {name} outside the graph"
+    found = names & set(cache)
+    return PatchingPass(
+        model=model,
+        tokens=tokens,
+        metric=patching_metric,
+        rules=rules,
+        activations={name: cache.activations[name] for name in found},
+        gradients={name: cache.gradients[name] for name in found},
+        value=cache.metric_value,
+        missing=missing,
+    )
+
+
+def reasons(passed: PatchingPass, facet: Facet) -> tuple[str, ...]:
+    """Why layers of a facet are NaN; empty if none is."""
+    names = (record_name(facet.part, layer) for layer in range(passed.layers()))
+    return tuple(passed.missing[name] for name in names if name in passed.missing)

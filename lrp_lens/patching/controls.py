@@ -1,0 +1,57 @@
+"""Controls: what a method must beat, and what needs no counterfactual.
+
+1. Random ranking: normal noise, seeded.
+2. Gradient × input: the activation of the run itself in place of the change, a ⊙ g.
+3. Attention rollout (Abnar & Zuidema 2005.00928): with A = (mean over heads of P + I) / 2 per layer, the product of A
+   over this and all later layers says how much of each stream arrives at the position that the metric reads.
+   Unsigned, and defined on the residual stream only.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.errors import SiteError
+from lrp_lens.patching.atp_star import read_softmax
+from lrp_lens.patching.attribution import PatchingPass
+from lrp_lens.patching.facets import Facet
+from lrp_lens.patching.inputs import per_prompt
+
+
+def random_scores(like: Float[Tensor, "batch layer ..."], seed: int) -> Float[Tensor, "batch layer ..."]:
+    """Normal noise in the shape of other scores, the same for every prompt: a random ranking of the cells."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(like.shape[1:], generator=generator, dtype=torch.float64)
+    return noise.to(like).expand_as(like)
+
+
+def gradient_times_input(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batch layer ..."]:
+    """Activation ⊙ gradient (under rules: relevance) of the run itself, summed as a facet's patches are."""
+    names = passed.require(facet)
+    zeros = {name: torch.zeros_like(passed.activations[name]) for name in names if name in passed.gradients}
+    return -passed.scores(zeros, facet)
+
+
+def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batch layer pos"]:
+    """How much of each position's stream, before each layer, reaches the position that the metric reads.
+
+    Raises:
+        SiteError: for a facet other than resid_pre.
+    """
+    if facet.part != "resid_pre":
+        raise SiteError(f"Attention rollout is defined on resid_pre; received {facet.name}. Leave it out there.")
+    layers = read_softmax(passed.model, passed.tokens, {}, passed.activations)
+    batch, length = passed.tokens.shape
+    metric = per_prompt(passed.metric, passed.model)
+    bound = metric.bind([0] * batch, [length] * batch, int(passed.model.cfg.d_vocab))
+    read = torch.tensor([[-1]] * batch) if bound.positions is None else bound.positions[:, :1]
+    row = torch.nn.functional.one_hot(read[:, 0] % length, length).to(layers[0][1])
+    rows = []
+    for _, pattern in reversed(layers):
+        mixed = (pattern.mean(1) + torch.eye(length, device=pattern.device)) / 2
+        mixed = mixed / mixed.sum(-1, keepdim=True)  # rows of a pattern with a sink sum to less than 1
+        row = torch.einsum("bi,bij->bj", row.to(mixed), mixed)
+        rows.append(row)
+    return torch.stack(rows[::-1], dim=1)

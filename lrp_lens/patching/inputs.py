@@ -1,0 +1,160 @@
+"""What patching is given: token ids of two aligned runs, a metric, activations to patch in.
+
+Clean and corrupted prompts are aligned token by token and prompt by prompt: a patch replaces the activation at a
+position by that of the other run at the same position.  transformer_lens' metrics return one number for a batch;
+metrics of lrp_lens return one per prompt, of which the number is the mean.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward, require_eval
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.text import tokenize
+from lrp_lens.metrics import CallableMetric, Metric, as_metric
+from lrp_lens.patching.facets import record_name
+
+Direction = Literal["denoising", "noising"]
+"""denoising: clean activations into the corrupted run (as in transformer_lens); noising: the reverse."""
+
+PatchingMetric = Metric | Callable[[Tensor], Tensor]
+"""Logits [batch, pos, d_vocab] → a scalar, or one number per prompt [batch] whose mean is the scalar."""
+
+
+def aligned_tokens(model: Any, prompt: Any, what: str) -> Int[Tensor, "batch pos"]:
+    """Token ids of prompts of one length.
+
+    Raises:
+        InputError: for train mode, prompts of several lengths, or what `run_with_relevance` refuses.
+    """
+    require_eval(model)
+    batch = tokenize(model, prompt, None)
+    if len(set(batch.lengths)) > 1:
+        raise InputError(
+            f"Patching goes position by position, so the {what} prompts have one length; received lengths "
+            f"{sorted(set(batch.lengths))}. Patch one length at a time."
+        )
+    return batch.ids
+
+
+def require_aligned(clean: tuple[int, int], corrupted: tuple[int, int]) -> None:
+    """Raise InputError unless [batch, pos] of both runs are equal."""
+    if clean[1] != corrupted[1]:
+        raise InputError(
+            f"Patching goes position by position, so clean and corrupted prompts have the same number of tokens; "
+            f"received {clean[1]} and {corrupted[1]}. Replace tokens one for one (symmetric token replacement)."
+        )
+    if clean[0] != corrupted[0]:
+        raise InputError(
+            f"Each corrupted prompt has its clean prompt; received {clean[0]} clean and {corrupted[0]} corrupted "
+            "ones. Repeat or drop prompts."
+        )
+
+
+def per_prompt(metric: Any, model: Any) -> Metric:
+    """The metric as one number per prompt.
+
+    A scalar over a batch becomes that scalar for each prompt, so that the mean over prompts is always the scalar.
+    """
+    if isinstance(metric, Metric):
+        return metric.resolve(model)
+    as_metric(metric)  # refuses what is no callable
+
+    def function(logits: Tensor) -> Tensor:
+        value = metric(logits)
+        scalar = isinstance(value, Tensor) and value.ndim == 0
+        return value.expand(logits.shape[0]) if scalar else value
+
+    function.__name__ = getattr(metric, "__name__", "callable")
+    return CallableMetric(function)
+
+
+def activations(model: Any, tokens: Int[Tensor, "batch pos"], names: Iterable[str]) -> dict[str, Tensor]:
+    """One forward pass without gradient; the activations at these hook points."""
+    records = resolve(model).record_of
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: Any) -> None:
+            kept[name] = tensor.detach().clone()
+
+        return hook
+
+    ports = {name: records[name].port for name in names if name in records}
+    hooks = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
+    with torch.no_grad(), attached(hooks):
+        forward(model, tokens, None)
+    return kept
+
+
+def source_activations(
+    model: Any, source: Any, names: Iterable[str], shape: tuple[int, int]
+) -> dict[str, Tensor]:
+    """The activations to patch in, from an ActivationCache of the other run, or from its prompts.
+
+    Args:
+        model: runs the prompts if `source` is not a cache.
+        source: ActivationCache or mapping from hook names; or prompts (texts or token ids).
+        names: canonical hook names that are needed.
+        shape: [batch, pos] of the run that is patched.
+
+    Raises:
+        InputError: if a name is not in the cache, or its shape does not fit.
+    """
+    wanted = list(names)
+    if not is_cache(source):
+        tokens = aligned_tokens(model, source, "clean")
+        require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        return activations(model, tokens, wanted)
+    records = resolve(model).record_of
+    found: dict[str, Tensor] = {}
+    for name in wanted:
+        if name not in records:
+            continue
+        port = records[name].port
+        key = name if name in source or port is None else port.name
+        if key not in source:
+            raise InputError(
+                f"clean_cache holds the activation that is patched in; it has none at {name!r}. Make it with "
+                "model.run_with_cache(clean_tokens), without names_filter, or pass the clean tokens."
+            )
+        tensor = source[key]
+        found[name] = tensor[None] if getattr(source, "has_batch_dim", True) is False else tensor
+    for name, tensor in found.items():  # a pattern is [batch, head, pos, pos], all else [batch, pos, ...]
+        length = tensor.shape[-1] if name == record_name("pattern", records[name].layer or 0) else tensor.shape[1]
+        require_aligned((tensor.shape[0], length), shape)
+    return found
+
+
+def is_cache(source: Any) -> bool:
+    """Whether these are activations by hook name (an ActivationCache), not prompts."""
+    return isinstance(source, Mapping) or hasattr(source, "cache_dict")
+
+
+def base_and_source(
+    model: Any, corrupted: Any, clean: Any, direction: Direction
+) -> tuple[Int[Tensor, "batch pos"], Any]:
+    """Token ids of the run that is patched, and where the activations that are patched in come from.
+
+    Raises:
+        InputError: for an unknown direction, or noising with a cache instead of clean prompts.
+    """
+    if direction not in ("denoising", "noising"):
+        raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
+    tokens = aligned_tokens(model, corrupted, "corrupted")
+    if direction == "denoising":
+        return tokens, clean
+    if is_cache(clean):
+        raise InputError(
+            "Noising patches the clean run, so it needs the clean prompts; received a cache of their activations. "
+            "Pass the clean tokens in place of clean_cache."
+        )
+    base = aligned_tokens(model, clean, "clean")
+    require_aligned((base.shape[0], base.shape[1]), (tokens.shape[0], tokens.shape[1]))
+    return base, tokens

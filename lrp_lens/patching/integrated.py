@@ -1,0 +1,78 @@
+"""Integrated gradients along the embedding path: coefficients averaged between the corrupted and the clean run.
+
+1. For k = 1 … m, run the model with token embeddings e + α_k (e′ - e), α_k = (k - ½) / m (midpoint rule), under the
+   rules, and go backward from the metric.
+2. Average the gradients; the score of a patch is (a′ - a) ⊙ that average.
+
+Without rules: EAP-IG (inputs) of Hanna et al. 2403.17806, here for nodes.  At the embedding the scores sum to the
+difference of the metrics, up to the midpoint rule's error (Sundararajan et al. 2017).  With LRP rules: the same
+average of LRP coefficients.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.scope import attached
+from lrp_lens.patching.attribution import PatchingPass, patching_pass
+from lrp_lens.patching.inputs import PatchingMetric, activations, aligned_tokens, require_aligned
+from lrp_lens.rules import GRADIENT, RuleSet
+
+
+def integrated_pass(
+    model: Any,
+    corrupted_tokens: Any,
+    clean_tokens: Any,
+    patching_metric: PatchingMetric,
+    *,
+    steps: int = 5,
+    rules: RuleSet = GRADIENT,
+) -> PatchingPass:
+    """A `PatchingPass` whose gradients are averages along the embedding path; hand it to the twins as `backward`.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        corrupted_tokens: the run that is patched.
+        clean_tokens: the other end of the path, aligned with it.
+        patching_metric: logits → scalar, or one number per prompt.
+        steps: m, the number of points of the path (5 in EAP-IG).
+        rules: LRP rules, to average LRP coefficients.
+
+    Raises:
+        InputError: steps below 1, or prompts that are not aligned.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model
+        >>> from lrp_lens.patching import get_attribution_patch_resid_pre
+        >>> model = load_demo_model(device="cpu")
+        >>> clean = "then mary and john went to the park . john gave the key to"
+        >>> corrupted = "then mary and john went to the park . mary gave the key to"
+        >>> metric = LogitDiff("mary", "john")
+        >>> passed = integrated_pass(model, corrupted, clean, metric, steps=3)
+        >>> get_attribution_patch_resid_pre(model, corrupted, clean, metric, backward=passed).shape
+        torch.Size([4, 15])
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules)
+    clean = aligned_tokens(model, clean_tokens, "clean")
+    require_aligned((clean.shape[0], clean.shape[1]), (base.tokens.shape[0], base.tokens.shape[1]))
+    point = resolve(model).embedding.point
+    end = activations(model, clean, [Names.EMBED])[Names.EMBED]
+    total: dict[str, Tensor] = {}
+    for step in range(steps):
+        share = (step + 0.5) / steps
+
+        def interpolate(tensor: Tensor, hook: Any, share: float = share) -> Tensor:
+            return tensor + share * (end.to(tensor) - tensor)
+
+        with attached([(point, interpolate)]):
+            passed = patching_pass(model, base.tokens, patching_metric, rules=rules)
+        for name, gradient in passed.gradients.items():
+            total[name] = total[name] + gradient if name in total else gradient
+    gradients = {name: gradient / steps for name, gradient in total.items()}
+    return replace(base, gradients=gradients, forwards=2 + steps, backwards=1 + steps)

@@ -1,0 +1,118 @@
+"""Methods that `compare` sets beside activation patching, by name.
+
+Each method is one run of passes that then scores every facet; what it costs is counted in passes over all prompts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.patching.atp_star import atp_star
+from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
+from lrp_lens.patching.controls import attention_rollout, gradient_times_input, random_scores
+from lrp_lens.patching.facets import Facet
+from lrp_lens.patching.inputs import PatchingMetric
+from lrp_lens.patching.integrated import integrated_pass
+from lrp_lens.rules import GRADIENT, PRESETS, RELP, RuleSet
+
+Score = Callable[[PatchingPass, Any, Facet], Tensor]
+"""(pass, clean tokens, facet) → scores [batch, layer, *axes]."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to score every cell."""
+
+    name: str
+    make: Callable[[Any, Tensor, Tensor, PatchingMetric], PatchingPass]
+    """(model, patched tokens, other tokens, metric) → pass."""
+    score: Score
+    forwards: int = 1
+    """Forward passes besides those of the pass: the clean run."""
+    unsigned: bool = False
+    """Whether scores have no sign: they are compared with |exact|."""
+    lrp: bool = False
+    """Whether LRP rules are at work."""
+
+    def why_missing(self, passed: PatchingPass, facet: Facet) -> tuple[str, ...]:
+        """Why layers of a facet are NaN."""
+        return reasons(passed, facet)
+
+
+def _plain(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
+    return passed.scores(source, facet)
+
+
+def _gradient_times_input(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
+    return gradient_times_input(passed, facet)
+
+
+def _rollout(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
+    return attention_rollout(passed, facet)
+
+
+def _random(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
+    return random_scores(passed.scores(source, facet), seed=0)
+
+
+def of_rules(rules: RuleSet) -> Method:
+    """Attribution patching (GRADIENT) or relevance patching under a rule set."""
+
+    def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
+        return patching_pass(model, tokens, metric, rules=rules)
+
+    return Method(rules.name, make, _plain, lrp=rules != GRADIENT)
+
+
+def integrated(rules: RuleSet = GRADIENT, steps: int = 5, name: str | None = None) -> Method:
+    """Integrated gradients (or LRP coefficients) on the embedding path."""
+
+    def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
+        return integrated_pass(model, tokens, other, metric, steps=steps, rules=rules)
+
+    default = "IG" if rules == GRADIENT else f"IG_{rules.name}"
+    return Method(name or default, make, _plain, lrp=rules != GRADIENT)
+
+
+def _atp_star(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric, **options: Any) -> PatchingPass:
+    return atp_star(model, tokens, metric, **options)
+
+
+_GRADIENT = of_rules(GRADIENT)
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        *map(of_rules, PRESETS.values()),
+        Method("ATP_STAR", _atp_star, _plain, unsigned=True),
+        Method("ATP_STAR_SIGNED", partial(_atp_star, signed=True), _plain),
+        Method("ATP_QK_FIX", partial(_atp_star, grad_drop=False), _plain),
+        integrated(),
+        integrated(RELP),
+        Method("GRADIENT_X_INPUT", _GRADIENT.make, _gradient_times_input, forwards=0),
+        Method("ROLLOUT", _GRADIENT.make, _rollout, forwards=1, unsigned=True),
+        Method("RANDOM", _GRADIENT.make, _random, forwards=0),
+    )
+}
+"""Name → method.  GRADIENT is attribution patching (AtP); ROLLOUT and RANDOM are controls."""
+
+
+def method_of(method: "str | RuleSet | Method") -> Method:
+    """A method from its name, a rule set, or itself.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, RuleSet):
+        return of_rules(method)
+    if method not in METHODS:
+        raise InputError(
+            f"A method is a RuleSet, a Method, or one of {', '.join(METHODS)}; received {method!r}."
+        )
+    return METHODS[method]

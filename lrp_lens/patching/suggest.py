@@ -1,0 +1,116 @@
+"""suggest_rules: pick a rule set for each site on some prompts, and judge the choice on the others.
+
+1. Compare every candidate with activation patching on all prompts.
+2. Split the prompts into a calibration set and a held-out set.
+3. Per site, choose the candidate with the highest agreement on the calibration set.
+4. Report its agreement on the held-out set, beside that of every other candidate and the best that was to be had.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrp_lens.errors import InputError
+from lrp_lens.patching.compare import SITES, compare
+from lrp_lens.patching.comparison import Comparison
+from lrp_lens.patching.inputs import Direction, PatchingMetric
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
+
+CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)
+
+
+@dataclass(frozen=True, eq=False)
+class Suggestion:
+    """A rule set per site, and the evidence."""
+
+    rules: Mapping[str, RuleSet]
+    """Site → the chosen rule set, for `get_lrp_patch_{site}(..., rules=...)`."""
+    table: pd.DataFrame
+    """One row per site: chosen, calibration, held_out (agreement of the choice), best_held_out and its name, and the
+    held-out agreement of every candidate."""
+    comparison: Comparison
+
+    def __repr__(self) -> str:
+        chosen = ", ".join(f"{site}: {rules.name}" for site, rules in self.rules.items())
+        return f"Suggestion({chosen})"
+
+    def _repr_html_(self) -> str:
+        return str(self.table.round(3).to_html(index=False))
+
+
+def suggest_rules(
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    metric: PatchingMetric,
+    *,
+    sites: Sequence[str] = SITES,
+    candidates: Sequence[RuleSet] = CANDIDATES,
+    calibration: float = 0.5,
+    statistic: str = "pearson",
+    seed: int = 0,
+    direction: Direction = "denoising",
+) -> Suggestion:
+    """Choose rules per site by agreement with activation patching on calibration prompts.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        clean: prompts of one length.
+        corrupted: their corrupted twins.
+        metric: one number per prompt.
+        sites: names of `FACETS`.
+        candidates: rule sets to choose from; GRADIENT is attribution patching.
+        calibration: share of the prompts that the choice is made on.
+        statistic: pearson, spearman, sign_agreement or top_10.
+        seed: of the split.
+        direction: "denoising" or "noising".
+
+    Raises:
+        InputError: fewer than two prompts on either side, or an unknown statistic.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model
+        >>> model = load_demo_model(device="cpu")
+        >>> names = ("mary", "john", "anna", "peter")
+        >>> pairs = [("mary", "john"), ("john", "mary")] * 2
+        >>> text = "then {} and {} went to the park . {} gave the key to"
+        >>> clean = [text.format(a, b, "john") for a, b in pairs]
+        >>> corrupted = [text.format(a, b, "mary") for a, b in pairs]
+        >>> suggest_rules(model, clean, corrupted, LogitDiff("mary", "john"), sites=["mlp_out"]).table.shape[0]
+        1
+    """
+    if not 0 < calibration < 1:
+        raise InputError(f"calibration is a share of the prompts between 0 and 1; received {calibration!r}.")
+    found = compare(
+        model, clean, corrupted, metric, sites=sites, methods=candidates, samples=0, seed=seed,
+        direction=direction, ks=(10,),
+    )  # fmt: skip
+    if statistic not in found.statistics:
+        raise InputError(f"A statistic is one of {', '.join(found.statistics)}; received {statistic!r}.")
+    order = np.random.default_rng(seed).permutation(found.n_prompts).tolist()
+    middle = round(calibration * found.n_prompts)
+    chosen_on, held_out = order[:middle], order[middle:]
+    if min(len(chosen_on), len(held_out)) < 2:
+        raise InputError(
+            f"Calibration and held-out set have two prompts each at least; received {len(chosen_on)} and "
+            f"{len(held_out)}. Pass more prompts."
+        )
+    by_name = {rules.name: rules for rules in candidates}
+    rules, rows = {}, []
+    for site in sites:
+        parts: list[dict[str, float]] = [
+            {name: found.on_prompts("metric", site, name, prompts, statistic) for name in by_name}
+            for prompts in (chosen_on, held_out)
+        ]
+        known = {name: value for name, value in parts[0].items() if np.isfinite(value)}
+        if not known:
+            raise InputError(f"No candidate scores {site}: every one cuts it off. Add GRADIENT to candidates.")
+        best = max(known, key=lambda name: known[name])
+        top = max(known, key=lambda name: parts[1][name])
+        rules[site] = by_name[best]
+        row = {"site": site, "chosen": best, "calibration": parts[0][best], "held_out": parts[1][best]}
+        rows.append(row | {"best_held_out": parts[1][top], "best": top} | parts[1])
+    return Suggestion(rules, pd.DataFrame(rows), found)

@@ -1,0 +1,284 @@
+"""get_act_patch_*, get_attribution_patch_* and get_lrp_patch_*: the same arguments, the same shapes.
+
+`get_act_patch_*` returns the metric of the patched run, as transformer_lens does; its twins return the change of the
+metric, in the metric's units: activation patch - metric of the unpatched run.  With transformer_lens' usual metric,
+normalised so that the unpatched run has 0 and the other run 1, the two are on one scale as they stand; `baseline=True`
+adds the unpatched metric otherwise.
+
+One function each for activation, attribution and relevance patching (`_Sweep`, `_Twin`) serves every facet of
+`FACETS` and every bundle of `BUNDLES`; the named functions are instances of them.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_lens.errors import InputError, SiteError
+from lrp_lens.patching.activation import Engine, activation_values
+from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
+from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
+from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, per_prompt
+from lrp_lens.rules import GRADIENT, RELP, RuleSet
+
+
+class CutOffWarning(UserWarning):
+    """A facet holds NaN, because a rule cuts it off or the host keeps it out of the graph; the text says which."""
+
+
+def _facets(name: str) -> list[Facet]:
+    return [FACETS[one] for one in BUNDLES.get(name, (name,))]
+
+
+def _bundled(name: str, results: list[Tensor]) -> Tensor:
+    """Facets stacked along patch_type, as transformer_lens does; absent key-value heads are NaN."""
+    if name not in BUNDLES:
+        return results[0]
+    if name == "attn_head_by_pos_every":
+        results[-1] = results[-1].transpose(-1, -2)
+    heads = max(result.shape[-1] for result in results)
+    padded = [
+        torch.nn.functional.pad(result, (0, heads - result.shape[-1]), value=torch.nan) for result in results
+    ]
+    return torch.stack(padded)
+
+
+def _shape_words(name: str) -> str:
+    words = FACETS[BUNDLES.get(name, (name,))[0]].shape_words
+    return f"[{len(BUNDLES[name])}, {words[1:]}" if name in BUNDLES else words
+
+
+class _Named:
+    """What named functions share: a name, and a docstring of their own."""
+
+    def __init__(self, name: str, prefix: str, what: str) -> None:
+        self.facet, self.__name__ = name, f"{prefix}{name}"
+        self.__qualname__, self.__module__ = self.__name__, __name__
+        types = f" ({', '.join(BUNDLES[name])})" if name in BUNDLES else ""
+        self.__doc__ = f"{what} of {name}, {_shape_words(name)}{types}. Arguments: see `{type(self).__name__}`."
+
+    def __repr__(self) -> str:
+        return f"<{self.__name__}: {_shape_words(self.facet)}>"
+
+
+class _Sweep(_Named):
+    """Activation patching of one facet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "get_act_patch_", "Activation patching")
+
+    def __call__(
+        self,
+        model: Any,
+        corrupted_tokens: Any,
+        clean_cache: Any,
+        patching_metric: PatchingMetric,
+        *,
+        direction: Direction = "denoising",
+        engine: Engine = "auto",
+    ) -> Tensor:
+        """The metric of every patched run.
+
+        Args:
+            model: HookedTransformer or TransformerBridge in eval mode.
+            corrupted_tokens: token ids [batch, pos], or prompts of one length.
+            clean_cache: ActivationCache of the clean run, or the clean prompts.
+            patching_metric: logits → scalar, or one number per prompt (their mean is returned).
+            direction: "denoising" puts clean activations into the corrupted run; "noising" the reverse, and needs
+                prompts for clean_cache.
+            engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
+
+        Returns:
+            The metric, with the axes of the facet; NaN in a bundle where the model lacks the part.
+
+        Raises:
+            InputError: runs that are not aligned, train mode, noising with a cache.
+            SiteError: the model has no such part, or the host drops the edit.
+        """
+        tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
+        metric = per_prompt(patching_metric, model)
+        results: list[Tensor | None] = []
+        for facet in _facets(self.facet):
+            try:
+                values = activation_values(model, tokens, source, facet, [metric], engine=engine)
+                results.append(values[0].mean(0))
+            except SiteError:
+                if self.facet not in BUNDLES:
+                    raise
+                results.append(None)
+        return _bundled(self.facet, _filled(results, _facets(self.facet)))
+
+
+def _filled(results: list[Tensor | None], facets: list[Facet]) -> list[Tensor]:
+    """NaN for a facet of a bundle that the model lacks, shaped like another one of its bundle."""
+    known = [result for result in results if result is not None]
+    if not known:
+        raise SiteError(f"The model has none of {', '.join(facet.name for facet in facets)}. Patch another site.")
+    largest = max(known, key=lambda result: result.numel())
+
+    def nothing(facet: Facet) -> Tensor:
+        like = largest.transpose(-1, -2) if facet.axes == ("head", "dest_pos") else largest
+        return torch.full_like(like, torch.nan)
+
+    return [nothing(facet) if result is None else result for result, facet in zip(results, facets, strict=True)]
+
+
+class _Twin(_Named):
+    """Attribution or relevance patching of one facet."""
+
+    def __init__(self, name: str, prefix: str, default: RuleSet) -> None:
+        what = "Relevance (LRP) patching" if default != GRADIENT else "Attribution patching"
+        super().__init__(name, prefix, what)
+        self.default = default
+
+    def __call__(
+        self,
+        model: Any,
+        corrupted_tokens: Any,
+        clean_cache: Any,
+        patching_metric: PatchingMetric,
+        *,
+        rules: RuleSet | None = None,
+        backward: PatchingPass | None = None,
+        direction: Direction = "denoising",
+        baseline: bool = False,
+    ) -> Tensor:
+        """First-order effect of every patch.
+
+        Args:
+            model: HookedTransformer or TransformerBridge in eval mode.
+            corrupted_tokens: token ids [batch, pos], or prompts of one length.
+            clean_cache: ActivationCache of the clean run, or the clean prompts.
+            patching_metric: logits → scalar, or one number per prompt (its mean is attributed).
+            rules: LRP rules, default RELP; attribution patching has none.
+            backward: a pass made by `patching_pass` (or `integrated_pass`), to serve several twins.
+            direction: as in activation patching; with "noising" the pass is one of the clean run.
+            baseline: add the metric of the unpatched run, as `get_act_patch_*` has it.
+
+        Returns:
+            Scores in the metric's units, with the axes of the facet.  NaN (and a `CutOffWarning`) where a rule cuts
+            the activation off; heads of k and v are key-value heads.
+
+        Raises:
+            InputError: runs that are not aligned, train mode, or a pass of another run, metric or rule set.
+            SiteError: the model has no such part.
+        """
+        tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
+        facets = _facets(self.facet)
+        rules = self._rules(rules, backward)
+        if backward is None:
+            parts = {facet.part for facet in facets}
+            backward = patching_pass(model, tokens, patching_metric, rules=rules, parts=parts)
+        else:
+            _require_same(backward, tokens, patching_metric, rules)
+        results: list[Tensor | None] = []
+        told: list[str] = []
+        for facet in facets:
+            try:
+                results.append(backward.scores(source, facet).mean(0))
+                told += reasons(backward, facet)
+            except SiteError:
+                if self.facet not in BUNDLES:
+                    raise
+                results.append(None)
+        if told:
+            warnings.warn(f"{self.__name__} holds NaN: {'; '.join(told)}.", CutOffWarning, stacklevel=2)
+        scores = _bundled(self.facet, _filled(results, facets))
+        return scores + backward.value.mean() if baseline else scores
+
+    def _rules(self, rules: RuleSet | None, backward: PatchingPass | None) -> RuleSet:
+        if self.default == GRADIENT:
+            given = rules or (GRADIENT if backward is None else backward.rules)
+            if given != GRADIENT:
+                raise InputError(
+                    f"Attribution patching has no rules; received {given.name}. Use get_lrp_patch_{self.facet}."
+                )
+            return GRADIENT
+        return rules or (self.default if backward is None else backward.rules)
+
+
+def _require_same(
+    backward: PatchingPass, tokens: Tensor, metric: PatchingMetric, rules: RuleSet
+) -> None:
+    """Raise InputError unless the pass is one of this run, metric and rule set."""
+    if backward.tokens.shape != tokens.shape or not torch.equal(backward.tokens, tokens):
+        raise InputError(
+            "A backward pass serves the run that it was made from; this one is of other tokens. For noising make it "
+            "from the clean tokens."
+        )
+    if backward.metric is not metric and backward.metric != metric:
+        raise InputError(
+            f"A backward pass serves the metric that it was made from, {backward.metric!r}; received {metric!r}. "
+            "Pass the same object, or make another pass."
+        )
+    if backward.rules != rules:
+        raise InputError(
+            f"A backward pass serves the rules that it was made under, {backward.rules.name}; received {rules.name}."
+        )
+
+
+def _attribution(name: str) -> _Twin:
+    return _Twin(name, "get_attribution_patch_", GRADIENT)
+
+
+def _lrp(name: str) -> _Twin:
+    return _Twin(name, "get_lrp_patch_", RELP)
+
+
+get_act_patch_resid_pre = _Sweep("resid_pre")
+get_act_patch_resid_mid = _Sweep("resid_mid")
+get_act_patch_attn_out = _Sweep("attn_out")
+get_act_patch_mlp_out = _Sweep("mlp_out")
+get_act_patch_attn_head_out_by_pos = _Sweep("attn_head_out_by_pos")
+get_act_patch_attn_head_q_by_pos = _Sweep("attn_head_q_by_pos")
+get_act_patch_attn_head_k_by_pos = _Sweep("attn_head_k_by_pos")
+get_act_patch_attn_head_v_by_pos = _Sweep("attn_head_v_by_pos")
+get_act_patch_attn_head_pattern_by_pos = _Sweep("attn_head_pattern_by_pos")
+get_act_patch_attn_head_pattern_dest_src_pos = _Sweep("attn_head_pattern_dest_src_pos")
+get_act_patch_attn_head_out_all_pos = _Sweep("attn_head_out_all_pos")
+get_act_patch_attn_head_q_all_pos = _Sweep("attn_head_q_all_pos")
+get_act_patch_attn_head_k_all_pos = _Sweep("attn_head_k_all_pos")
+get_act_patch_attn_head_v_all_pos = _Sweep("attn_head_v_all_pos")
+get_act_patch_attn_head_pattern_all_pos = _Sweep("attn_head_pattern_all_pos")
+get_act_patch_block_every = _Sweep("block_every")
+get_act_patch_attn_head_all_pos_every = _Sweep("attn_head_all_pos_every")
+get_act_patch_attn_head_by_pos_every = _Sweep("attn_head_by_pos_every")
+
+get_attribution_patch_resid_pre = _attribution("resid_pre")
+get_attribution_patch_resid_mid = _attribution("resid_mid")
+get_attribution_patch_attn_out = _attribution("attn_out")
+get_attribution_patch_mlp_out = _attribution("mlp_out")
+get_attribution_patch_attn_head_out_by_pos = _attribution("attn_head_out_by_pos")
+get_attribution_patch_attn_head_q_by_pos = _attribution("attn_head_q_by_pos")
+get_attribution_patch_attn_head_k_by_pos = _attribution("attn_head_k_by_pos")
+get_attribution_patch_attn_head_v_by_pos = _attribution("attn_head_v_by_pos")
+get_attribution_patch_attn_head_pattern_by_pos = _attribution("attn_head_pattern_by_pos")
+get_attribution_patch_attn_head_pattern_dest_src_pos = _attribution("attn_head_pattern_dest_src_pos")
+get_attribution_patch_attn_head_out_all_pos = _attribution("attn_head_out_all_pos")
+get_attribution_patch_attn_head_q_all_pos = _attribution("attn_head_q_all_pos")
+get_attribution_patch_attn_head_k_all_pos = _attribution("attn_head_k_all_pos")
+get_attribution_patch_attn_head_v_all_pos = _attribution("attn_head_v_all_pos")
+get_attribution_patch_attn_head_pattern_all_pos = _attribution("attn_head_pattern_all_pos")
+get_attribution_patch_block_every = _attribution("block_every")
+get_attribution_patch_attn_head_all_pos_every = _attribution("attn_head_all_pos_every")
+get_attribution_patch_attn_head_by_pos_every = _attribution("attn_head_by_pos_every")
+
+get_lrp_patch_resid_pre = _lrp("resid_pre")
+get_lrp_patch_resid_mid = _lrp("resid_mid")
+get_lrp_patch_attn_out = _lrp("attn_out")
+get_lrp_patch_mlp_out = _lrp("mlp_out")
+get_lrp_patch_attn_head_out_by_pos = _lrp("attn_head_out_by_pos")
+get_lrp_patch_attn_head_q_by_pos = _lrp("attn_head_q_by_pos")
+get_lrp_patch_attn_head_k_by_pos = _lrp("attn_head_k_by_pos")
+get_lrp_patch_attn_head_v_by_pos = _lrp("attn_head_v_by_pos")
+get_lrp_patch_attn_head_pattern_by_pos = _lrp("attn_head_pattern_by_pos")
+get_lrp_patch_attn_head_pattern_dest_src_pos = _lrp("attn_head_pattern_dest_src_pos")
+get_lrp_patch_attn_head_out_all_pos = _lrp("attn_head_out_all_pos")
+get_lrp_patch_attn_head_q_all_pos = _lrp("attn_head_q_all_pos")
+get_lrp_patch_attn_head_k_all_pos = _lrp("attn_head_k_all_pos")
+get_lrp_patch_attn_head_v_all_pos = _lrp("attn_head_v_all_pos")
+get_lrp_patch_attn_head_pattern_all_pos = _lrp("attn_head_pattern_all_pos")
+get_lrp_patch_block_every = _lrp("block_every")
+get_lrp_patch_attn_head_all_pos_every = _lrp("attn_head_all_pos_every")
+get_lrp_patch_attn_head_by_pos_every = _lrp("attn_head_by_pos_every")
