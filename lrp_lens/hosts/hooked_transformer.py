@@ -11,20 +11,15 @@ from typing import Any
 from torch import nn
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.collector import SiteCollector
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import (
     ActivationSite,
     AttentionSite,
-    BiasSite,
     LinearSite,
-    LogitSite,
     MixtureSite,
     NormSite,
-    Parameter,
-    Port,
-    Record,
     RouterSite,
-    Site,
     Sites,
     parameter_of,
 )
@@ -61,38 +56,12 @@ def _refuse_unknown(cfg: Any) -> None:
             )
 
 
-class _Resolver:
-    """Walks one HookedTransformer and collects its sites and records."""
+class _Resolver(SiteCollector):
+    """Walks one HookedTransformer."""
 
     def __init__(self, model: Any) -> None:
         _refuse_unknown(model.cfg)
-        self.model, self.cfg = model, model.cfg
-        self.hook_dict = model.hook_dict
-        self.sites: list[Site] = []
-        self.records: dict[str, Record] = {}
-
-    def port(self, name: str) -> Port:
-        return Port(name, self.hook_dict[name])
-
-    def maybe(self, name: str) -> Port | None:
-        return self.port(name) if name in self.hook_dict else None
-
-    def record(self, name: str, layer: int | None, optional: bool = False) -> str:
-        if name in self.hook_dict:
-            self.records[name] = Record(name=name, layer=layer, port=self.port(name), optional=optional)
-        return name
-
-    def tap(self, name: str, layer: int | None, module: nn.Module) -> str:
-        self.records[name] = Record(name=name, layer=layer, module=module, optional=True)
-        return name
-
-    def bias(self, label: str, layer: int | None, record: str, parameter: Parameter) -> None:
-        self.sites.append(BiasSite(layer=layer, label=label, record=record, bias=parameter))
-
-    def linear(self, label: str, layer: int | None, record: str) -> None:
-        if record in self.records:
-            output = self.maybe(record)
-            self.sites.append(LinearSite(layer=layer, label=label, output=output, record=record))
+        super().__init__(model)
 
     def norm(self, label: str, layer: int | None, module: nn.Module, prefix: str, of: str = "stream") -> None:
         scale = self.maybe(Names.scale(prefix))
@@ -115,8 +84,7 @@ class _Resolver:
                 of=of,
             )
         )
-        if hasattr(module, "b"):
-            self.bias(f"{label} bias", layer, result, parameter_of(module, "b"))
+        self.bias(f"{label} bias", layer, result, module, "b")
 
     def embedding(self) -> None:
         embed = self.model.embed
@@ -148,7 +116,7 @@ class _Resolver:
             ("b_V", v, "_b_V" if grouped else "b_V"),
         ):
             self.linear(label[2:].lower(), layer, name)
-            self.bias(label, layer, name, parameter_of(attn, attribute))
+            self.bias(label, layer, name, attn, attribute)
         for part, of in (("q", "query"), ("k", "key")):
             norm = getattr(attn, f"{part}_norm", None)
             if norm is not None:
@@ -175,7 +143,7 @@ class _Resolver:
         output = self.record(Names.attn_out(layer), layer)
         raw = self.tap(Names.raw(output), layer, attn) if has_post_norm else output
         self.linear("o", layer, raw)
-        self.bias("b_O", layer, raw, parameter_of(attn, "b_O"))
+        self.bias("b_O", layer, raw, attn, "b_O")
 
     def post_norm(self, block: Any) -> bool:
         """Whether the block normalises what attention and MLP write (Gemma 2 and 3, OLMo 2 and 3)."""
@@ -207,13 +175,13 @@ class _Resolver:
                     function=identify(mlp.act_fn, f"blocks.{layer}.mlp"),
                 )
             )
-            self.bias("b_in", layer, post if gated else pre, parameter_of(mlp, "b_in"))
+            self.bias("b_in", layer, post if gated else pre, mlp, "b_in")
         raw = self.tap(Names.raw(output), layer, mlp) if self.post_norm(block) else output
         if hasattr(mlp, "experts"):
             self.sites.append(LinearSite(layer=layer, label="experts", output=None, record=raw))
         else:
             self.linear("mlp out", layer, raw)
-            self.bias("b_out", layer, raw, parameter_of(mlp, "b_out"))
+            self.bias("b_out", layer, raw, mlp, "b_out")
 
     def experts(self, layer: int, mlp: Any) -> None:
         gpt_oss = type(mlp).__name__ == "GptOssMoE"
@@ -270,31 +238,12 @@ class _Resolver:
             self.block(layer, block)
         if hasattr(self.model, "ln_final"):
             self.norm("ln_final", None, self.model.ln_final, Names.FINAL_NORM)
-        logits = self.record(Names.LOGITS, None, optional=True)
-        softcap = getattr(self.cfg, "output_logits_soft_cap", -1.0)
-        self.sites.append(
-            LogitSite(
-                layer=None,
-                label="logits",
-                output=self.port(logits),
-                softcap=softcap if softcap and softcap > 0 else None,
-            )
-        )
-        self.linear("unembed", None, logits)
-        self.bias("b_U", None, logits, parameter_of(self.model.unembed, "b_U"))
-        for name in self.hook_dict:
-            if name not in self.records:
-                self.record(name, None, optional=True)
-        return Sites(
+        return self.finish(
             host="HookedTransformer",
             architecture=str(self.cfg.original_architecture or "native"),
-            n_layers=self.cfg.n_layers,
-            n_heads=self.cfg.n_heads,
             parallel=bool(self.cfg.parallel_attn_mlp),
-            sites=tuple(self.sites),
-            records=tuple(self.records.values()),
-            embedding=self.port(Names.EMBED),
-            unembed_input=self.port(Names.UNEMBED_INPUT),
+            softcap=getattr(self.cfg, "output_logits_soft_cap", None),
+            unembed=self.model.unembed,
         )
 
 

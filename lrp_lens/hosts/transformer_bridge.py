@@ -17,19 +17,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.collector import SiteCollector
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import (
     ActivationSite,
     AttentionSite,
-    BiasSite,
     ExpertsSite,
     LinearSite,
-    LogitSite,
     MixtureSite,
     NormSite,
-    Port,
-    Record,
-    Site,
     Sites,
     no_parameter,
     parameter_of,
@@ -67,11 +63,11 @@ def _activation(module: Any, where: str) -> str:
     )
 
 
-class _Resolver:
-    """Walks one TransformerBridge and collects its sites and records."""
+class _Resolver(SiteCollector):
+    """Walks one TransformerBridge."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.cfg = model, model.cfg
+        super().__init__(model)
         self.hugging_face = model.original_model
         self.architecture = type(self.hugging_face).__name__
         if self.architecture not in ARCHITECTURES:
@@ -87,42 +83,6 @@ class _Resolver:
                     f"Call model.set_{flag}(False) first."
                 )
         self.config = self.hugging_face.config
-        self.hook_dict = model.hook_dict
-        self.sites: list[Site] = []
-        self.records: dict[str, Record] = {}
-
-    def port(self, name: str) -> Port:
-        point = self.hook_dict[name]
-        return Port(point.name if point.name in self.hook_dict else name, point)
-
-    def maybe(self, name: str) -> Port | None:
-        return self.port(name) if name in self.hook_dict else None
-
-    def record(
-        self,
-        name: str,
-        layer: int | None,
-        *,
-        at: str | None = None,
-        optional: bool = False,
-        plus: tuple[str, ...] = (),
-    ) -> str:
-        if (at or name) in self.hook_dict:
-            self.records[name] = Record(
-                name=name, layer=layer, port=self.port(at or name), optional=optional, plus=plus
-            )
-        return name
-
-    def bias(self, label: str, layer: int | None, record: str, module: Any, attribute: str) -> None:
-        parameter = parameter_of(module, attribute)
-        if record in self.records and parameter() is not None:
-            self.sites.append(BiasSite(layer=layer, label=label, record=record, bias=parameter))
-
-    def linear(self, label: str, layer: int | None, record: str) -> None:
-        if record in self.records:
-            port = self.records[record].port
-            assert port is not None
-            self.sites.append(LinearSite(layer=layer, label=label, output=port, record=record))
 
     def norm(self, layer: int | None, prefix: str, module: Any) -> None:
         label, inner = prefix.rpartition(".")[2], unwrap(module)
@@ -268,31 +228,12 @@ class _Resolver:
         for layer, block in enumerate(model.blocks):
             self.block(layer, block, parallel)
         self.norm(None, Names.FINAL_NORM, model.ln_final)
-        self.record(Names.LOGITS, None, optional=True)
-        softcap = getattr(self.config, "final_logit_softcapping", None)
-        self.sites.append(
-            LogitSite(
-                layer=None,
-                label="logits",
-                output=self.port(Names.LOGITS),
-                softcap=float(softcap) if softcap else None,
-            )
-        )
-        self.linear("unembed", None, Names.LOGITS)
-        self.bias("b_U", None, Names.LOGITS, model, "b_U")
-        for name in self.hook_dict:
-            if name not in self.records:
-                self.record(name, None, optional=True)
-        return Sites(
+        return self.finish(
             host="TransformerBridge",
             architecture=self.architecture,
-            n_layers=len(model.blocks),
-            n_heads=self.cfg.n_heads,
             parallel=parallel,
-            sites=tuple(self.sites),
-            records=tuple(self.records.values()),
-            embedding=self.port(Names.EMBED),
-            unembed_input=self.port(Names.UNEMBED_INPUT),
+            softcap=getattr(self.config, "final_logit_softcapping", None),
+            unembed=model,
         )
 
 
