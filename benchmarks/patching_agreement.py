@@ -12,13 +12,14 @@ import random
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from lrp_lens import LogitDiff, LogProb, load_demo_model
 from lrp_lens.demo import tasks
 from lrp_lens.demo.corpus import is_held_out
 from lrp_lens.demo.tasks.people import COMMON_TEMPLATES
-from lrp_lens.patching import Comparison, compare, suggest_rules
+from lrp_lens.patching import compare, suggest_rules
 
 SITES = (
     "resid_pre", "resid_mid", "attn_out", "mlp_out",
@@ -57,10 +58,8 @@ def cell(row: dict, name: str = "pearson") -> str:
     return "–" if value != value else f"{value:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
 
 
-def agreement_table(found: Comparison, metric: str) -> list[str]:
+def agreement_table(rows: pd.DataFrame, floor: pd.DataFrame, metric: str) -> list[str]:
     """Markdown: one line per site, one column per method, noise floor last."""
-    rows = found.table()
-    floor = found.noise_floor()
     lines = ["| site | " + " | ".join(METHODS) + " | exact, halves |", "|---" * (len(METHODS) + 2) + "|"]
     for site in SITES:
         part = rows[(rows.metric == metric) & (rows.site == site)].set_index("method")
@@ -85,9 +84,10 @@ def main() -> None:
     metrics = {"logit difference": LogitDiff(answers, foils), "log-probability": LogProb(answers)}
     found = compare(model, clean, corrupted, metrics, sites=SITES, methods=METHODS, samples=options.samples)
     print(f"{found!r}\nUnsigned methods (ATP_STAR, ROLLOUT) are compared with |exact|.\n")
+    rows, floor = found.table(), found.noise_floor()
     for metric in metrics:
         print(f"Pearson with activation patching, {metric}\n")
-        print("\n".join(agreement_table(found, metric)) + "\n")
+        print("\n".join(agreement_table(rows, floor, metric)) + "\n")
     losses = found.losses()
     print("Where LRP loses to GRADIENT (the whole 95 % interval of the paired difference lies below 0)\n")
     print("| metric | site | rules | GRADIENT | LRP | difference |\n|---|---|---|---|---|---|")
@@ -96,6 +96,10 @@ def main() -> None:
             f"| {row['metric']} | {row['site']} | {row['method']} | {row['gradient']:.2f} | {row['lrp']:.2f} | "
             f"{cell(row, 'difference')} |"
         )
+    if options.figures:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for site in SITES:
+            found.plot(site, ("GRADIENT", "RELP", "IG")).write_html(options.figures / f"{site}.html")
     chosen = suggest_rules(model, clean, corrupted, metrics["logit difference"], sites=SITES)
     print("\nRules chosen per site on half of the pairs, judged on the other half (Pearson)\n")
     print("| site | chosen | calibration | held out | best held out |\n|---|---|---|---|---|")
@@ -104,9 +108,10 @@ def main() -> None:
             f"| {row['site']} | {row['chosen']} | {row['calibration']:.2f} | {row['held_out']:.2f} | "
             f"{row['best_held_out']:.2f} ({row['best']}) |"
         )
-    rows = found.table()
     first = rows[(rows.metric == "logit difference") & (rows.site == SITES[0])]
-    print("\nCost, all sites together\n\n| method | forwards | backwards | seconds | peak memory |\n|---|---|---|---|---|")
+    print(
+        "\nCost, all sites together\n\n| method | forwards | backwards | seconds | peak memory |\n|---|---|---|---|---|"
+    )
     exact = [item.cost for (metric, _), item in found.exact.items() if metric == "logit difference"]
     print(
         f"| activation patching | {sum(one.forwards for one in exact)} | 0 | {sum(one.seconds for one in exact):.1f} | "
@@ -117,11 +122,6 @@ def main() -> None:
             f"| {row['method']} | {row['forwards']} | {row['backwards']} | {row['seconds']:.2f} | "
             f"{row['peak_mb']:.0f} MB |"
         )
-    if options.figures:
-        options.figures.mkdir(parents=True, exist_ok=True)
-        for site in SITES:
-            shown = [name for name in ("GRADIENT", "RELP", "CP_LRP") if found.scores["logit difference", site, name].values is not None]
-            found.plot(site, shown).write_html(options.figures / f"{site}.html")
 
 
 if __name__ == "__main__":

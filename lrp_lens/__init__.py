@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         SequenceLogitDiff,
         TopKContrast,
     )
+    from lrp_lens.patching import Comparison as Comparison
+    from lrp_lens.patching import compare as compare
+    from lrp_lens.patching import suggest_rules as suggest_rules
     from lrp_lens.relevance import run_with_relevance as run_with_relevance
     from lrp_lens.rules import (
         ATTN_LRP,
@@ -78,6 +81,7 @@ _ROOMS = {
         "SequenceLogitDiff",
         "TopKContrast",
     ],
+    "patching": ["Comparison", "compare", "suggest_rules"],
     "relevance": ["run_with_relevance"],
     "rules": [
         "ATTN_LRP",
@@ -124,6 +128,7 @@ __all__ = [
     "RELP",
     "AttentionWeights",
     "Case",
+    "Comparison",
     "Coverage",
     "Decomposition",
     "Epsilon",
@@ -152,6 +157,7 @@ __all__ = [
     "TemperedSoftmax",
     "TopKContrast",
     "View",
+    "compare",
     "coverage",
     "decompose",
     "demo_cases",
@@ -159,4 +165,5 @@ __all__ = [
     "load_demo_model",
     "load_model",
     "run_with_relevance",
+    "suggest_rules",
 ]

@@ -106,7 +106,11 @@ class RelevanceCache(Mapping[str, Tensor]):
         self._balance, self._ledger = balance, finished_ledger
 
     def __getitem__(self, key: Key) -> Tensor:
-        """Relevance at a hook point: activation ⊙ gradient, in float32 at least."""
+        """Relevance at a hook point: activation ⊙ gradient, in float32 at least.
+
+        AttnLRP's shares act at q, k and v, so scores and patterns (kept on request) show what they would receive
+        before the half rules: halve them to compare with z.
+        """
         activation = self.activations[key]
         wide = accumulation_dtype(activation.dtype)
         return activation.to(wide) * self.gradients[key].to(wide)

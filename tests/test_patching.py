@@ -4,8 +4,6 @@ The brute-force definition: multiply each cell's change (clean - corrupted) by a
 and differentiate the metric of the (gated) model in ε at 0.  It knows nothing of activation ⊙ gradient.
 """
 
-import warnings
-
 import pytest
 import torch
 
@@ -18,7 +16,6 @@ from lrp_lens import (
     InputError,
     LogitDiff,
     LogProb,
-    MetricError,
     SiteError,
     patching,
 )
@@ -47,53 +44,387 @@ def has(model, part):
     return record_name(part, 0) in resolve(model).record_of and record_name(part, 0) not in dead(model)
 
 
-def brute_force(model, facet, rules, metric=METRIC, clean=CLEAN, corrupted=CORRUPTED):
-    """d metric / d ε of every cell, [layer, *axes]: see the module's docstring."""
-    names = [record_name(facet.part, layer) for layer in range(model.cfg.n_layers)]
+def brute_force(model, facets, rules, metric=METRIC, clean=CLEAN, corrupted=CORRUPTED):
+    """d metric / d ε of every cell, facet → [layer, *axes]; all ε are 0, so all facets share one pass."""
+    layers = range(model.cfg.n_layers)
     with torch.no_grad():
         _, clean_cache = model.run_with_cache(clean)
         _, cache = model.run_with_cache(corrupted)
-    sizes = dict(zip(facet.dims, cache[names[0]].shape, strict=True))
-    epsilon = torch.zeros(len(names), *(sizes[axis] for axis in facet.axes), dtype=torch.float64)
-    epsilon.requires_grad_(True)
-    hooks = [[], [], []]
+    before, edits, after = [], [], []
     for hook in rules.plan(model):
-        stage = ("replace", "read", "scale").index(hook.stage)
-        hooks[2 if stage else 0].append((hook.port.name, hook.function))
-    records = resolve(model).record_of
-    for layer, name in enumerate(names):
+        (before if hook.stage == "replace" else after).append((hook.port.name, hook.function))
+    records, epsilons = resolve(model).record_of, {}
+    for facet in facets:
+        sizes = dict(zip(facet.dims, cache[record_name(facet.part, 0)].shape, strict=True))
+        epsilon = torch.zeros(len(layers), *(sizes[axis] for axis in facet.axes), dtype=torch.float64)
+        epsilons[facet.name] = epsilon.requires_grad_(True)
         shape = [sizes[dim] if dim in facet.axes else 1 for dim in facet.dims]
-        order = [dim for dim in facet.dims if dim in facet.axes]
-        weights = epsilon[layer].permute([facet.axes.index(dim) for dim in order]).reshape(shape)
-        change = (clean_cache[name] - cache[name]) * weights
-        at = record_name("attn_out", layer) if records[name].plus else name
+        order = [facet.axes.index(dim) for dim in facet.dims if dim in facet.axes]
+        for layer in layers:
+            name = record_name(facet.part, layer)
+            change = (clean_cache[name] - cache[name]) * epsilon[layer].permute(order).reshape(shape)
+            at = record_name("attn_out", layer) if records[name].plus else name
 
-        def edit(tensor, hook, change=change):
-            return tensor + change.reshape(tensor.shape).to(tensor)
+            def edit(tensor, hook, change=change):
+                return tensor + change.reshape(tensor.shape).to(tensor)
 
-        hooks[1].append((records[at].port.name, edit))
-    with model.hooks(fwd_hooks=[*hooks[0], *hooks[1], *hooks[2]]):
+            edits.append((records[at].port.name, edit))
+    with model.hooks(fwd_hooks=[*before, *edits, *after]):
         value = metric(model(corrupted)).mean()
-    return torch.autograd.grad(value, epsilon)[0]
+    gradients = torch.autograd.grad(value, list(epsilons.values()), allow_unused=True)
+    return dict(zip(epsilons, gradients, strict=True))
 
 
+@pytest.fixture(scope="module")
+def gpt2():
+    return zoo.bridge("gpt2")
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return zoo.bridge("llama")
+
+
+def exact(model, name, source=CLEAN, tokens=CORRUPTED, metric=METRIC, engine="batched"):
+    return activation_values(model, tokens, source, FACETS[name], [metric], engine=engine)[0].mean(0)
+
+
+# ------------------------------------------------------------------------------------ the definition
 @pytest.mark.parametrize(("host", "name"), MODELS, ids=lambda part: part)
 def test_twins_equal_the_definition_on_every_architecture(host, name):
     model = build(host, name)
-    for rules in (GRADIENT, RELP):
+    facets = [FACETS[one] for one in BY_POS if has(model, FACETS[one].part)]
+    assert len(facets) == 9 - (name in PARALLEL) - (host == "bridge" and name in ("gptj", "opt"))
+    for rules, kind in ((GRADIENT, "attribution"), (RELP, "lrp")):
         backward = patching.patching_pass(model, CORRUPTED, METRIC, rules=rules)
-        kind = "attribution" if rules is GRADIENT else "lrp"
-        for facet in (FACETS[one] for one in BY_POS):
+        expected = brute_force(model, facets, rules)
+        for facet in facets:
             twin = getattr(patching, f"get_{kind}_patch_{facet.name}")
-            if not has(model, facet.part):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", CutOffWarning)
-                    if facet.part == "pattern":
-                        assert twin(model, CORRUPTED, CLEAN, METRIC, backward=backward).isnan().all()
-                        continue
-                with pytest.raises(SiteError, match="has no resid_mid"):
-                    twin(model, CORRUPTED, CLEAN, METRIC, backward=backward)
-                continue
             found = twin(model, CORRUPTED, CLEAN, METRIC, backward=backward)
-            expected = brute_force(model, facet, rules)
-            torch.testing.assert_close(found.double(), expected, atol=tolerance(host), rtol=tolerance(host))
+            assert found.dtype == expected[facet.name].dtype
+            torch.testing.assert_close(
+                found, expected[facet.name], atol=tolerance(host), rtol=tolerance(host)
+            )
+
+
+@pytest.mark.parametrize("rules", [ATTN_LRP, CP_LRP], ids=lambda rules: rules.name)
+@pytest.mark.parametrize("host", ["hooked", "bridge"])
+def test_twins_equal_the_definition_under_other_rules(host, rules):
+    if host == "hooked" and not zoo.HOOKED_NAMES:
+        pytest.skip("no HookedTransformer here")
+    model = build(host, "llama")
+    parts = ("resid_pre", "mlp_out", "z", "v") + (("q", "k") if rules is ATTN_LRP else ())
+    facets = [FACETS[one] for one in BY_POS if FACETS[one].part in parts]
+    expected = brute_force(model, facets, rules)
+    backward = patching.patching_pass(model, CORRUPTED, METRIC, rules=rules)
+    for facet in facets:
+        twin = getattr(patching, f"get_lrp_patch_{facet.name}")
+        found = twin(model, CORRUPTED, CLEAN, METRIC, backward=backward)
+        torch.testing.assert_close(
+            found, expected[facet.name], atol=2 * tolerance(host), rtol=2 * tolerance(host)
+        )
+
+
+def test_attribution_is_the_slope_of_small_patches(gpt2):
+    """A patch of a hundredth of the change has about a hundredth of the attributed effect."""
+    names = [record_name("z", layer) for layer in range(2)]
+    with torch.no_grad():
+        _, clean = gpt2.run_with_cache(CLEAN)
+        _, own = gpt2.run_with_cache(CORRUPTED)
+        base = METRIC(gpt2(CORRUPTED)).mean()
+    step = 1e-5
+    near = {name: own[name] + step * (clean[name] - own[name]) for name in names}
+    slope = (exact(gpt2, "attn_head_out_by_pos", near) - base) / step
+    found = patching.get_attribution_patch_attn_head_out_by_pos(gpt2, CORRUPTED, CLEAN, METRIC)
+    torch.testing.assert_close(found, slope, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.skipif(not zoo.NATIVE_NAMES, reason="no HookedTransformer here")
+@pytest.mark.parametrize("name", ["resid_pre", "attn_out", "attn_head_out_by_pos", "attn_head_v_all_pos"])
+def test_on_a_linear_model_lrp_patching_is_activation_patching(name):
+    """Attention only, no norm, patterns held at the corrupted run's: nothing is left to approximate."""
+    model = zoo.native_hooked("attention_only_no_norm")
+    with torch.no_grad():
+        _, own = model.run_with_cache(CORRUPTED)
+
+    def frozen(tensor, hook):
+        return own[hook.name]
+
+    held = [(record_name("pattern", layer), frozen) for layer in range(2)]
+    source = exact_source(model, held)
+    with model.hooks(fwd_hooks=held):
+        base = METRIC(model(CORRUPTED)).mean()
+        patched = exact(model, name, source, engine="transformer_lens") - base
+    found = getattr(patching, f"get_lrp_patch_{name}")(model, CORRUPTED, source, METRIC, rules=CP_LRP)
+    torch.testing.assert_close(found, patched.detach(), atol=1e-9, rtol=1e-9)
+    assert found.abs().max() > 0.1
+
+
+def exact_source(model, held):
+    """Clean activations under the held patterns."""
+    with model.hooks(fwd_hooks=held), torch.no_grad():
+        return model.run_with_cache(CLEAN)[1]
+
+
+# ------------------------------------------------------------------------------------ activation patching
+@pytest.mark.parametrize(
+    "name", ["resid_pre", "resid_mid", "mlp_out", "attn_head_k_by_pos", "attn_head_pattern_by_pos"]
+)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_batched_sweeps_equal_transformer_lens(architecture, name, request):
+    import transformer_lens.patching
+
+    model = request.getfixturevalue(architecture)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(CLEAN)
+        theirs = getattr(transformer_lens.patching, f"get_act_patch_{name}")(
+            model, CORRUPTED, cache, lambda logits: METRIC(logits).mean()
+        )
+    ours = getattr(patching, f"get_act_patch_{name}")(model, CORRUPTED, cache, METRIC, engine="batched")
+    torch.testing.assert_close(ours.to(theirs), theirs, atol=1e-5, rtol=1e-5)
+    auto = getattr(patching, f"get_act_patch_{name}")(model, CORRUPTED, CLEAN, METRIC)
+    torch.testing.assert_close(auto, ours, atol=1e-9, rtol=1e-9)
+
+
+def test_resid_mid_of_the_bridge_reaches_the_skip_path(gpt2):
+    """Patched in the last layer at the last position, nothing of the corrupted stream is left."""
+    found = patching.get_act_patch_resid_mid(gpt2, CORRUPTED, CLEAN, METRIC)
+    torch.testing.assert_close(found[-1, -1], METRIC(gpt2(CLEAN)).mean().detach(), atol=1e-9, rtol=1e-9)
+    with pytest.raises(SiteError, match="not right for resid_mid"):
+        patching.get_act_patch_resid_mid(gpt2, CORRUPTED, CLEAN, METRIC, engine="transformer_lens")
+
+
+def test_dropped_edits_are_refused():
+    """TransformerLens would return the unpatched metric here."""
+    model = zoo.bridge("gptj")
+    with pytest.raises(SiteError, match="drops the edit"):
+        patching.get_act_patch_attn_head_pattern_all_pos(model, CORRUPTED, CLEAN, METRIC)
+    with pytest.raises(SiteError, match="has no resid_mid"):
+        patching.get_act_patch_resid_mid(model, CORRUPTED, CLEAN, METRIC)
+    every = patching.get_act_patch_attn_head_all_pos_every(model, CORRUPTED, CLEAN, METRIC)
+    assert every[4].isnan().all() and every[:4].isfinite().all()
+
+
+# ------------------------------------------------------------------------------------ arguments and shapes
+def test_every_twin_has_the_shape_of_its_activation_patch(llama):
+    backward = patching.patching_pass(llama, CORRUPTED, METRIC)
+    names = [*FACETS, *BUNDLES]
+    assert {f"get_act_patch_{name}" for name in names} <= set(patching.__all__)
+    for name in names:
+        if "dest_src" in name:
+            continue
+        expected = getattr(patching, f"get_act_patch_{name}")(
+            llama, CORRUPTED, CLEAN, METRIC, engine="batched"
+        )
+        found = getattr(patching, f"get_lrp_patch_{name}")(llama, CORRUPTED, CLEAN, METRIC, backward=backward)
+        assert found.shape == expected.shape, name
+        assert torch.equal(found.isnan(), expected.isnan()), name
+    assert expected.shape == (5, 2, 4, 4) and expected[1:3, ..., 2:].isnan().any()
+
+
+def test_all_positions_are_the_sum_of_positions(llama):
+    backward = patching.patching_pass(llama, CORRUPTED, METRIC)
+    for part in ("out", "q", "k", "v"):
+        total = getattr(patching, f"get_lrp_patch_attn_head_{part}_all_pos")(
+            llama, CORRUPTED, CLEAN, METRIC, backward=backward
+        )
+        each = getattr(patching, f"get_lrp_patch_attn_head_{part}_by_pos")(
+            llama, CORRUPTED, CLEAN, METRIC, backward=backward
+        )
+        torch.testing.assert_close(total, each.sum(1))
+    by_entry = patching.get_lrp_patch_attn_head_pattern_dest_src_pos(
+        llama, CORRUPTED, CLEAN, METRIC, backward=backward
+    )
+    by_row = patching.get_lrp_patch_attn_head_pattern_by_pos(
+        llama, CORRUPTED, CLEAN, METRIC, backward=backward
+    )
+    torch.testing.assert_close(by_entry.sum(-1), by_row)
+
+
+def test_scalar_metrics_caches_batches_and_baseline(gpt2):
+    twin = patching.get_lrp_patch_mlp_out
+
+    def scalar(logits):
+        return METRIC(logits).mean()
+
+    expected = twin(gpt2, CORRUPTED, CLEAN, METRIC)
+    _, cache = gpt2.run_with_cache(CLEAN)
+    torch.testing.assert_close(twin(gpt2, CORRUPTED, cache, scalar), expected)
+    single = [twin(gpt2, CORRUPTED[i], CLEAN[i], METRIC) for i in range(2)]
+    torch.testing.assert_close(torch.stack(single).mean(0), expected)
+    base = METRIC(gpt2(CORRUPTED)).mean().detach()
+    torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, METRIC, baseline=True), expected + base)
+
+
+def test_noising_is_denoising_with_the_roles_swapped(gpt2):
+    for family in ("act", "attribution", "lrp"):
+        twin = getattr(patching, f"get_{family}_patch_resid_pre")
+        noising = twin(gpt2, CORRUPTED, CLEAN, METRIC, direction="noising")
+        torch.testing.assert_close(noising, twin(gpt2, CLEAN, CORRUPTED, METRIC))
+
+
+@pytest.mark.parametrize("part", ["q", "k", "pattern"])
+def test_what_a_rule_cuts_off_is_nan_with_the_reason(llama, part):
+    twin = getattr(patching, f"get_lrp_patch_attn_head_{part}_all_pos")
+    with pytest.warns(CutOffWarning, match=f"{part} in layer 0 is cut off by CP_LRP: pattern frozen"):
+        assert twin(llama, CORRUPTED, CLEAN, METRIC, rules=CP_LRP).isnan().all()
+    half = RELP.override(layers=[1], attention=AttentionWeights(0.0, 0.5, 1.0)) if part == "q" else None
+    if half is not None:
+        with pytest.warns(CutOffWarning, match="q in layer 1 is cut off"):
+            scores = twin(llama, CORRUPTED, CLEAN, METRIC, rules=half)
+        assert scores[0].isfinite().all() and scores[1].isnan().all()
+
+
+def test_the_pattern_takes_its_half_of_the_product(llama):
+    """Under the uniform rule, q and k share what the pattern has, and v has the other half."""
+    passed = patching.patching_pass(llama, CORRUPTED, METRIC, rules=ATTN_LRP)
+    last = record_name("pattern", 1)
+    z, v = (passed.gradients[record_name(part, 1)] for part in "zv")
+    own = passed.activations
+    to_v = (own[record_name("v", 1)] * v).sum()
+    to_pattern = (own[last] * passed.gradients[last]).sum() / 2
+    total = (own[record_name("z", 1)] * z).sum()
+    torch.testing.assert_close(to_v + to_pattern, total)
+    scores = patching.gradient_times_input(passed, FACETS["attn_head_pattern_all_pos"])
+    torch.testing.assert_close(scores[:, 1].sum(), to_pattern)
+
+
+# ------------------------------------------------------------------------------------ what is refused
+def test_bad_inputs_are_refused(gpt2):
+    twin = patching.get_lrp_patch_resid_pre
+    with pytest.raises(InputError, match="same number of tokens; received 3 and 4"):
+        twin(gpt2, CORRUPTED, CLEAN[:, :3], METRIC)
+    with pytest.raises(InputError, match="received 1 clean and 2 corrupted"):
+        twin(gpt2, CORRUPTED, CLEAN[:1], METRIC)
+    with pytest.raises(InputError, match="have one length"):
+        twin(gpt2, [CORRUPTED[0], CORRUPTED[0, :3]], CLEAN, METRIC)
+    _, cache = gpt2.run_with_cache(CLEAN)
+    with pytest.raises(InputError, match="needs the clean prompts"):
+        twin(gpt2, CORRUPTED, cache, METRIC, direction="noising")
+    _, small = gpt2.run_with_cache(CLEAN, names_filter=record_name("z", 0))
+    with pytest.raises(InputError, match="it has none at"):
+        twin(gpt2, CORRUPTED, small, METRIC)
+    with pytest.raises(InputError, match="has no rules; received RELP"):
+        patching.get_attribution_patch_resid_pre(gpt2, CORRUPTED, CLEAN, METRIC, rules=RELP)
+    with pytest.raises(InputError, match="received 'heads'"):
+        patching.patching_pass(gpt2, CORRUPTED, METRIC, parts=["heads"])
+    with pytest.raises(InputError, match="at least 1; received 0"):
+        patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=0)
+
+
+def test_a_pass_of_something_else_is_refused(gpt2):
+    twin = patching.get_lrp_patch_resid_pre
+    backward = patching.patching_pass(gpt2, CORRUPTED, METRIC, parts=["z"])
+    with pytest.raises(InputError, match="made with other parts"):
+        twin(gpt2, CORRUPTED, CLEAN, METRIC, backward=backward)
+    with pytest.raises(InputError, match="of other tokens"):
+        twin(gpt2, CLEAN, CORRUPTED, METRIC, backward=backward)
+    with pytest.raises(InputError, match="serves the metric"):
+        twin(gpt2, CORRUPTED, CLEAN, LogProb(5), backward=backward)
+    with pytest.raises(InputError, match="serves the rules"):
+        twin(gpt2, CORRUPTED, CLEAN, METRIC, rules=CP_LRP, backward=backward)
+
+
+def test_train_mode_is_refused():
+    model = zoo.bridge("gpt2").train()
+    for family in ("act", "lrp"):
+        with pytest.raises(InputError, match="train mode"):
+            getattr(patching, f"get_{family}_patch_resid_pre")(model, CORRUPTED, CLEAN, METRIC)
+
+
+# ------------------------------------------------------------------------------------ AtP*, integrated gradients
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "bloom"])
+@pytest.mark.parametrize("part", ["q", "k"])
+def test_the_qk_fix_recomputes_the_softmax(architecture, part):
+    """Each cell patched by hand: the layer's own pattern, times the gradient at the pattern."""
+    model = zoo.bridge(architecture)
+    facet = FACETS[f"attn_head_{part}_by_pos"]
+    star = patching.atp_star(model, CORRUPTED, METRIC, grad_drop=False)
+    found = star.scores(CLEAN, facet).mean(0)
+    layer, records = 1, resolve(model).record_of
+    with torch.no_grad():
+        _, clean = model.run_with_cache(CLEAN)
+        _, own = model.run_with_cache(CORRUPTED)
+    value = own[record_name("v", layer)]
+    value = value.repeat_interleave(model.cfg.n_heads // value.shape[2], 2)
+    gz = star.gradients[record_name("z", layer)]
+    to_pattern = torch.einsum("bihd,bjhd->bhij", gz, value)
+    name, pattern = record_name(part, layer), record_name("pattern", layer)
+    for pos in range(4):
+        for head in range(own[name].shape[2]):
+
+            def patch(tensor, hook, pos=pos, head=head):
+                tensor = tensor.clone()
+                tensor[:, pos, head] = clean[name][:, pos, head]
+                return tensor
+
+            with model.hooks(fwd_hooks=[(records[name].port.name, patch)]), torch.no_grad():
+                _, cache = model.run_with_cache(CORRUPTED)
+            expected = ((cache[pattern] - own[pattern]) * to_pattern).sum((1, 2, 3)).mean()
+            torch.testing.assert_close(found[layer, pos, head], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_qk_fix_refuses_scores_that_are_none():
+    model = zoo.bridge("gptj")
+    star = patching.atp_star(model, CORRUPTED, METRIC, grad_drop=False)
+    assert star.scores(CLEAN, FACETS["attn_head_q_by_pos"]).isfinite().all()
+    with pytest.raises(SiteError, match="fires other numbers"):
+        star.scores(CLEAN, FACETS["attn_head_k_by_pos"])
+
+
+def test_grad_drop_averages_over_dropped_layers(gpt2):
+    facet = FACETS["attn_head_out_by_pos"]
+    plain = patching.atp_star(gpt2, CORRUPTED, METRIC, qk_fix=False)
+    signed = patching.atp_star(gpt2, CORRUPTED, METRIC, qk_fix=False, signed=True)
+    assert (plain.forwards, plain.backwards) == (3, 3)
+    first, second = (one.scores(CLEAN, facet) for one in plain.drops)
+    assert (first[:, 0] == 0).all() and (second[:, 1] == 0).all()
+    torch.testing.assert_close(plain.scores(CLEAN, facet), first.abs() + second.abs())
+    torch.testing.assert_close(signed.scores(CLEAN, facet), first + second)
+    last = patching.get_attribution_patch_attn_head_out_by_pos(gpt2, CORRUPTED, CLEAN, METRIC)[1]
+    torch.testing.assert_close(first[:, 1].mean(0), last)  # nothing behind the last layer is dropped
+    out = plain.scores(CLEAN, FACETS["mlp_out"])
+    assert out.shape == (2, 2, 4) and (out >= 0).all()
+
+
+def test_integrated_gradients_sum_to_the_change_of_the_metric(gpt2):
+    change = (METRIC(gpt2(CLEAN)) - METRIC(gpt2(CORRUPTED))).mean().detach()
+    errors = []
+    for steps in (2, 12):
+        passed = patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=steps)
+        scores = patching.get_attribution_patch_resid_pre(gpt2, CORRUPTED, CLEAN, METRIC, backward=passed)
+        errors.append((scores[0].sum() - change).abs().item())
+    assert errors[1] < 1e-2 * change.abs() and errors[1] < errors[0]
+    assert (passed.forwards, passed.backwards) == (14, 13)
+
+
+def test_one_step_at_the_middle_is_the_mean_of_nothing_else(gpt2):
+    """LRP coefficients average the same way; with clean = corrupted the path is a point."""
+    passed = patching.integrated_pass(gpt2, CORRUPTED, CORRUPTED, METRIC, steps=3, rules=RELP)
+    plain = patching.patching_pass(gpt2, CORRUPTED, METRIC, rules=RELP)
+    name = record_name("mlp_out", 0)
+    torch.testing.assert_close(passed.gradients[name], plain.gradients[name])
+
+
+# ------------------------------------------------------------------------------------ controls
+def test_controls(gpt2):
+    passed = patching.patching_pass(gpt2, CORRUPTED, METRIC, rules=GRADIENT)
+    stream = FACETS["resid_pre"]
+    name = record_name("resid_pre", 1)
+    product = (passed.activations[name] * passed.gradients[name]).sum(-1)
+    torch.testing.assert_close(patching.gradient_times_input(passed, stream)[:, 1], product)
+    rollout = patching.attention_rollout(passed, stream)
+    torch.testing.assert_close(rollout.sum(-1), torch.ones(2, 2, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert (rollout >= 0).all()
+    with pytest.raises(SiteError, match="defined on resid_pre"):
+        patching.attention_rollout(passed, FACETS["mlp_out"])
+    noise = patching.random_scores(rollout, seed=1)
+    assert torch.equal(noise, patching.random_scores(rollout, seed=1)) and noise.shape == rollout.shape
+
+
+def test_nothing_is_left_behind(gpt2):
+    with pytest.raises(ZeroDivisionError):
+        patching.get_act_patch_resid_pre(gpt2, CORRUPTED, CLEAN, lambda logits: 1 / 0, engine="batched")
+    patching.atp_star(gpt2, CORRUPTED, METRIC)
+    assert not any(point.fwd_hooks for point in gpt2.hook_dict.values())
+    assert set(PARTS) == {facet.part for facet in FACETS.values()}

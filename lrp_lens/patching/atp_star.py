@@ -51,14 +51,13 @@ class AtPStar(PatchingPass):
         """AtP* scores of every patch of a facet, [batch, layer, *axes]."""
         if not self.drops:
             return self._one(self, source, facet)
-        total = 0
+        parts = []
         for layer, dropped in enumerate(self.drops):
             scores = self._one(dropped, source, facet)
             if facet.part in ("attn_out", "mlp_out"):  # recorded behind the place where it is dropped
                 scores[:, layer] = 0
-            total = total + (scores if self.signed else scores.abs())
-        assert isinstance(total, Tensor)
-        return total / max(len(self.drops) - 1, 1)
+            parts.append(scores if self.signed else scores.abs())
+        return torch.stack(parts).sum(0) / (len(parts) - 1)
 
     def _one(self, one: PatchingPass, source: Any, facet: Facet) -> Tensor:
         if not (self.qk_fix and facet.part in ("q", "k")):
@@ -130,7 +129,10 @@ def read_softmax(
                 f"The QK fix of AtP* reads attention patterns; {sites.host} fires none at {site}. Use eager attention "
                 "(attn_implementation='eager'), or qk_fix=False."
             )
-        hooks += [(site.scores.point, keep(site.layer, "scores")), (site.pattern.point, keep(site.layer, "p"))]
+        hooks += [
+            (site.scores.point, keep(site.layer, "scores")),
+            (site.pattern.point, keep(site.layer, "p")),
+        ]
         z = record_name("z", site.layer)
         if patches:
             hooks.append((site.z.point, put(own[z])))
@@ -161,6 +163,7 @@ def _key_effects(own: Softmax, fixed: Softmax, to_pattern: Tensor) -> Float[Tens
     """Change of the metric when one key alone is patched, by destination and key."""
     (scores, pattern), (patched, _) = own, fixed
     visible = pattern > 0
+    _require_softmax(scores, pattern)
     delta = torch.where(visible, patched - scores, 0)
     up, down = delta.clamp(min=0), delta.clamp(max=0)
     # r / (1 + r) with r = P (e^δ - 1), numerator and denominator divided by e^max(δ, 0)
@@ -168,6 +171,19 @@ def _key_effects(own: Softmax, fixed: Softmax, to_pattern: Tensor) -> Float[Tens
     moved = numerator / ((-up).exp() * (1 - pattern) + pattern * down.exp())
     mean = (pattern * to_pattern).sum(-1, keepdim=True)
     return torch.where(visible, moved * (to_pattern - mean), 0)
+
+
+def _require_softmax(scores: Tensor, pattern: Tensor) -> None:
+    """Raise SiteError unless the pattern is a softmax of these scores: score - log P is one number per row."""
+    clear = pattern > 1e-4
+    gap = torch.where(clear, scores - pattern.clamp_min(1e-30).log(), 0)
+    highest = gap.masked_fill(~clear, -torch.inf).amax(-1)
+    lowest = gap.masked_fill(~clear, torch.inf).amin(-1)
+    if bool(((highest - lowest) > 0.05).any()):
+        raise SiteError(
+            "The QK fix of AtP* for single keys reads attention scores; this host fires other numbers there than the "
+            "pattern is the softmax of. Pass qk_fix=False, or use HookedTransformer for this model."
+        )
 
 
 def atp_star(

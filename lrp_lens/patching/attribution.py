@@ -213,7 +213,7 @@ def patching_pass(
     sites = resolve(model)
     missing = missing_parts(model, rules)
     asked = {record_name(part, layer) for part in wanted for layer in range(sites.n_layers)}
-    names = asked - set(missing)
+    names = (asked - set(missing)) | {record_name("resid_pre", 0)}  # there is always something to go back to
     metric = per_prompt(patching_metric, model)
     _, cache = run_with_relevance(
         model,

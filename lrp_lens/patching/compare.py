@@ -145,6 +145,6 @@ def _score(
             except SiteError as error:
                 found.append((facet, None, (str(error),)))
     cost = Cost(passed.forwards + method.forwards, passed.backwards, meter.seconds, meter.peak_mb)
-    for facet, scores, why in found:
-        values = None if scores is None else scores.double().cpu().numpy()
+    for facet, kept, why in found:
+        values = None if kept is None else kept.double().cpu().numpy()
         result.add(metric_name, facet, Scores(method.name, values, cost, why, method.unsigned, method.lrp))

@@ -15,6 +15,7 @@ from lrp_lens.patching.statistics import (
     halves,
     interval,
     pearson,
+    scale,
     sign_agreement,
     spearman,
     top_overlap,
@@ -87,17 +88,25 @@ class Comparison:
             "pearson": pearson,
             "spearman": spearman,
             "sign_agreement": sign_agreement,
+            "scale": scale,
         }
         return named | {f"top_{k}": top_overlap(k) for k in self.ks}
 
+    def _samples(self, metric: str, site: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Means over each bootstrap sample of prompts, of scores and exact effects."""
+        scores, exact = self._pair(metric, site, method, range(self.n_prompts))
+        return None if scores is None else (self._weights @ scores, self._weights @ exact)
+
     def sampled(self, metric: str, site: str, method: str, statistic: str) -> np.ndarray:
         """A statistic of the mean over prompts (first entry) and of every bootstrap sample, [1 + samples]."""
-        scores, exact = self._pair(metric, site, method, range(self.n_prompts))
-        if scores is None or (statistic == "sign_agreement" and self.scores[metric, site, method].unsigned):
+        means = self._samples(metric, site, method)
+        if means is None or (statistic == "sign_agreement" and self.scores[metric, site, method].unsigned):
             return np.full(len(self._weights), np.nan)
-        return self.statistics[statistic](self._weights @ scores, self._weights @ exact)
+        return self.statistics[statistic](*means)
 
-    def on_prompts(self, metric: str, site: str, method: str, prompts: Sequence[int], statistic: str) -> float:
+    def on_prompts(
+        self, metric: str, site: str, method: str, prompts: Sequence[int], statistic: str
+    ) -> float:
         """A statistic of the mean over some prompts only."""
         scores, exact = self._pair(metric, site, method, prompts)
         if scores is None:
@@ -201,7 +210,9 @@ class Comparison:
         key = (metric, site) if method is None else (metric, site, method)
         found = (self.exact if method is None else self.scores).get(key)  # type: ignore[arg-type]
         if found is None or found.values is None:
-            raise InputError(f"There are no scores of {key}; compared were {', '.join(map(str, self.scores))}.")
+            raise InputError(
+                f"There are no scores of {key}; compared were {', '.join(map(str, self.scores))}."
+            )
         axes = self.facets[site].axes
         name = "activation patching" if method is None else method
         return View(

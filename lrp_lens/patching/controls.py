@@ -7,8 +7,6 @@
    Unsigned, and defined on the residual stream only.
 """
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,7 +39,9 @@ def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batc
         SiteError: for a facet other than resid_pre.
     """
     if facet.part != "resid_pre":
-        raise SiteError(f"Attention rollout is defined on resid_pre; received {facet.name}. Leave it out there.")
+        raise SiteError(
+            f"Attention rollout is defined on resid_pre; received {facet.name}. Leave it out there."
+        )
     layers = read_softmax(passed.model, passed.tokens, {}, passed.activations)
     batch, length = passed.tokens.shape
     metric = per_prompt(passed.metric, passed.model)

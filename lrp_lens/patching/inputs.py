@@ -127,7 +127,9 @@ def source_activations(
         tensor = source[key]
         found[name] = tensor[None] if getattr(source, "has_batch_dim", True) is False else tensor
     for name, tensor in found.items():  # a pattern is [batch, head, pos, pos], all else [batch, pos, ...]
-        length = tensor.shape[-1] if name == record_name("pattern", records[name].layer or 0) else tensor.shape[1]
+        length = (
+            tensor.shape[-1] if name == record_name("pattern", records[name].layer or 0) else tensor.shape[1]
+        )
         require_aligned((tensor.shape[0], length), shape)
     return found
 

@@ -78,7 +78,9 @@ def integrated(rules: RuleSet = GRADIENT, steps: int = 5, name: str | None = Non
     return Method(name or default, make, _plain, lrp=rules != GRADIENT)
 
 
-def _atp_star(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric, **options: Any) -> PatchingPass:
+def _atp_star(
+    model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric, **options: Any
+) -> PatchingPass:
     return atp_star(model, tokens, metric, **options)
 
 

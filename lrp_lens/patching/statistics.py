@@ -60,6 +60,17 @@ def sign_agreement(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
     return np.where(count > 0, agree.sum(-1) / np.maximum(count, 1), np.nan)
 
 
+def scale(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
+    """Slope of the line through 0 of scores against exact effects: 1 means equal magnitudes, which Pearson ignores.
+
+    Example:
+        >>> scale(np.array([[1.0, 2.0]]), np.array([[2.0, 4.0]])).tolist()
+        [0.5]
+    """
+    size = (exact * exact).sum(-1)
+    return np.where(size > 0, (scores * exact).sum(-1) / np.where(size > 0, size, 1), np.nan)
+
+
 def top_overlap(k: int) -> Statistic:
     """Share of the k cells with the largest |exact| that are among the k with the largest |score|.
 

@@ -107,7 +107,9 @@ def suggest_rules(
         ]
         known = {name: value for name, value in parts[0].items() if np.isfinite(value)}
         if not known:
-            raise InputError(f"No candidate scores {site}: every one cuts it off. Add GRADIENT to candidates.")
+            raise InputError(
+                f"No candidate scores {site}: every one cuts it off. Add GRADIENT to candidates."
+            )
         best = max(known, key=lambda name: known[name])
         top = max(known, key=lambda name: parts[1][name])
         rules[site] = by_name[best]

@@ -56,7 +56,9 @@ class _Named:
         self.facet, self.__name__ = name, f"{prefix}{name}"
         self.__qualname__, self.__module__ = self.__name__, __name__
         types = f" ({', '.join(BUNDLES[name])})" if name in BUNDLES else ""
-        self.__doc__ = f"{what} of {name}, {_shape_words(name)}{types}. Arguments: see `{type(self).__name__}`."
+        self.__doc__ = (
+            f"{what} of {name}, {_shape_words(name)}{types}. Arguments: see `{type(self).__name__}`."
+        )
 
     def __repr__(self) -> str:
         return f"<{self.__name__}: {_shape_words(self.facet)}>"
@@ -114,14 +116,18 @@ def _filled(results: list[Tensor | None], facets: list[Facet]) -> list[Tensor]:
     """NaN for a facet of a bundle that the model lacks, shaped like another one of its bundle."""
     known = [result for result in results if result is not None]
     if not known:
-        raise SiteError(f"The model has none of {', '.join(facet.name for facet in facets)}. Patch another site.")
+        raise SiteError(
+            f"The model has none of {', '.join(facet.name for facet in facets)}. Patch another site."
+        )
     largest = max(known, key=lambda result: result.numel())
 
     def nothing(facet: Facet) -> Tensor:
         like = largest.transpose(-1, -2) if facet.axes == ("head", "dest_pos") else largest
         return torch.full_like(like, torch.nan)
 
-    return [nothing(facet) if result is None else result for result, facet in zip(results, facets, strict=True)]
+    return [
+        nothing(facet) if result is None else result for result, facet in zip(results, facets, strict=True)
+    ]
 
 
 class _Twin(_Named):
@@ -198,9 +204,7 @@ class _Twin(_Named):
         return rules or (self.default if backward is None else backward.rules)
 
 
-def _require_same(
-    backward: PatchingPass, tokens: Tensor, metric: PatchingMetric, rules: RuleSet
-) -> None:
+def _require_same(backward: PatchingPass, tokens: Tensor, metric: PatchingMetric, rules: RuleSet) -> None:
     """Raise InputError unless the pass is one of this run, metric and rule set."""
     if backward.tokens.shape != tokens.shape or not torch.equal(backward.tokens, tokens):
         raise InputError(

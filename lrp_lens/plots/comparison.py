@@ -69,7 +69,10 @@ def plot_comparison(
         template="plotly_white",
         height=height,
         width=1100,
-        title={"text": plotly_text(f"{title} ({exact.units})" if title else exact.units), "font": {"size": 14}},
+        title={
+            "text": plotly_text(f"{title} ({exact.units})" if title else exact.units),
+            "font": {"size": 14},
+        },
         margin={"l": 60, "r": 90, "t": 80, "b": 50},
         showlegend=False,
         coloraxis={
@@ -166,10 +169,16 @@ def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
         col=3,
     )
     figure.update_xaxes(
-        title={"text": plotly_text(exact.name), "font": {"size": 11}, "standoff": 4}, range=ends, row=row, col=3
+        title={"text": plotly_text(exact.name), "font": {"size": 11}, "standoff": 4},
+        range=ends,
+        row=row,
+        col=3,
     )
     figure.update_yaxes(
-        title={"text": plotly_text(view.name), "font": {"size": 11}, "standoff": 4}, range=ends, row=row, col=3
+        title={"text": plotly_text(view.name), "font": {"size": 11}, "standoff": 4},
+        range=ends,
+        row=row,
+        col=3,
     )
 
 

@@ -40,7 +40,7 @@ class Hook:
     stage: Stage
 
 
-def scaled(port: Port, factor: float) -> tuple[Hook, ...]:
+def scaled(port: Port, factor: float | int) -> tuple[Hook, ...]:
     """Multiply the relevance that flows back through `port`: none for 1, cut for 0."""
     if factor == 1:
         return ()
