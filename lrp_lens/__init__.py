@@ -33,8 +33,8 @@ if TYPE_CHECKING:
         TopKContrast,
     )
     from lrp_lens.patching import Comparison as Comparison
-    from lrp_lens.patching import compare as compare
     from lrp_lens.patching import suggest_rules as suggest_rules
+    from lrp_lens.patching.compare import compare as compare
     from lrp_lens.relevance import run_with_relevance as run_with_relevance
     from lrp_lens.rules import (
         ATTN_LRP,

@@ -17,7 +17,7 @@ from lrp_lens.faithfulness.measures import evidence_overlap, ranks, spearman
 from lrp_lens.faithfulness.methods import as_methods
 from lrp_lens.faithfulness.question import MaskedRuns, questions
 from lrp_lens.faithfulness.statistics import bootstrap_mean
-from lrp_lens.metrics import CallableMetric, Logit, LogitDiff
+from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -250,6 +250,20 @@ def test_masked_tokens_really_are_replaced(name: str, replacement: str) -> None:
         )
         assert question.full == pytest.approx(float(plain[3] - plain[4]), abs=2e-5)
         assert np.abs(runs.values - question.full).max() > 1e-3
+
+
+def test_metrics_that_read_several_positions() -> None:
+    """The decision is then read at the last position, apart from what the metric reads."""
+    model = zoo.bridge("llama", torch.float32)
+    tokens = zoo.prompt_tokens(1, 7)[0]
+    (question,), _ = questions(model, tokens, SequenceLogit([4, 5], start=2), "zero", 0)
+    with torch.no_grad():
+        logits = model(tokens[None])[0]
+    runs = question.masked(np.zeros((1, 7), dtype=bool))
+    assert question.decision == 6
+    assert runs.values[0] == pytest.approx(float(logits[2, 4] + logits[3, 5]) / 2, abs=1e-5)
+    assert runs.choices[0] == logits[6].argmax()
+    assert runs.probabilities[0] == pytest.approx(float(logits[6].softmax(-1).max()), abs=1e-5)
 
 
 def test_padding_as_replacement(model: Any) -> None:

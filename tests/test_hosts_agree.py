@@ -81,7 +81,7 @@ def processed(model: Any, *steps: str) -> Any:
 )
 @pytest.mark.parametrize(
     "name",
-    ["gpt2", "neox", "opt", "qwen2", "llama_mha", "ln_gated_gelu"] if zoo.HAS_HOOKED_TRANSFORMER else [],
+    ["gpt2", "neox", "opt", "qwen2", "llama_mha", "ln_gelu"] if zoo.HAS_HOOKED_TRANSFORMER else [],
 )
 def test_weight_processing_does_not_change_token_relevance(name: str, steps: tuple[str, ...]) -> None:
     build: Callable[[str], Any] = zoo.hooked if name in BOTH else zoo.native_hooked

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from lrp_lens.faithfulness.curves import AOPC_FRACTIONS, Plan, curves
 from lrp_lens.faithfulness.methods import MethodLike, TokenMethod, as_methods
-from lrp_lens.faithfulness.question import MetricLike, Question, iterate, questions
+from lrp_lens.faithfulness.question import MetricLike, Question, questions
 from lrp_lens.faithfulness.replacement import ReplacementName
 from lrp_lens.faithfulness.result import Faithfulness
 from lrp_lens.hosts.forward import require_eval
@@ -79,7 +80,10 @@ def faithfulness(
     seconds = {one.name: 0.0 for one in chosen} | {"masking": 0.0}
     notes: tuple[str, ...] = ()
     try:
-        for question in iterate(listed, progress):
+        bar = tqdm(
+            listed, desc="faithfulness", unit="case", disable=None if progress is None else not progress
+        )
+        for question in bar:
             own, drawings = _measure(question, chosen, plan, points, seconds)
             rows.append([{"case": len(rows)} | row for row in own])
             drawn.append(drawings)

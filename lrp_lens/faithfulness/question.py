@@ -7,7 +7,7 @@
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -261,11 +261,3 @@ def _is_ids(cases: Any) -> bool:
     if isinstance(cases, Tensor):
         return cases.ndim == 1
     return isinstance(cases, Sequence) and len(cases) > 0 and all(isinstance(one, int) for one in cases)
-
-
-def iterate(listed: Sequence[Question], progress: bool | None) -> Iterator[Question]:
-    """The questions behind a progress bar; None shows one on terminals only."""
-    from tqdm import tqdm
-
-    disable = None if progress is None else not progress
-    yield from tqdm(listed, desc="faithfulness", unit="case", disable=disable)
