@@ -6,7 +6,7 @@
    host's graph, which is an error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -83,6 +83,10 @@ def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool
         return lambda record: not record.optional
     if callable(names_filter):
         return lambda record: names_filter(record.name)
+    if not isinstance(names_filter, str | Sequence | Set):
+        raise InputError(
+            f"names_filter is None, a hook name, a list of names or a predicate; received {names_filter!r}."
+        )
     names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
     unknown = sorted(names - set(sites.record_of))
     if unknown:

@@ -129,15 +129,16 @@ def components(cache: Cache) -> View:
 
 
 def _spans(name: str, spans: Any, length: int) -> Iterable[tuple[int, int]]:
-    if isinstance(spans, Sequence) and len(spans) == 2 and all(isinstance(edge, int) for edge in spans):
-        spans = [tuple(spans)]
-    for span in spans:
-        start, stop = span
-        if not 0 <= start < stop <= length:
+    single = isinstance(spans, Sequence) and len(spans) == 2 and all(isinstance(edge, int) for edge in spans)
+    for span in [spans] if single or not isinstance(spans, Sequence) or isinstance(spans, str) else spans:
+        edges = tuple(span) if isinstance(span, Sequence) and not isinstance(span, str) else ()
+        integers = len(edges) == 2 and all(isinstance(edge, int) for edge in edges)
+        if not integers or not 0 <= edges[0] < edges[1] <= length:
             raise InputError(
-                f"A segment is a span (start, stop) with 0 <= start < stop <= {length} tokens; {name!r} has {span!r}."
+                f"A segment is a span (start, stop) with 0 <= start < stop <= {length} tokens, or a list of spans; "
+                f"{name!r} has {span!r}."
             )
-        yield start, stop
+        yield edges[0], edges[1]
 
 
 def segments(cache: Cache, named: Mapping[str, Any]) -> View:

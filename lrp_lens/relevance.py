@@ -19,9 +19,8 @@ from torch import Tensor
 
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval
+from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
@@ -74,15 +73,6 @@ def _unembedded(positions: Int[Tensor, "batch read"]) -> Callable[..., Tensor]:
         return tensor.gather(1, index)
 
     return hook
-
-
-def _require_finite(logits: Tensor) -> None:
-    """One pass over the logits: their sum is finite unless one of them is not."""
-    if not bool(torch.isfinite(logits.sum(dtype=accumulation_dtype(logits.dtype)))):
-        kind = "NaN" if bool(torch.isnan(logits).any()) else "infinite"
-        raise InputError(
-            f"Relevance needs finite logits; the model returned {kind} values. Load it in float32 or bfloat16."
-        )
 
 
 def run_with_relevance(
@@ -138,16 +128,15 @@ def run_with_relevance(
     keep = selector(names_filter, sites)
     chosen = {record.name for record in sites.records if keep(record)}
     everything = names_filter is None
-    private = (
-        with_completions(chosen | (ledger_records(sites, rules) if everything else set()), sites) - chosen
-    )
+    accounts = ledger_records(sites, rules) if everything else set()
+    private = with_completions(chosen | {Names.EMBED} | accounts, sites) - chosen
     recorder = Recorder(sites, batch)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(parameters_frozen(model))
         stack.enter_context(attached(*_hooks(model, sites, rules, recorder, chosen | private, bound, logits)))
         output = forward(model, batch.ids, batch.left_mask)
-        _require_finite(output.detach())
+        require_finite(output.detach())
         rows = output if logits == "metric" and bound.positions is not None else None
         bound = _concrete(bound, output if rows is None else rows, batch, rows is not None)
         value = bound(output) if rows is None else bound.read(rows)

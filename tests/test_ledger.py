@@ -51,6 +51,24 @@ MODELS = (
     + [("native", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"]
     + [("bridge", name) for name in zoo.BRIDGE_NAMES]
 )
+UNUSUAL = (
+    "attention_only_no_norm",
+    "ln_parallel_gelu",
+    "ln_gated_gelu",
+    "rms_pre_gated_silu",
+)  # of the native
+SOME_MODELS = pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        *(
+            model
+            for model in MODELS
+            if model[0] == "hooked" and model[1] not in ("llama", "llama_mha", "olmo2")
+        ),
+        *(("native", name) for name in UNUSUAL if name in zoo.NATIVE_NAMES),
+        *(model for model in MODELS if model[0] == "bridge"),
+    ],
+)
 EVERY_MODEL = pytest.mark.parametrize(("host", "name"), MODELS, ids=[f"{h}-{n}" for h, n in MODELS])
 
 EPSILON = {
@@ -120,7 +138,7 @@ def test_presets_balance(host: str, name: str) -> None:
                 require_balance(cache.ledger(), EXACT, rules.name)
 
 
-@EVERY_MODEL
+@SOME_MODELS
 def test_custom_rules_balance(host: str, name: str) -> None:
     tokens, balanced = zoo.prompt_tokens(1, 8), 0
     with zoo.float64_throughout():
@@ -134,7 +152,7 @@ def test_custom_rules_balance(host: str, name: str) -> None:
     assert balanced >= 10
 
 
-@EVERY_MODEL
+@SOME_MODELS
 def test_epsilon_rules_balance(host: str, name: str) -> None:
     tokens = zoo.prompt_tokens(1, 8)
     with zoo.float64_throughout():
@@ -162,8 +180,7 @@ def test_bridges_balance_as_users_run_them(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_hooked_transformers_balance_as_users_run_them(name: str) -> None:
     model, tokens = zoo.hooked(name), zoo.prompt_tokens(2, 9)
-    for rules in (ATTN_LRP, GRADIENT):
-        require_balance(run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger(), 1e-9)
+    require_balance(run_with_relevance(model, tokens, METRIC, rules=ATTN_LRP)[1].ledger(), 1e-9)
 
 
 HOSTS = ["bridge", *(["hooked"] if zoo.HAS_HOOKED_TRANSFORMER else [])]

@@ -38,7 +38,8 @@ PARTS = (
 
 
 @lru_cache
-def model_of(host: str, name: str) -> Any:
+def model_of(host: str, name: str, exact: bool = False) -> Any:
+    """The model; `exact` ones are built and run inside `zoo.float64_throughout`."""
     model = BUILD[host](name)
     model(zoo.prompt_tokens(1, 3))  # TransformerBridge attaches hooks of its own at the first pass
     return model
@@ -48,15 +49,16 @@ models = st.sampled_from([(host, name) for host in BUILD for name in NAMES])
 tokens_of = st.integers(0, zoo.D_VOCAB - 1)
 prompts = st.lists(st.lists(tokens_of, min_size=1, max_size=8), min_size=1, max_size=3)
 shares = st.sampled_from([0.0, 0.2, 0.5, 1.0])
+some = st.sampled_from([0.2, 0.5, 1.0])  # that every share is 0 is tested in test_rulesets
 rule_sets = st.fixed_dictionaries(
     dict(
         norm=st.sampled_from([FrozenNorm(), Plain()]),
         activation=st.sampled_from([Identity(), Plain()]),
-        product=st.one_of(st.just(Plain()), st.builds(ProductWeights, shares, shares)),
-        attention=st.one_of(st.just(Plain()), st.builds(AttentionWeights, shares, shares, shares)),
+        product=st.one_of(st.just(Plain()), st.builds(ProductWeights, shares, some)),
+        attention=st.one_of(st.just(Plain()), st.builds(AttentionWeights, shares, shares, some)),
         softmax=st.sampled_from([TemperedSoftmax(2.0), Plain()]),
         softcap=st.sampled_from([Identity(), Plain()]),
-        experts=st.one_of(st.just(Plain()), st.builds(ExpertWeights, shares, shares)),
+        experts=st.one_of(st.just(Plain()), st.builds(ExpertWeights, shares, some)),
     )
 )
 """Fields of a RuleSet: beartype's checks draw random numbers, which strategies may not."""
@@ -84,26 +86,31 @@ def test_a_pass(
     which: tuple[str, str], batch: list[list[int]], fields: dict[str, Any], side: Any, data: st.DataObject
 ) -> None:
     """Same logits, closed ledger, equal to the single prompts, nothing left, nothing at padding or later tokens."""
-    model, rules = model_of(*which), RuleSet("random", **fields)
+    with zoo.float64_throughout():  # float64 models in Hugging Face give NaN at padding on the left otherwise
+        check_a_pass(model_of(*which, exact=True), batch, RuleSet("random", **fields), side, data)
+
+
+def check_a_pass(model: Any, batch: list[list[int]], rules: RuleSet, side: Any, data: st.DataObject) -> None:
     target, contrast = data.draw(st.lists(tokens_of, min_size=2, max_size=2, unique=True))
     shortest = min(map(len, batch))
     pos = data.draw(st.integers(-shortest, shortest - 1))
     if data.draw(st.booleans()):
         rules = rules.override(layers=[data.draw(st.integers(0, 1))], attention=Plain(), norm=Plain())
     metric, before = LogitDiff(target, contrast, pos=pos), hook_state(model)
-    logits, cache = run_with_relevance(model, batch, metric, rules=rules, padding_side=side)
+    rows = [torch.tensor(prompt) for prompt in batch]
+    logits, cache = run_with_relevance(model, rows, metric, rules=rules, padding_side=side)
     assert hook_state(model) == before
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     ledger = cache.ledger()
-    assert ledger.relative_remainder < 1e-4
+    assert ledger.relative_remainder < 1e-10
     assert abs(ledger.metric - cache.metric_value.numpy()).max() == 0
     for index, prompt in enumerate(batch):
         first = max(map(len, batch)) - len(prompt) if side == "left" else 0
         columns = slice(first, first + len(prompt))
         alone, single = run_with_relevance(model, prompt, metric, rules=rules)
         scale = 1 + single["hook_embed"].abs().max()
-        assert (logits[index, columns] - alone[0]).abs().max() < 1e-4
-        assert (cache["hook_embed"][index, columns] - single["hook_embed"][0]).abs().max() < 1e-4 * scale
+        assert (logits[index, columns] - alone[0]).abs().max() < 1e-9
+        assert (cache["hook_embed"][index, columns] - single["hook_embed"][0]).abs().max() < 1e-9 * scale
         read = first + pos % len(prompt)
         relevance = cache.sum_to_positions("hook_embed")[index]
         assert relevance[read + 1 :].abs().sum() == 0 and relevance[:first].abs().sum() == 0

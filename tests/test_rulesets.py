@@ -256,6 +256,28 @@ def test_whole_numbers_are_shares(host: str) -> None:
     assert whole == same and torch.equal(found["hook_embed"], expected["hook_embed"])
 
 
+CUT = {
+    "attention": dict(attention=AttentionWeights(0.0, 0.0, 0.0)),
+    "product": dict(product=ProductWeights(0.0, 0.0)),
+    "product with a plain activation": dict(product=ProductWeights(0.0, 0.0), activation=Plain()),
+    "experts": dict(experts=ExpertWeights(0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("what", CUT)
+def test_shares_of_zero_cut_an_operation_off(host: str, what: str) -> None:
+    """Nothing flows into it; what it wrote keeps its relevance, which the ledger shows as a sink."""
+    name = "mixtral" if what == "experts" else "llama"
+    model, tokens = BUILD[host](name), zoo.prompt_tokens(1, 7)
+    cache = run_with_relevance(model, tokens, METRIC, rules=RELP.replace(**CUT[what]))[1]
+    written = "attn_out" if what == "attention" else "mlp_out"
+    uncut = run_with_relevance(model, tokens, METRIC, rules=RELP)[1]
+    torch.testing.assert_close(cache[written, 1], uncut[written, 1], rtol=1e-9, atol=1e-12)
+    assert cache[written, 1].abs().max() > 0
+    assert cache.ledger().relative_remainder < 1e-5
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_overriding_every_layer_is_replacing(host: str) -> None:
     model, tokens = BUILD[host]("gemma2"), zoo.prompt_tokens(1, 7)

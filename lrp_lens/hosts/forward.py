@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
+from lrp_lens.gates import accumulation_dtype
 
 
 def is_bridge(model: Any) -> bool:
@@ -33,8 +34,8 @@ def device_of(model: Any) -> torch.device:
 
 def require_eval(model: Any) -> None:
     """Raise InputError if the model, or a part of it, is in train mode."""
-    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
-    if model.training or any("dropout" in name.lower() for name in training):
+    parts = [*model.modules(), *getattr(model, "original_model", model).modules()]
+    if any(part.training for part in parts):
         raise InputError(
             "Relevance is defined on the deterministic forward pass, but the model is in train mode. "
             "Call model.eval() first (HookedTransformer.from_pretrained returns models in train mode)."
@@ -56,3 +57,12 @@ def forward(
         )  # else HookedTransformer guesses one from the token ids
     options = {} if mask is None else {"attention_mask": mask.long()}
     return model(tokens, return_type="logits", **options)
+
+
+def require_finite(logits: Tensor) -> None:
+    """One pass over the logits: their sum is finite unless one of them is not."""
+    if not bool(torch.isfinite(logits.sum(dtype=accumulation_dtype(logits.dtype)))):
+        kind = "NaN" if bool(torch.isnan(logits).any()) else "infinite"
+        raise InputError(
+            f"Relevance needs finite logits; the model returned {kind} values. Load it in float32 or bfloat16."
+        )

@@ -87,8 +87,11 @@ def span_ids(model: Any, span: str | Sequence[int | str]) -> tuple[int, ...]:
     """Token ids of an answer: a string of any number of tokens, or a sequence of tokens."""
     if isinstance(span, str):
         ids = string_ids(model, span)
-        if not ids:
-            raise MetricError(f"An answer has at least one token; received {span!r}.")
+        unknown = getattr(model.tokenizer, "unk_token_id", None)
+        if not ids or (unknown is not None and unknown in ids):
+            raise MetricError(
+                f"An answer consists of tokens of the vocabulary; {span!r} does not. Check the spelling."
+            )
         return tuple(ids)
     return tuple(token_id(model, token) if isinstance(token, str) else int(token) for token in span)
 
@@ -112,6 +115,12 @@ def _prompt_ids(model: Any, prompt: object) -> list[int]:
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")
+        if prompt.ndim == 2 and prompt.shape[0] == 1:
+            prompt = prompt[0]
+        if prompt.ndim != 1:
+            raise InputError(
+                f"One prompt has token ids of shape [pos]; received {tuple(prompt.shape)} in a list."
+            )
         return prompt.tolist()
     if isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt):
         return [int(item) for item in prompt]

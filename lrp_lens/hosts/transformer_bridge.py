@@ -63,6 +63,22 @@ def _activation(module: Any, where: str) -> str:
     )
 
 
+def _refuse_variants(config: Any) -> None:
+    """Raise SiteError for options of a supported architecture that bring in operations no rule knows."""
+    projected = getattr(config, "word_embed_proj_dim", None) not in (None, config.hidden_size)
+    checks = {
+        "clip_qkv": bool(getattr(config, "clip_qkv", None)),
+        "word_embed_proj_dim": projected,
+        "do_layer_norm_before=False": getattr(config, "do_layer_norm_before", True) is False,
+    }
+    for option, present in checks.items():
+        if present:
+            raise SiteError(
+                f"Every operation of the model needs a relevance rule; {option} in the configuration of "
+                f"{type(config).__name__} brings in one that no rule knows. Use a model without it."
+            )
+
+
 class _Resolver(SiteCollector):
     """Walks one TransformerBridge."""
 
@@ -83,6 +99,7 @@ class _Resolver(SiteCollector):
                     f"Call model.set_{flag}(False) first."
                 )
         self.config = self.hugging_face.config
+        _refuse_variants(self.config)
 
     def norm(self, layer: int | None, prefix: str, module: Any) -> None:
         label, inner = prefix.rpartition(".")[2], unwrap(module)

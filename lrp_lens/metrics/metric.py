@@ -160,6 +160,10 @@ def _require_token(token: Token, d_vocab: int, metric: Metric) -> None:
 
 
 def _absolute(position: int, length: int, metric: Metric) -> int:
+    if not isinstance(position, int) or isinstance(position, bool):
+        raise MetricError(
+            f"A metric reads one position, an integer; {metric} has {position!r}. Use -1 for the last."
+        )
     if not -length <= position < length:
         raise MetricError(
             f"A position lies in [-{length}, {length}), the tokens of the prompt; {metric} reads {position}."

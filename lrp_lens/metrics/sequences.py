@@ -1,30 +1,37 @@
 """Metrics of answers of several tokens, teacher-forced over several positions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from lrp_lens.errors import MetricError
 from lrp_lens.hosts.text import span_ids
 from lrp_lens.metrics.metric import Metric, Term, Token
-from lrp_lens.metrics.tokens import nested
+from lrp_lens.metrics.tokens import nested, plain, token_tuple
 
 
 def _spans(answer: Any, owner: str) -> tuple[Any, ...]:
     """One span (a string, or a sequence of tokens), or one per example, as a tuple of spans."""
-    if isinstance(answer, Tensor):
-        answer = answer.tolist()
-    if isinstance(answer, str):
-        return (answer,)
-    spans = tuple(answer) if answer and nested(answer[0]) else (tuple(answer),)
-    if not all(len(span) for span in spans):
-        raise MetricError(f"{owner} needs at least one token per answer; received {answer!r}.")
-    return tuple(span if isinstance(span, str) else tuple(span) for span in spans)
+    value = plain(answer)
+    if isinstance(value, str):
+        return (value,)
+    value = tuple(map(plain, value)) if isinstance(value, Sequence) else ()
+    spans = value if value and nested(value[0]) else (value,)
+    if not all(isinstance(span, str | Sequence) and len(span) for span in spans):
+        raise MetricError(
+            f"{owner} needs an answer of at least one token (text, or a list of tokens), or a list of such lists; "
+            f"received {answer!r}."
+        )
+    return tuple(span if isinstance(span, str) else token_tuple(span, owner) for span in spans)
 
 
 def _span_terms(span: Any, start: int | None, length: int, sign: float, average: bool) -> tuple[Term, ...]:
     first = -length if start is None else start
+    if isinstance(first, int) and first < 0 <= first + len(span) - 1:
+        raise MetricError(
+            f"An answer ends within the prompt; {len(span)} tokens from start={start} reach beyond its last position. "
+            f"Use start={-len(span)} or less, and put all answer tokens but the last into the prompt."
+        )
     coefficient = sign / len(span) if average else sign
     return tuple((first + offset, token, coefficient) for offset, token in enumerate(span))
 

@@ -12,13 +12,18 @@ from lrp_lens.errors import MetricError
 from lrp_lens.metrics.metric import Metric, Term, Token
 
 
+def plain(value: Any) -> Any:
+    """Numbers and lists from numpy and torch, as Python's own."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def token_tuple(tokens: Any, owner: str) -> tuple[Token, ...]:
     """One token, or one per example, as a tuple of ids and strings."""
-    if isinstance(tokens, Tensor):
-        tokens = tokens.tolist()
-    items = (tokens,) if isinstance(tokens, int | str) else tuple(tokens)
-    items = tuple(int(item) if hasattr(item, "item") else item for item in items)
-    if not items or not all(isinstance(item, int | str) for item in items):
+    value = plain(tokens)
+    if isinstance(value, int | str):
+        value = (value,)
+    items = tuple(map(plain, value)) if isinstance(value, Sequence) else ()
+    if not items or not all(isinstance(item, int | str) and not isinstance(item, bool) for item in items):
         raise MetricError(
             f"{owner} needs a token (string or id), or one per example; received {tokens!r}. "
             "For several tokens at several positions use SequenceLogit."
@@ -74,13 +79,15 @@ class LogitDiff(Metric):
     pos: int = -1
 
     def __post_init__(self) -> None:
-        single = isinstance(self.target, int | str)
+        single = isinstance(plain(self.target), int | str)
         target = token_tuple(self.target, "LogitDiff.target")
-        contrast = self.contrast.tolist() if isinstance(self.contrast, Tensor) else self.contrast
+        contrast = plain(self.contrast)
         if single and not (isinstance(contrast, Sequence) and len(contrast) and nested(contrast[0])):
             groups: tuple[tuple[Token, ...], ...] = (token_tuple(contrast, "LogitDiff.contrast"),)
         else:
-            items = (contrast,) if isinstance(contrast, int | str) else contrast
+            items = (
+                contrast if isinstance(contrast, Sequence) and not isinstance(contrast, str) else (contrast,)
+            )
             groups = tuple(token_tuple(item, "LogitDiff.contrast") for item in items)
             if len(groups) != len(target):
                 raise MetricError(

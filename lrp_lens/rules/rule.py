@@ -4,9 +4,9 @@ Each rule turns a `Site` into hooks.  A hook has a stage, which fixes its place 
 
 1. `replace`: returns the same value with another graph behind it;
 2. (relevance is recorded here: gradient × activation of what the point passes on);
-3. `read`:    keeps the tensor for a later gate;
-4. `scale`:   returns the same value and scales what flows back from here, so that the recorded relevance is
-              what the tensor receives under the rule.
+3. `scale`:   returns the same value and scales what flows back from here, so that the recorded relevance is
+              what the tensor receives under the rule;
+4. `read`:    keeps the tensor for a later gate, whose relevance thus passes the scales.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from lrp_lens.hosts.sites import AttentionSite, LinearSite, LogitSite, NormSite,
 from lrp_lens.ratios import softcap_ratio
 
 Stage = Literal["replace", "read", "scale"]
-STAGES: tuple[Stage, ...] = ("replace", "read", "scale")
+STAGES: tuple[Stage, ...] = ("replace", "scale", "read")
 
 
 @dataclass(frozen=True)

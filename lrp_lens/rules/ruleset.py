@@ -3,7 +3,7 @@
 1. Resolve the model's sites.
 2. For each site pick the rules: the newest override whose layers match, else the set's own rule.
 3. Collect the hooks; refuse any that stands on a hook point the host drops.
-4. Order them: replacements, then (recording), then reads and scales.
+4. Order them: replacements, then (recording), then scales and reads.
 """
 
 from collections.abc import Iterable
