@@ -66,7 +66,7 @@ class _ProductGate(torch.autograd.Function):
         pre: Tensor,
         up: Tensor | None,
         ratio: Ratio,
-        weights: tuple[float, float],
+        weights: tuple[float | int, float | int],
         offset: float,
     ) -> Tensor:
         return value.view_as(value)
@@ -86,7 +86,7 @@ class _ProductGate(torch.autograd.Function):
             return None, (gradient * ratio * to_pre).to(gradient.dtype), None, None, None, None
         up = rest[0]
         pre_gradient = up_gradient = None
-        if to_pre:
+        if to_pre or not to_up:  # with both cut, the graph stays connected, at gradient 0
             pre_gradient = (gradient * ratio * (up.to(wide) + ctx.offset) * to_pre).to(gradient.dtype)
         if to_up:
             up_gradient = (gradient * ratio * pre.to(wide) * to_up).to(gradient.dtype)
@@ -164,7 +164,7 @@ def product_gate(
     up: Tensor | None,
     ratio: Ratio,
     *,
-    weights: tuple[float, float] = (1.0, 0.0),
+    weights: tuple[float | int, float | int] = (1.0, 0.0),
     offset: float = 0.0,
 ) -> Tensor:
     """`value` = pre · ratio(pre) [· (up + offset)], with the ratio frozen and the product's factors weighted.

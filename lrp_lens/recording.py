@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lrp_lens.hosts.sites import (
     ActivationSite,
     AttentionSite,
     BiasSite,
+    ExpertsSite,
     LinearSite,
     MixtureSite,
     NormSite,
@@ -188,10 +190,16 @@ def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
         calls[name] = Calls(own.activations, (own.gradients[0] + sum(extra),))
 
 
+def accounts_only(sites: Sites) -> Sites:
+    """The sites without the model's modules: a cache must not keep weights alive."""
+    kept = tuple(site for site in sites.sites if not isinstance(site, ExpertsSite))
+    return replace(sites, sites=kept, records=())
+
+
 def nonzero_biases(sites: Sites) -> dict[BiasSite, Tensor]:
     """The biases that can take relevance."""
     biases = {site: site.bias() for site in sites.of(BiasSite)}
-    return {site: bias for site, bias in biases.items() if bias is not None and bool(bias.any())}
+    return {site: bias.clone() for site, bias in biases.items() if bias is not None and bool(bias.any())}
 
 
 def total(gradients: tuple[Tensor, ...]) -> Tensor:

@@ -22,7 +22,7 @@ from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached, parameters_frozen
+from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
 from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
 from lrp_lens.ledger import Balance
@@ -30,6 +30,7 @@ from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, Run
 from lrp_lens.recording import (
     NamesFilter,
     Recorder,
+    accounts_only,
     backward,
     complete,
     cut_by_rule,
@@ -116,6 +117,10 @@ def run_with_relevance(
         >>> rel.tokens().values.shape
         (15,)
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "Relevance needs gradients, and torch.inference_mode() forbids them. Leave inference mode first."
+        )
     sites = resolve(model)
     require_eval(model)
     if not isinstance(rules, RuleSet):
@@ -133,6 +138,7 @@ def run_with_relevance(
     recorder = Recorder(sites, batch)
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(graph_released(model))
         stack.enter_context(parameters_frozen(model))
         stack.enter_context(attached(*_hooks(model, sites, rules, recorder, chosen | private, bound, logits)))
         output = forward(model, batch.ids, batch.left_mask)
@@ -160,7 +166,7 @@ def run_with_relevance(
     balance = None
     if everything:
         balance = Balance(
-            sites,
+            accounts_only(sites),
             rules,
             calls,
             nonzero_biases(sites),
@@ -169,7 +175,11 @@ def run_with_relevance(
             len(batch.lengths),
         )
     text, towards = _describe(model, bound.metric)
-    kept = {name: calls[name] for name in sites.record_of if name in chosen and name in calls}
+    kept = {
+        name: calls[name]
+        for name in sites.record_of
+        if name in chosen and name in calls and len({a.shape for a in calls[name].activations}) == 1
+    }
     cache = RelevanceCache(
         {name: item.activations[-1] for name, item in kept.items()},
         {name: total(item.gradients) for name, item in kept.items()},

@@ -34,8 +34,11 @@ def device_of(model: Any) -> torch.device:
 
 def require_eval(model: Any) -> None:
     """Raise InputError if the model, or a part of it, is in train mode."""
-    parts = [*model.modules(), *getattr(model, "original_model", model).modules()]
-    if any(part.training for part in parts):
+    inside = model.original_model.modules() if is_bridge(model) else ()
+    parts = [model, *(part for part in inside if not type(part).__module__.startswith("transformer_lens"))]
+    if any(
+        part.training for part in parts
+    ):  # folding weights leaves new transformer_lens modules in train mode
         raise InputError(
             "Relevance is defined on the deterministic forward pass, but the model is in train mode. "
             "Call model.eval() first (HookedTransformer.from_pretrained returns models in train mode)."

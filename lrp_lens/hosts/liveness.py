@@ -18,7 +18,7 @@ from torch import Tensor
 from lrp_lens.errors import SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.forward import device_of, forward, require_finite
-from lrp_lens.hosts.scope import attached, parameters_frozen, quiet
+from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen, quiet
 from lrp_lens.hosts.sites import ActivationSite, BiasSite, NormSite, Port, Sites
 from lrp_lens.ratios import RATIOS
 
@@ -95,7 +95,13 @@ def dead_ports(model: Any, sites: Sites) -> dict[str, str]:
         return tensor.detach().requires_grad_(True)
 
     hooks = [(sites.embedding.point, leaf), *((port.point, edit(name)) for name, port in ports.items())]
-    with torch.enable_grad(), quiet(model.hook_dict.values()), parameters_frozen(model), attached(hooks):
+    with (
+        torch.enable_grad(),
+        quiet({*model.modules(), *model.hook_dict.values()}),
+        graph_released(model),
+        parameters_frozen(model),
+        attached(hooks),
+    ):
         logits = forward(model, _probe_tokens(model), None).to(torch.float32)
         require_finite(logits.detach())
         weights = torch.cos(torch.arange(logits.numel(), device=logits.device, dtype=torch.float32) * 0.7)

@@ -52,8 +52,8 @@ def parameters_frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def quiet(points: Iterable[HookPoint]) -> Iterator[None]:
-    """Silence the hooks already attached to these points, so that a probe does not run a user's functions."""
+def quiet(points: Iterable[nn.Module]) -> Iterator[None]:
+    """Silence the hooks already attached to these modules, so that a probe does not run a user's functions."""
     kept: list[tuple[HookPoint, str, Any]] = []
     try:
         for point in points:
@@ -65,3 +65,15 @@ def quiet(points: Iterable[HookPoint]) -> Iterator[None]:
     finally:
         for point, name, hooks in kept:
             setattr(point, name, hooks)
+
+
+@contextmanager
+def graph_released(model: nn.Module) -> Iterator[None]:
+    """Let go of the tensors of a pass' graph that a host keeps as attributes: they would hold all of it in memory."""
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    setattr(module, name, value.detach())

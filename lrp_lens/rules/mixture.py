@@ -30,7 +30,7 @@ def _ratio(site: ActivationSite | ExpertsSite) -> Ratio:
     return RATIOS[site.function] if site.limit is None else clamped_swiglu(GPT_OSS_SLOPE, site.limit)
 
 
-def _shares(product: ProductRule) -> tuple[float, float]:
+def _shares(product: ProductRule) -> tuple[float | int, float | int]:
     return (1.0, 1.0) if isinstance(product, Plain) else (product.gate, product.up)
 
 
@@ -39,7 +39,7 @@ def _gated(
     pre: Tensor,
     up: Tensor | None,
     ratio: Ratio,
-    shares: tuple[float, float],
+    shares: tuple[float | int, float | int],
     limit: float | None,
 ) -> Tensor:
     """`value` behind an identity rule on the activation and weighted shares of the product."""
@@ -60,10 +60,10 @@ def activation_hooks(
     shares = _shares(product) if site.up is not None else (1.0, 0.0)
     outer: tuple[Hook, ...] = ()
     if site.expert and isinstance(experts, ExpertWeights):
-        outer = scaled(site.post, experts.expert)
+        outer = scaled(site.post, experts.expert, detach=False)
     if isinstance(activation, Plain):
         inner = scaled(site.pre, shares[0]) if site.up is not None else ()
-        return (*inner, *(scaled(site.up, shares[1]) if site.up is not None else ()), *outer)
+        return (*inner, *(scaled(site.up, shares[1], detach=False) if site.up is not None else ()), *outer)
     kept: dict[str, Tensor] = {}
     ratio = _ratio(site)
 

@@ -40,20 +40,27 @@ class Hook:
     stage: Stage
 
 
-def scaled(port: Port, factor: float | int) -> tuple[Hook, ...]:
-    """Multiply the relevance that flows back through `port`: none for 1, cut for 0."""
+def scaled(port: Port, factor: float | int, *, detach: bool = True) -> tuple[Hook, ...]:
+    """Multiply the relevance that flows back through `port`: none for 1, cut for 0.
+
+    Args:
+        port: where.
+        factor: share of the relevance.
+        detach: for 0, take the tensor out of the graph; False keeps it in, so that what is computed from this
+            tensor alone still has a gradient.
+    """
     if factor == 1:
         return ()
 
     def hook(tensor: Tensor, hook: object) -> Tensor:
-        return scale_gradient(tensor, factor) if factor else stop_relevance(tensor)
+        return scale_gradient(tensor, float(factor)) if factor or not detach else stop_relevance(tensor)
 
     return (Hook(port, hook, "scale"),)
 
 
-def _require_share(owner: object, **shares: float | int) -> None:
+def _require_share(owner: object, **shares: object) -> None:
     for name, share in shares.items():
-        if not 0 <= share <= 1:
+        if not isinstance(share, float | int) or not 0 <= share <= 1:
             raise RuleError(
                 f"A factor of a product takes a share of the relevance between 0 and 1; "
                 f"{type(owner).__name__}.{name} is {share!r}. Use 0 (frozen), 0.5 (half rule) or 1 (plain)."
@@ -155,7 +162,8 @@ class AttentionWeights:
 
     def hooks(self, site: AttentionSite) -> tuple[Hook, ...]:
         """Scale what flows back through q, k and v, before QK-norm and rotation (both linear under FrozenNorm)."""
-        return (*scaled(site.q, self.query), *scaled(site.k, self.key), *scaled(site.v, self.value))
+        through = scaled(site.v, self.value, detach=False)  # z stays in the graph, also with a share of 0
+        return (*scaled(site.q, self.query), *scaled(site.k, self.key), *through)
 
     @property
     def reaches_pattern(self) -> bool:
@@ -293,7 +301,8 @@ def softcap_hooks(site: AttentionSite | LogitSite) -> tuple[Hook, ...]:
         wide = tensor.detach().to(accumulation_dtype(tensor.dtype)) / cap
         edge = 1 - torch.finfo(wide.dtype).eps
         t = wide.clamp(-edge, edge)
-        return scale_gradient(tensor, _quotient(torch.atanh(t), t))
+        masked = wide.abs() > 1 + 1e-3  # beyond what a cap returns
+        return scale_gradient(tensor, torch.where(masked, 1.0, _quotient(torch.atanh(t), t)))
 
     return (Hook(site.scores, after, "scale"),)
 

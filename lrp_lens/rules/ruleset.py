@@ -149,11 +149,13 @@ class RuleSet:
         Raises:
             RuleError: for an unknown operation, a rule that does not fit it, or a negative layer.
         """
-        chosen = frozenset(layers)
-        if not chosen or min(chosen) < 0:
+        chosen = frozenset(layers) if isinstance(layers, Iterable) else frozenset()
+        if not chosen or not all(isinstance(layer, int) and layer >= 0 for layer in chosen):
             raise RuleError(
-                f"An override names at least one layer, counted from 0; received {sorted(chosen)}."
+                f"An override names at least one layer, counted from 0; received {layers!r}. Use layers=range(4)."
             )
+        if not rules:
+            raise RuleError(f"An override changes at least one of {', '.join(ALLOWED)}; received none.")
         for operation, rule in rules.items():
             _require_rule(operation, rule)
         new = tuple(Override(operation, rule, chosen) for operation, rule in rules.items())
@@ -263,30 +265,25 @@ class RuleSet:
         return hooks
 
 
-class _Plan:
-    """Whether one list of hooks is the newest on its model: nested rule sets do not mix, the innermost acts."""
-
-    def __init__(self) -> None:
-        self.active = True
-
-
 def _innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:
     """The hooks, each silent while a newer list of rule hooks is attached to the model.
 
-    A marker at the embedding, the first point to fire, looks which marker was attached last.
+    Every list leaves a marker at the embedding; the marker that was attached last tells which list acts.
     """
-    plan = _Plan()
+    plan, point = object(), sites.embedding.point
 
     def marker(tensor: Tensor, hook: Any) -> None:
-        point = getattr(hook, "_target", hook)  # transformer_lens wraps points fired under an alias
-        plans = [getattr(handle.user_hook, "plan", None) for handle in point.fwd_hooks]
-        plan.active = next((other for other in reversed(plans) if other is not None), plan) is plan
+        """Only its presence counts."""
 
     marker.plan = plan  # type: ignore[attr-defined]
 
+    def acts() -> bool:
+        plans = (getattr(handle.user_hook, "plan", None) for handle in reversed(point.fwd_hooks))
+        return next((other for other in plans if other is not None), plan) is plan
+
     def guard(function: Any) -> Any:
         def guarded(tensor: Tensor, hook: Any) -> Tensor | None:
-            return function(tensor, hook=hook) if plan.active else None
+            return function(tensor, hook=hook) if acts() else None
 
         return guarded
 
