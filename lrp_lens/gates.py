@@ -81,15 +81,17 @@ class _ProductGate(torch.autograd.Function):
         pre, *rest = ctx.saved_tensors
         to_pre, to_up = ctx.weights
         wide = accumulation_dtype(gradient.dtype)
-        ratio = ctx.ratio(pre.to(wide))
+        through = gradient * ctx.ratio(pre.to(wide))
         if not rest:
-            return None, (gradient * ratio * to_pre).to(gradient.dtype), None, None, None, None
-        up = rest[0]
+            through = through if to_pre == 1 else through * to_pre
+            return None, through.to(gradient.dtype), None, None, None, None
+        up = rest[0].to(wide)
         pre_gradient = up_gradient = None
         if to_pre or not to_up:  # with both cut, the graph stays connected, at gradient 0
-            pre_gradient = (gradient * ratio * (up.to(wide) + ctx.offset) * to_pre).to(gradient.dtype)
+            factor = up + ctx.offset if ctx.offset else up
+            pre_gradient = (through * factor * to_pre).to(gradient.dtype)
         if to_up:
-            up_gradient = (gradient * ratio * pre.to(wide) * to_up).to(gradient.dtype)
+            up_gradient = (through * pre.to(wide) * to_up).to(gradient.dtype)
         return None, pre_gradient, up_gradient, None, None, None
 
 

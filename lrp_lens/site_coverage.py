@@ -86,8 +86,8 @@ def coverage(model: Any, rules: RuleSet) -> Coverage:
 
     Example:
         >>> from lrp_lens import ATTN_LRP, load_demo_model
-        >>> print(str(coverage(load_demo_model(), ATTN_LRP)).splitlines()[1].split()[:3])
-        ['L0', 'ln1', 'live']
+        >>> all(row.live for row in coverage(load_demo_model(), ATTN_LRP).rows)
+        True
     """
     sites, dropped = resolve(model), dead(model)
     rules.plan(model)

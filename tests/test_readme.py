@@ -18,7 +18,9 @@ ROUNDING = 0.004  # two prompts of 500 may fall the other way on another process
 
 def rows(text: str) -> dict[str, list[str]]:
     """First cell → cells, for the rows of markdown tables."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line
+    ]
     return {line[0]: line for line in cells if len(line) > 2}
 
 
