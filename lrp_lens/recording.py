@@ -6,7 +6,7 @@
    host's graph, which is an error.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -99,15 +99,11 @@ def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool
     return lambda record: record.name in names
 
 
-def ledger_records(sites: Sites, rules: RuleSet) -> set[str]:
+def ledger_records(sites: Sites, rules: RuleSet, biases: Mapping[BiasSite, Tensor]) -> set[str]:
     """Names that only the ledger needs: tensors that biases were added to, outputs of plain norms, mixtures."""
-    names: set[str] = set()
+    names = {site.record for site in biases}
     for site in sites.sites:
-        if isinstance(site, BiasSite):
-            bias = site.bias()
-            if bias is not None and bool(bias.any()):
-                names.add(site.record)
-        elif isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
+        if isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
             names |= {site.result} - {""}
         elif isinstance(site, MixtureSite):
             names |= {site.source, site.result}

@@ -64,14 +64,11 @@ def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
     return f"LogitDiff({target[0]!r} - {mean}{contrast[0]}) at position {metric.pos}", ends
 
 
-def _unembedded(positions: Int[Tensor, "batch read"]) -> Callable[..., Tensor]:
+def _unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
     """A hook that keeps only the positions the metric reads."""
 
     def hook(tensor: Tensor, hook: Any) -> Tensor:
-        if len(positions.unique()) == positions.shape[1] and bool((positions == positions[:1]).all()):
-            return tensor[:, positions[0].to(tensor.device)]
-        index = positions.to(tensor.device)[..., None].expand(-1, -1, tensor.shape[-1])
-        return tensor.gather(1, index)
+        return bound.select(tensor)
 
     return hook
 
@@ -133,7 +130,8 @@ def run_with_relevance(
     keep = selector(names_filter, sites)
     chosen = {record.name for record in sites.records if keep(record)}
     everything = names_filter is None
-    accounts = ledger_records(sites, rules) if everything else set()
+    biases = nonzero_biases(sites) if everything else {}
+    accounts = ledger_records(sites, rules, biases) if everything else set()
     private = with_completions(chosen | {Names.EMBED} | accounts, sites) - chosen
     recorder = Recorder(sites, batch)
     with ExitStack() as stack:
@@ -143,17 +141,16 @@ def run_with_relevance(
         stack.enter_context(attached(*_hooks(model, sites, rules, recorder, chosen | private, bound, logits)))
         output = forward(model, batch.ids, batch.left_mask)
         require_finite(output.detach())
-        rows = output if logits == "metric" and bound.positions is not None else None
-        bound = _concrete(bound, output if rows is None else rows, batch, rows is not None)
-        value = bound(output) if rows is None else bound.read(rows)
+        rows = output if logits == "metric" else bound.select(output)
+        bound = _concrete(bound, rows, batch)
+        value = bound.read(rows)
         if not value.requires_grad:
             raise MetricError(
                 f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax."
             )
         if everything and (not bound.metric.linear or isinstance(rules.softcap, Plain)):
-            recorder.kept[Names.RETURNED_LOGITS] = [
-                output
-            ]  # the ledger's account of what follows the unembedding
+            # the ledger's account of what follows the unembedding
+            recorder.kept[Names.RETURNED_LOGITS] = [output]
         calls, unreached = backward(value, recorder)
     unreached -= cut_by_rule(sites, rules)
     if unreached and not callable(names_filter):
@@ -162,14 +159,14 @@ def run_with_relevance(
             f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use HookedTransformer."
         )
     chosen -= unreached
-    complete(calls, sites, ledger_records(sites, rules) | chosen)
+    complete(calls, sites, accounts | chosen)
     balance = None
     if everything:
         balance = Balance(
             accounts_only(sites),
             rules,
             calls,
-            nonzero_biases(sites),
+            biases,
             {name: tuple(inputs) for name, inputs in recorder.norm_inputs.items()},
             bound.metric.linear,
             len(batch.lengths),
@@ -239,17 +236,12 @@ def _hooks(
                 module_hooks.append((module, recorder.input_hook(site.result)))
     hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
     if logits == "metric" and bound.positions is not None:
-        hooks.append((sites.unembed_input.point, _unembedded(bound.positions)))
+        hooks.append((sites.unembed_input.point, _unembedded(bound)))
     return hooks, module_hooks
 
 
-def _concrete(bound: BoundMetric, output: Tensor, batch: TokenBatch, read: bool) -> BoundMetric:
+def _concrete(bound: BoundMetric, rows: Tensor, batch: TokenBatch) -> BoundMetric:
     """RunnerUp becomes the LogitDiff that these logits select."""
     if not isinstance(bound.metric, RunnerUp):
         return bound
-    rows = output.detach()
-    if not read:
-        assert bound.positions is not None
-        index = bound.positions.to(output.device)[..., None].expand(-1, -1, output.shape[-1])
-        rows = rows.gather(1, index)
-    return bound.metric.concrete(rows).bind(batch.starts, batch.lengths, output.shape[-1])
+    return bound.metric.concrete(rows.detach()).bind(batch.starts, batch.lengths, rows.shape[-1])

@@ -36,9 +36,8 @@ def require_eval(model: Any) -> None:
     """Raise InputError if the model, or a part of it, is in train mode."""
     inside = model.original_model.modules() if is_bridge(model) else ()
     parts = [model, *(part for part in inside if not type(part).__module__.startswith("transformer_lens"))]
-    if any(
-        part.training for part in parts
-    ):  # folding weights leaves new transformer_lens modules in train mode
+    # Folding weights leaves new transformer_lens modules in train mode: they do not count.
+    if any(part.training for part in parts):
         raise InputError(
             "Relevance is defined on the deterministic forward pass, but the model is in train mode. "
             "Call model.eval() first (HookedTransformer.from_pretrained returns models in train mode)."
@@ -55,9 +54,8 @@ def forward(
     """
     left = getattr(model.tokenizer, "padding_side", "right") == "left"
     if mask is None and left and not is_bridge(model):
-        mask = torch.ones_like(
-            tokens, dtype=torch.bool
-        )  # else HookedTransformer guesses one from the token ids
+        # else HookedTransformer guesses one from the token ids
+        mask = torch.ones_like(tokens, dtype=torch.bool)
     options = {} if mask is None else {"attention_mask": mask.long()}
     return model(tokens, return_type="logits", **options)
 

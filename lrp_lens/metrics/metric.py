@@ -127,10 +127,14 @@ class BoundMetric:
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of each example, from all logits."""
+        return self.read(self.select(logits))
+
+    def select(self, logits: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch read width"]:
+        """The rows at `positions`, or all of them if the metric reads all logits."""
         if self.positions is None:
-            return self.read(logits)
+            return logits
         index = self.positions.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
-        return self.read(logits.gather(1, index))
+        return logits.gather(1, index)
 
     def read(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of each example, from the logits at `positions` only."""
