@@ -20,7 +20,7 @@ from torch import Tensor
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite
+from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
@@ -45,7 +45,7 @@ from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
 Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor]
 
 
-def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
+def describe_metric(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
     """The metric in words, and the two ends of its sign."""
     if not isinstance(metric, LogitDiff):
         return (
@@ -64,7 +64,7 @@ def _describe(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
     return f"LogitDiff({target[0]!r} - {mean}{contrast[0]}) at position {metric.pos}", ends
 
 
-def _unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
+def unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
     """A hook that keeps only the positions the metric reads."""
 
     def hook(tensor: Tensor, hook: Any) -> Tensor:
@@ -114,10 +114,7 @@ def run_with_relevance(
         >>> rel.tokens().values.shape
         (15,)
     """
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "Relevance needs gradients, and torch.inference_mode() forbids them. Leave inference mode first."
-        )
+    require_gradients()
     sites = resolve(model)
     require_eval(model)
     if not isinstance(rules, RuleSet):
@@ -126,7 +123,7 @@ def run_with_relevance(
         raise InputError(f"logits is 'all' or 'metric'; received {logits!r}.")
     batch = tokenize(model, prompt, padding_side)
     asked = as_metric(metric).resolve(model)
-    bound = asked.bind(batch.starts, batch.lengths, _d_vocab(model))
+    bound = asked.bind(batch.starts, batch.lengths, vocabulary_size(model))
     keep = selector(names_filter, sites)
     chosen = {record.name for record in sites.records if keep(record)}
     everything = names_filter is None
@@ -142,7 +139,7 @@ def run_with_relevance(
         output = forward(model, batch.ids, batch.left_mask)
         require_finite(output.detach())
         rows = output if logits == "metric" else bound.select(output)
-        bound = _concrete(bound, rows, batch)
+        bound = concrete_metric(bound, rows, batch)
         value = bound.read(rows)
         if not value.requires_grad:
             raise MetricError(
@@ -171,7 +168,7 @@ def run_with_relevance(
             bound.metric.linear,
             len(batch.lengths),
         )
-    text, towards = _describe(model, bound.metric)
+    text, towards = describe_metric(model, bound.metric)
     kept = {
         name: calls[name]
         for name in sites.record_of
@@ -196,7 +193,8 @@ def run_with_relevance(
     return output.detach(), cache
 
 
-def _d_vocab(model: Any) -> int:
+def vocabulary_size(model: Any) -> int:
+    """Number of logits at each position."""
     return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
 
 
@@ -236,11 +234,11 @@ def _hooks(
                 module_hooks.append((module, recorder.input_hook(site.result)))
     hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
     if logits == "metric" and bound.positions is not None:
-        hooks.append((sites.unembed_input.point, _unembedded(bound)))
+        hooks.append((sites.unembed_input.point, unembedded(bound)))
     return hooks, module_hooks
 
 
-def _concrete(bound: BoundMetric, rows: Tensor, batch: TokenBatch) -> BoundMetric:
+def concrete_metric(bound: BoundMetric, rows: Tensor, batch: TokenBatch) -> BoundMetric:
     """RunnerUp becomes the LogitDiff that these logits select."""
     if not isinstance(bound.metric, RunnerUp):
         return bound

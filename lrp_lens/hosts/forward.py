@@ -32,6 +32,14 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def require_gradients() -> None:
+    """Raise InputError in inference mode."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "Relevance needs gradients, and torch.inference_mode() forbids them. Leave inference mode first."
+        )
+
+
 def require_eval(model: Any) -> None:
     """Raise InputError if the model, or a part of it, is in train mode."""
     inside = model.original_model.modules() if is_bridge(model) else ()

@@ -1,0 +1,81 @@
+"""Edges by their definition, many targets to one backward pass: the slow reference, and what distant layers need.
+
+The definition (arXiv 2604.17761, equation 11), with h_s the source states, h_t the target states and g the gradient at
+the target, held constant:
+
+    A[j, i] = Σ_k h_s[i, k] · ∂⟨h_t[j], g[j]⟩ / ∂h_s[i, k]
+
+1. The blocks between source and target run again on copies of the source states, one copy per target.
+2. Copy c gets the gradient g[j_c] at its target position j_c alone; one backward pass serves all copies.
+3. Every block sees its own mask, window and rotary tables (`replay`), so nothing comes from the future.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lrp_lens.edges.state_pass import StatePass
+from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts.names import Names
+from lrp_lens.recording import Recorder
+
+
+def batch_packed(
+    run: StatePass,
+    source: tuple[int, bool],
+    target: tuple[int, bool],
+    *,
+    copies: int = 16,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> Tensor:
+    """All edges between two boundaries, [target position, source position].
+
+    Args:
+        run: the pass, with the gradient at the target boundary known.
+        source: (block, mid): the state before that block, or after its attention.
+        target: (block, mid): the state before that block (the number of blocks for the final stream), or after its
+            attention.  Must lie after the source.
+        copies: targets that share one backward pass (B in the paper).
+        progress: called with the number of targets done.
+    """
+    first, from_mid = source
+    last, to_mid = target
+    end = Names.resid_mid(last) if to_mid else Names.resid_post(last - 1)
+    gradient = run.gradients[end][0]
+    rows = []
+    for start in range(0, run.length, copies):
+        positions = range(start, min(start + copies, run.length))
+        rows.append(_rows(run, first, from_mid, last, to_mid, gradient, positions))
+        progress(len(positions))
+    return torch.cat(rows)
+
+
+def _rows(
+    run: StatePass, first: int, from_mid: bool, last: int, to_mid: bool, gradient: Tensor, positions: range
+) -> Tensor:
+    """A[positions, :]."""
+    recorder = Recorder(run.sites, run.batch)
+    names = {Names.resid_mid(first)} if from_mid else set()
+    if to_mid:
+        names.add(Names.resid_mid(last))
+    names |= {other for name in names for other in run.sites.record_of[name].plus}
+    state = run.calls[first].state.expand(len(positions), -1, -1).clone().requires_grad_(True)
+    with run.hooked(recorder, names):
+        output = state
+        for layer in range(first, last + to_mid):
+            output = run.calls[layer].run(output)
+        if to_mid:
+            output = recorder.kept[Names.resid_mid(last)][-1]
+        sources = [state]
+        if from_mid:
+            record = run.sites.record_of[Names.resid_mid(first)]
+            sources = [recorder.kept[name][-1] for name in (record.name, *record.plus)]
+        cotangent = torch.zeros_like(output)
+        lines = torch.arange(len(positions), device=output.device)
+        places = torch.tensor(positions, device=output.device)
+        cotangent[lines, places] = gradient[places].to(output.dtype)
+        found = torch.autograd.grad(output, sources, cotangent, allow_unused=True)
+    wide = accumulation_dtype(state.dtype)
+    total = sum(one.to(wide) for one in found if one is not None)
+    return (total * sources[0].detach().to(wide)).sum(-1)

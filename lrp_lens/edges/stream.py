@@ -1,0 +1,357 @@
+"""Edges of one transition, pruned while they are formed.
+
+1. Blocks of rows are formed one after the other; the dense [target, source] array of a long prompt never is.
+2. First sweep: sums per target, Σ|A|, and how much mass lies in each narrow class of magnitudes.  From these follows
+   the class in which the share p of the mass is reached (arXiv 2604.17761 prunes each layer pair by such a share).
+3. Second sweep: edges above that class are kept, those inside are ranked exactly; the parts of the kept are read off.
+   A prompt that fits into one block keeps it instead of a second sweep.
+4. What is dropped is added up per target and in total, so every target still accounts for its relevance.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrp_lens.edges.rows import AttentionEdges, Rows
+from lrp_lens.graph.pruning import keep_mass
+
+_BLOCK_NUMBERS = 2**23
+"""Numbers in one [head, row, key] array of a block."""
+_CLASS_BITS = 15
+"""Magnitudes are classed by the upper 17 bits of their float32 form: 0.4 % wide."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What is kept of a transition."""
+
+    node_threshold: float
+    """Nodes with |R| at most this (in the metric's units) keep no edges."""
+    edge_threshold: float
+    """Edges with |A| at most this go."""
+    mass: float
+    """Share of Σ|A| that the strongest edges kept hold together."""
+    most: int | None
+    """At most so many edges a transition."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """What goes from one boundary to the next: attention (or none) and everything on the diagonal."""
+
+    attention: AttentionEdges | None
+    residual: Tensor
+    """Self-edges through the residual stream, [pos]."""
+    mlp: Tensor
+    """Self-edges through the MLP, [pos]."""
+    source_relevance: Tensor
+    target_relevance: Tensor
+    sinks: dict[str, Tensor] = field(default_factory=dict)
+    """Kind → [pos]; the attention rows add theirs."""
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return len(self.residual)
+
+    def block_size(self) -> int:
+        """Rows in one block."""
+        if self.attention is None:
+            return self.length
+        heads = self.attention.z.shape[0]
+        return max(1, min(self.length, _BLOCK_NUMBERS // (heads * self.length)))
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """The kept edges of a transition, and the account of the others."""
+
+    target: np.ndarray
+    source: np.ndarray
+    relevance: np.ndarray
+    parts: np.ndarray
+    """[edge, 2 + 3 · heads]: residual, MLP, then OV, K and Q of each head."""
+    pruned: np.ndarray
+    pruned_mass: float
+    total_mass: float
+    sinks: dict[str, np.ndarray]
+    column_error: float
+    """Largest |Σ_j edge[j, i] - relevance that q, k, v of source i received|, relative to the largest of these."""
+
+
+def edge_totals(transition: Transition, rows: Rows) -> Tensor:
+    """Edges into a block's rows from the keys it sees, [row, key]."""
+    total = rows.ov.sum(0)
+    if rows.k is not None:
+        total = total + rows.k.sum(0)
+    line, place = _diagonal(rows)
+    own = transition.residual + transition.mlp
+    total[line, place] += own[rows.start : rows.stop] + rows.q.sum(0)
+    return total
+
+
+def _diagonal(rows: Rows) -> tuple[Tensor, Tensor]:
+    line = torch.arange(rows.stop - rows.start, device=rows.q.device)
+    return line, line + rows.start - rows.first
+
+
+def _parts(transition: Transition, rows: Rows, line: Tensor, place: Tensor) -> Tensor:
+    """Parts of some edges of a block, [edge, part]."""
+    heads = rows.ov.shape[0]
+    values = rows.ov.new_zeros(len(line), 2 + 3 * heads)
+    own = place + rows.first == line + rows.start
+    position = line + rows.start
+    values[:, 0] = torch.where(own, transition.residual[position], 0)
+    values[:, 1] = torch.where(own, transition.mlp[position], 0)
+    values[:, 2::3] = rows.ov[:, line, place].T
+    if rows.k is not None:
+        values[:, 3::3] = rows.k[:, line, place].T
+        values[:, 4::3] = torch.where(own, rows.q[:, line], 0).T
+    return values
+
+
+def part_labels(heads: int) -> tuple[str, ...]:
+    """Names of an edge's parts, in the order of `Pruned.parts`."""
+    mechanisms = (f"H{head} {mechanism}" for head in range(heads) for mechanism in ("OV", "K", "Q"))
+    return ("residual", "MLP", *mechanisms)
+
+
+def edge_parts(transition: Transition, target: int, source: int) -> dict[str, float]:
+    """The parts of one edge by name; 0 for a source that the target does not see."""
+    if transition.attention is None:
+        own = target == source
+        return {
+            "residual": float(transition.residual[target]) if own else 0.0,
+            "MLP": float(transition.mlp[target]) if own else 0.0,
+        }
+    rows = transition.attention.rows(target, target + 1)
+    labels = part_labels(rows.ov.shape[0])
+    if not rows.first <= source < rows.stop:
+        return dict.fromkeys(labels, 0.0)
+    place = torch.tensor([source - rows.first], device=rows.ov.device)
+    return dict(
+        zip(labels, _parts(transition, rows, torch.zeros_like(place), place)[0].tolist(), strict=True)
+    )
+
+
+class _Sweep:
+    """Sums over all rows of one transition, and the selection of edges."""
+
+    def __init__(
+        self, transition: Transition, pruning: Pruning, block: int | None, received: tuple[Tensor, ...] | None
+    ) -> None:
+        self.transition, self.pruning, self.received = transition, pruning, received
+        self.size = transition.block_size() if block is None else min(block, transition.length)
+        self.single = self.size >= transition.length
+        threshold = pruning.node_threshold
+        self.sources = transition.source_relevance.abs() > threshold
+        self.targets = transition.target_relevance.abs() > threshold
+        device = transition.residual.device
+        self.row_sum = torch.zeros(transition.length, dtype=torch.float64, device=device)
+        self.mass = 0.0
+        self.class_mass = torch.zeros(2**17, dtype=torch.float64, device=device)
+        self.class_count = torch.zeros(2**17, dtype=torch.int64, device=device)
+        self.attention_sinks: list[Tensor] = []
+        self.columns: Tensor | None = None
+
+    def rows(self) -> Iterator[Rows]:
+        assert self.transition.attention is not None
+        return self.transition.attention.blocks(self.size)
+
+    def candidates(self, rows: Rows, totals: Tensor) -> Tensor:
+        """|A| where both nodes are kept and the edge is above the threshold, else 0; [row, key]."""
+        magnitude = totals.abs()
+        kept = self.targets[rows.start : rows.stop, None] & self.sources[rows.first : rows.stop]
+        return torch.where(kept & (magnitude > self.pruning.edge_threshold), magnitude, 0)
+
+    def first(self, rows: Rows, totals: Tensor) -> None:
+        """Add one block to the sums."""
+        self.row_sum[rows.start : rows.stop] += totals.sum(-1, dtype=torch.float64)
+        self.mass += float(totals.abs().sum(dtype=torch.float64))
+        self.attention_sinks.append(rows.sinks)
+        if self.received is not None:
+            if self.columns is None:
+                self.columns = rows.ov.new_zeros(
+                    3, rows.ov.shape[0], self.transition.length, dtype=torch.float64
+                )
+            self.columns[0, :, rows.first : rows.stop] += rows.ov.sum(1)
+            if rows.k is not None:
+                self.columns[1, :, rows.first : rows.stop] += rows.k.sum(1)
+            self.columns[2, :, rows.start : rows.stop] += rows.q
+        if not self.single:
+            magnitude = self.candidates(rows, totals)
+            magnitude = magnitude[magnitude > 0]
+            classes = _classes(magnitude)
+            self.class_mass += torch.bincount(classes, magnitude.double(), minlength=2**17)
+            self.class_count += torch.bincount(classes, minlength=2**17)
+
+    def floor(self) -> int:
+        """The lowest class of magnitudes that may hold a kept edge."""
+        above = self.class_mass.flip(0).cumsum(0)
+        enough = (above >= self.pruning.mass * self.mass).nonzero()
+        lowest = 2**17 - 1 - int(enough[0]) if self.pruning.mass < 1 and len(enough) else 0
+        if self.pruning.most is not None:
+            counted = (self.class_count.flip(0).cumsum(0) >= self.pruning.most).nonzero()
+            lowest = max(lowest, 2**17 - 1 - int(counted[0]) if len(counted) else 0)
+        return lowest
+
+    def column_error(self) -> float:
+        """See Pruned.column_error."""
+        if self.columns is None or self.received is None:
+            return 0.0
+        v, k, q = self.columns
+        of_v, of_k, of_q = self.received
+        errors = (
+            v.unflatten(0, (of_v.shape[0], -1)).sum(1) - of_v,
+            k.sum(0) - of_k.sum(0),  # a plain QK-norm over all heads mixes them
+            q.sum(0) - of_q.sum(0),
+        )
+        error = max(float(one.abs().max()) for one in errors)
+        size = max(float(one.abs().max()) for one in self.received)
+        return error / size if size else error
+
+
+def _classes(magnitude: Tensor) -> Tensor:
+    return (magnitude.float().view(torch.int32) >> _CLASS_BITS).long()
+
+
+def prune_transition(
+    transition: Transition,
+    pruning: Pruning,
+    *,
+    received: tuple[Tensor, ...] | None = None,
+    block: int | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> Pruned:
+    """Form every edge of a transition, keep what the pruning asks for, and account for the rest.
+
+    Args:
+        transition: the factors.
+        pruning: what to keep.
+        received: relevance that v, k and q of each position received, three of [head, pos] (for v and k one head per
+            group), to check the edges' sums over targets against.
+        block: rows at a time; default by memory.
+        progress: called with the number of rows done.
+    """
+    if transition.attention is None:
+        return _self_edges(transition, pruning)
+    sweep = _Sweep(transition, pruning, block, received)
+    found: list[tuple[Tensor, ...]] = []
+    for rows in sweep.rows():
+        totals = edge_totals(transition, rows)
+        sweep.first(rows, totals)
+        if sweep.single:
+            found.append(_select(transition, rows, totals, sweep.candidates(rows, totals), sweep, 0))
+        progress(rows.stop - rows.start)
+    if not sweep.single:
+        floor = sweep.floor()
+        for rows in sweep.rows():
+            totals = edge_totals(transition, rows)
+            found.append(_select(transition, rows, totals, sweep.candidates(rows, totals), sweep, floor))
+            progress(rows.stop - rows.start)
+    target, source, relevance, parts = (torch.cat(one).cpu().numpy() for one in zip(*found, strict=True))
+    keep = _exactly(np.abs(relevance), pruning, sweep.mass)
+    target, source, relevance, parts = target[keep], source[keep], relevance[keep], parts[keep]
+    kept_sum = np.bincount(target, relevance, minlength=transition.length)
+    sinks = _numpy(transition.sinks)
+    for kind, amount in zip(
+        ("bias", "norm", "softmax"), torch.cat(sweep.attention_sinks, dim=-1), strict=True
+    ):
+        sinks[kind] = sinks.get(kind, 0) + amount.double().cpu().numpy()
+    return Pruned(
+        target,
+        source,
+        relevance,
+        parts,
+        sweep.row_sum.cpu().numpy() - kept_sum,
+        max(sweep.mass - float(np.abs(relevance).sum()), 0.0),
+        sweep.mass,
+        sinks,
+        sweep.column_error(),
+    )
+
+
+def _select(
+    transition: Transition, rows: Rows, totals: Tensor, magnitude: Tensor, sweep: _Sweep, floor: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Target, source, relevance and parts of a block's candidates from some class upwards."""
+    chosen = magnitude > 0
+    if sweep.single:  # everything at hand: rank before reading parts off
+        chosen &= torch.from_numpy(_exactly(magnitude.cpu().numpy(), sweep.pruning, sweep.mass)).to(
+            chosen.device
+        )
+    elif floor:
+        chosen &= _classes(magnitude) >= floor
+    line, place = chosen.nonzero(as_tuple=True)
+    parts = _parts(transition, rows, line, place)
+    return line + rows.start, place + rows.first, totals[line, place].double(), parts
+
+
+def _exactly(magnitude: np.ndarray, pruning: Pruning, total: float) -> np.ndarray:
+    """True for the edges kept, ranked by magnitude; equal ones by place."""
+    keep = keep_mass(magnitude, pruning.mass, total if pruning.mass < 1 else None)
+    if pruning.most is not None and keep.sum() > pruning.most:
+        order = np.argsort(-np.where(keep, magnitude, 0).ravel(), kind="stable")
+        most = np.zeros(magnitude.size, dtype=bool)
+        most[order[: pruning.most]] = True
+        keep = keep & most.reshape(magnitude.shape)
+    return keep
+
+
+def _self_edges(transition: Transition, pruning: Pruning) -> Pruned:
+    """A transition without attention: one edge a position."""
+    total = transition.residual + transition.mlp
+    parts = torch.stack([transition.residual, transition.mlp], dim=-1)
+    place = torch.arange(transition.length, device=total.device)
+    found = _listed(
+        place, place, total, parts, transition.source_relevance, transition.target_relevance, pruning
+    )
+    return replace(found, sinks=_numpy(transition.sinks))
+
+
+def prune_matrix(
+    matrix: Tensor, source_relevance: Tensor, target_relevance: Tensor, pruning: Pruning
+) -> Pruned:
+    """The kept edges of a dense matrix [target, source]; the sink `not apportioned` is whatever its rows lack."""
+    target, source = matrix.nonzero(as_tuple=True)
+    values = matrix[target, source]
+    found = _listed(target, source, values, values[:, None], source_relevance, target_relevance, pruning)
+    rest = target_relevance.double() - matrix.sum(-1, dtype=torch.float64)
+    return replace(found, sinks=_numpy({"not apportioned": rest}))
+
+
+def _listed(
+    target: Tensor,
+    source: Tensor,
+    values: Tensor,
+    parts: Tensor,
+    source_relevance: Tensor,
+    target_relevance: Tensor,
+    pruning: Pruning,
+) -> Pruned:
+    """Prune a list of edges in order of target, then source."""
+    kept = (source_relevance.abs() > pruning.node_threshold)[source]
+    kept &= (target_relevance.abs() > pruning.node_threshold)[target]
+    candidates = torch.where(kept & (values.abs() > pruning.edge_threshold), values.abs(), 0)
+    relevance, mass = values.double().cpu().numpy(), float(values.abs().sum(dtype=torch.float64))
+    keep = _exactly(candidates.double().cpu().numpy(), pruning, mass)
+    into, origin = target.cpu().numpy(), source.cpu().numpy()
+    dropped = np.bincount(into[~keep], relevance[~keep], minlength=len(target_relevance))
+    return Pruned(
+        into[keep],
+        origin[keep],
+        relevance[keep],
+        parts.cpu().numpy()[keep],
+        dropped,
+        float(np.abs(relevance[~keep]).sum()),
+        mass,
+        {},
+        0.0,
+    )
+
+
+def _numpy(sinks: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {kind: tensor.double().cpu().numpy() for kind, tensor in sinks.items()}
