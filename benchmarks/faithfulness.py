@@ -25,8 +25,8 @@ import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.failures.case import Case
-from lrp_lens.faithfulness import BASELINES, MEASURES, Faithfulness, faithfulness
-from lrp_lens.faithfulness.replacement import ReplacementName
+from lrp_lens.perturbation import BASELINES, MEASURES, Faithfulness, faithfulness
+from lrp_lens.perturbation.replacement import ReplacementName
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import PRESETS
 

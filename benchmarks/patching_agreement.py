@@ -3,8 +3,9 @@
 1. Draw held-out pairs: "then X and Y went to the P . S gave the O to"; in the corrupted prompt the second mention of
    the subject S is the other name, which flips the answer.
 2. Denoise: patch every cell exactly, and score it by every method.
-3. Print Pearson with 95 % bootstrap intervals over pairs, the noise floor, where LRP loses, rules per site chosen on
-   half of the pairs and judged on the other half, and the cost.
+3. Print Pearson with 95 % bootstrap intervals over pairs, the noise floor, Spearman and sign agreement over all cells
+   and over those with an effect, where LRP loses, rules per site chosen on half of the pairs and judged on the other
+   half, and the cost.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lrp_lens import LogitDiff, LogProb, load_demo_model
+from lrp_lens import Comparison, LogitDiff, LogProb, load_demo_model
 from lrp_lens.demo import tasks
 from lrp_lens.demo.corpus import is_held_out
 from lrp_lens.demo.tasks.people import COMMON_TEMPLATES
@@ -26,6 +27,7 @@ SITES = (
     "attn_head_out_by_pos", "attn_head_q_by_pos", "attn_head_k_by_pos", "attn_head_v_by_pos",
     "attn_head_pattern_by_pos",
 )  # fmt: skip
+RANKED = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "IG", "RANDOM")
 METHODS = (
     "GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR", "ATP_STAR_SIGNED", "ATP_QK_FIX", "IG", "IG_RELP",
     "GRADIENT_X_INPUT", "ROLLOUT", "RANDOM",
@@ -69,6 +71,28 @@ def agreement_table(rows: pd.DataFrame, floor: pd.DataFrame, metric: str) -> lis
     return lines
 
 
+def rank_table(found: Comparison, metric: str) -> list[str]:
+    """Markdown: Spearman and sign agreement above the floor, in brackets over every cell."""
+    above, every = (
+        found.with_floor(floor).table().set_index(["metric", "site", "method"])
+        for floor in (found.floor, 0.0)
+    )
+    lines = [f"| site | cells ≥ {found.floor:.0%} | all | " + " | ".join(RANKED) + " |"]
+    lines.append("|---" * (len(RANKED) + 3) + "|")
+    for site in SITES:
+        cells = []
+        for method in RANKED:
+            one, all_cells = above.loc[metric, site, method], every.loc[metric, site, method]
+            texts = [
+                "–" if one[name] != one[name] else f"{one[name]:.2f} ({all_cells[name]:.2f})"
+                for name in ("spearman", "sign_agreement")
+            ]
+            cells.append(", ".join(texts))
+        row = above.loc[metric, site, "GRADIENT"]
+        lines.append(f"| {site} | {row.n_ranked} | {row.n_cells} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -88,6 +112,10 @@ def main() -> None:
     for metric in metrics:
         print(f"Pearson with activation patching, {metric}\n")
         print("\n".join(agreement_table(rows, floor, metric)) + "\n")
+    print(
+        "Spearman, sign agreement over the cells with an effect (in brackets: over every cell), logit difference\n"
+    )
+    print("\n".join(rank_table(found, "logit difference")) + "\n")
     losses = found.losses()
     print("Where LRP loses to GRADIENT (the whole 95 % interval of the paired difference lies below 0)\n")
     print("| metric | site | rules | GRADIENT | LRP | difference |\n|---|---|---|---|---|---|")

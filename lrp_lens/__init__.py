@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from lrp_lens.decomposition import decompose as decompose
     from lrp_lens.demo import demo_cases as demo_cases
     from lrp_lens.demo import load_demo_model as load_demo_model
+    from lrp_lens.edges import attribution_graph as attribution_graph
     from lrp_lens.errors import InputError, MetricError, RuleError, SiteError
     from lrp_lens.failures.case import Case as Case
     from lrp_lens.failures.explain import explain as explain
     from lrp_lens.failures.explanation import Explanation as Explanation
+    from lrp_lens.graph import AttributionGraph as AttributionGraph
     from lrp_lens.hosts.loading import load_model as load_model
     from lrp_lens.ledger import Ledger as Ledger
     from lrp_lens.metrics import (
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from lrp_lens.patching import Comparison as Comparison
     from lrp_lens.patching import suggest_rules as suggest_rules
     from lrp_lens.patching.compare import compare as compare
+    from lrp_lens.perturbation import Faithfulness as Faithfulness
+    from lrp_lens.perturbation import faithfulness as faithfulness
     from lrp_lens.relevance import run_with_relevance as run_with_relevance
     from lrp_lens.rules import (
         ATTN_LRP,
@@ -66,8 +70,10 @@ _ROOMS = {
     "cache": ["RelevanceCache"],
     "decomposition": ["Decomposition", "decompose"],
     "demo": ["demo_cases", "load_demo_model"],
+    "edges": ["attribution_graph"],
     "errors": ["InputError", "MetricError", "RuleError", "SiteError"],
     "failures": ["Case", "Explanation", "explain"],
+    "graph": ["AttributionGraph"],
     "hosts.loading": ["load_model"],
     "ledger": ["Ledger"],
     "metrics": [
@@ -82,6 +88,7 @@ _ROOMS = {
         "TopKContrast",
     ],
     "patching": ["Comparison", "compare", "suggest_rules"],
+    "perturbation": ["Faithfulness", "faithfulness"],
     "relevance": ["run_with_relevance"],
     "rules": [
         "ATTN_LRP",
@@ -127,6 +134,7 @@ __all__ = [
     "PRESETS",
     "RELP",
     "AttentionWeights",
+    "AttributionGraph",
     "Case",
     "Comparison",
     "Coverage",
@@ -134,6 +142,7 @@ __all__ = [
     "Epsilon",
     "ExpertWeights",
     "Explanation",
+    "Faithfulness",
     "FrozenNorm",
     "FrozenPattern",
     "Identity",
@@ -157,11 +166,13 @@ __all__ = [
     "TemperedSoftmax",
     "TopKContrast",
     "View",
+    "attribution_graph",
     "compare",
     "coverage",
     "decompose",
     "demo_cases",
     "explain",
+    "faithfulness",
     "load_demo_model",
     "load_model",
     "run_with_relevance",

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from lrp_lens.views import View
 
 Key = str | tuple[Any, ...]
 FORMAT = "lrp_lens.RelevanceCache/1"
+_EXAMPLES_SHOWN = 4
 
 
 class TensorsByName(Mapping[str, Tensor]):
@@ -124,13 +126,37 @@ class RelevanceCache(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.activations)
 
+    @property
+    def balance(self) -> Balance | None:
+        """What the ledger is closed from; None if `names_filter` left something out, or after loading from a file."""
+        return self._balance
+
     def __repr__(self) -> str:
+        return f"RelevanceCache({', '.join(self._facts())})"
+
+    def _repr_html_(self) -> str:
+        """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
+        from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
+
+        lines = "".join(f"<div><small>{escape(fact)}</small></div>" for fact in self._facts())
+        shown = ""
+        if Names.EMBED in self:
+            tokens = self.tokens()
+            shown = token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+        more = len(self.token_ids) - _EXAMPLES_SHOWN
+        rest = f"<div><small>and {more} more prompts</small></div>" if more > 0 and shown else ""
+        return f"<div><strong>RelevanceCache</strong>{lines}{shown}{rest}</div>"
+
+    def _facts(self) -> tuple[str, ...]:
+        """Hook points, prompts, metric with its value, rules."""
         batch, length = self.token_ids.shape
-        value = ", ".join(f"{number:.4g}" for number in self.metric_value[:4].tolist())
-        more = ", ..." if batch > 4 else ""
+        value = ", ".join(f"{number:.4g}" for number in self.metric_value[:_EXAMPLES_SHOWN].tolist())
+        more = ", ..." if batch > _EXAMPLES_SHOWN else ""
         return (
-            f"RelevanceCache({len(self)} hook points, {batch} prompt{'s' if batch > 1 else ''} of {length} tokens, "
-            f"metric {self.metric_text} = {value}{more}, rules {self.rules_text.splitlines()[0]})"
+            f"{len(self)} hook points",
+            f"{batch} prompt{'s' if batch > 1 else ''} of {length} tokens",
+            f"metric {self.metric_text} = {value}{more}",
+            f"rules {self.rules_text.splitlines()[0].removeprefix('RuleSet ')}",
         )
 
     def sum_to_positions(self, key: Key) -> Tensor:

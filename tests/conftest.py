@@ -1,12 +1,14 @@
 """What every test gets: no network, one thread per worker, fresh seeds, a check that nothing is left behind.
 
-Fixtures that several rooms need belong here, too; what one room needs stays in its test file.
+Fixtures that several rooms need belong here, too; what one room needs stays in its test file.  Model libraries are
+imported by the fixtures that need them, so that tests without a model stay quick to start.
 """
 
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Read on import by the libraries they name, so they are set before anything else is imported.
 os.environ.update(
@@ -53,3 +55,38 @@ def _nothing_left_behind() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
     assert left == (torch.float32, True, False), f"the test left (dtype, grad, inference) = {left}"
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As users call it: without the type checks that the tests run under."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def word_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local Hugging Face directory with the tiny Llama whose tokens are words."""
+    from tests.word_model import save_word_model
+
+    return save_word_model(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def word_model(request: pytest.FixtureRequest, word_directory: Path) -> Any:
+    """That Llama on each host which this transformer_lens has."""
+    from lrp_lens.hosts.loading import load_model
+
+    return load_model(word_directory, host=request.param, device="cpu")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of `word_model` once per host."""
+    if "word_model" in metafunc.fixturenames:
+        from tests import zoo
+
+        hosts = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
+        metafunc.parametrize("word_model", hosts, indirect=True, scope="module")

@@ -1,5 +1,7 @@
 """compare, its statistics, rule suggestions and plots; statistics against literal definitions."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import torch
 from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, View
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
+from lrp_lens.patching.comparison import Comparison, Cost, Scores
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import FACETS
 from lrp_lens.patching.statistics import (
@@ -101,9 +104,16 @@ def test_halves_of_equal_prompts_agree():
 def test_the_table_holds_what_was_asked(found):
     rows = found.table()
     assert len(rows) == 2 * len(SITES) * len(METHODS)
-    assert {"pearson_low", "spearman", "sign_agreement_high", "top_3", "top_5", "seconds", "peak_mb"} <= set(
-        rows
-    )
+    assert {
+        "pearson_low",
+        "n_ranked",
+        "spearman",
+        "sign_agreement_high",
+        "top_3",
+        "top_5",
+        "seconds",
+        "peak_mb",
+    } <= set(rows)
     known = rows.dropna(subset=["pearson"])
     assert (known.pearson_low <= known.pearson_high).all() and known.pearson.between(-1, 1).all()
     costs = rows.groupby("method")[["forwards", "backwards"]].agg(["min", "max"])
@@ -124,9 +134,15 @@ def test_exact_effects_are_activation_patching_minus_the_base(model, found):
 
 
 def test_agreement_is_that_of_the_mean_scores(found):
+    assert found.floor == 0.01
     row = found.table().set_index(["metric", "site", "method"]).loc[("difference", "mlp_out", "RELP")]
     score, exact = found.view("mlp_out", "RELP").values, found.view("mlp_out").values
     assert np.isclose(row.pearson, np.corrcoef(score.ravel(), exact.ravel())[0, 1])
+    kept = np.abs(exact) >= 0.01 * np.abs(exact).max()
+    ranks = [pd.Series(values[kept]).rank() for values in (score, exact)]
+    assert row.n_ranked == kept.sum() < row.n_cells == exact.size
+    assert np.isclose(row.spearman, np.corrcoef(*ranks)[0, 1])
+    assert np.isclose(row.sign_agreement, np.mean(np.sign(score[kept]) == np.sign(exact[kept])))
 
 
 def test_missing_cells_say_why(found):
@@ -138,6 +154,69 @@ def test_missing_cells_say_why(found):
     assert np.isfinite(rows.loc[("difference", "resid_pre", "ROLLOUT")].pearson)
     star = rows.loc[("difference", "mlp_out", "ATP_STAR")]
     assert star.unsigned and np.isnan(star.sign_agreement)
+
+
+def noisy_twin(floor):
+    """Exact effects of a few strong cells among many tiny ones; scores get the strong ones right, the tiny ones not."""
+    rng = np.random.default_rng(0)
+    strong = np.array([5.0, -4.0, 3.0, -2.0])
+    tiny = 1e-3 * rng.uniform(0.5, 1, size=96) * rng.choice([-1, 1], size=96)
+    exact = np.concatenate([strong, tiny])
+    scores = np.concatenate([strong, -tiny])
+    prompts = np.array([0.9, 1.0, 1.1])[:, None, None]  # [prompt, layer, pos]
+    comparison = Comparison(3, 100, 1, (2, 10), 20, 0, "denoising", floor=floor)
+    facet, cost = FACETS["resid_pre"], Cost(0, 0, 0.0, 0.0)
+    comparison.add_exact("metric", facet, prompts * exact, cost)
+    comparison.add("metric", facet, Scores("TWIN", prompts * scores, cost))
+    return comparison, comparison.table().iloc[0]
+
+
+def test_ranks_and_signs_are_taken_above_the_floor():
+    _, everything = noisy_twin(0.0)
+    assert (everything.n_cells, everything.n_ranked) == (100, 100)
+    assert everything.spearman < 0 and everything.sign_agreement == 0.04 and everything.pearson > 0.999
+    found, above = noisy_twin(0.01)
+    assert (above.n_cells, above.n_ranked) == (100, 4)
+    assert above.spearman == above.sign_agreement == above.spearman_low == 1
+    assert above.pearson == everything.pearson and above["scale"] == everything["scale"]
+    assert found.on_prompts("metric", "resid_pre", "TWIN", [0, 1], "spearman") == 1
+    assert found.with_floor(0).table().iloc[0].equals(everything)
+    with pytest.raises(InputError, match="received 1"):
+        found.with_floor(1)
+    assert noisy_twin(0.5)[1].n_ranked == 3 and noisy_twin(0.99)[1].n_ranked == 1
+    assert np.isnan(noisy_twin(0.99)[1].spearman)  # one cell has no rank
+
+
+def test_the_floor_is_a_share_of_the_mean_over_prompts():
+    """Effects that cancel over prompts are no effects: what is ranked is the mean, as everywhere in the table."""
+    comparison, _ = noisy_twin(0.01)
+    values = comparison.exact["metric", "resid_pre"].values.copy()
+    values[:, 0, 50] = [300.0, -600.0, 300.0]
+    comparison.add_exact("metric", FACETS["resid_pre"], values, Cost(0, 0, 0.0, 0.0))
+    assert comparison.table().n_ranked.tolist() == [4]
+
+
+def test_tiny_cells_neither_fill_the_top_k_nor_hide_false_alarms():
+    comparison, row = noisy_twin(0.01)
+    assert row.top_2 == row.top_10 == 1  # the top 10 are the 4 that have an effect
+    assert noisy_twin(0.0)[1].top_10 == 1
+    loud = comparison.scores["metric", "resid_pre", "TWIN"].values.copy()
+    loud[:, 0, 60] = 100.0  # blames a cell without effect
+    comparison.add("metric", FACETS["resid_pre"], Scores("LOUD", loud, Cost(0, 0, 0.0, 0.0)))
+    row = comparison.table().set_index("method").loc["LOUD"]
+    assert row.top_2 == 0.5 and row.top_10 == 0.75 and row.pearson < 0.5
+    assert row.spearman == 1  # the floor is blind to it, which is why Pearson stays over every cell
+
+
+def test_the_floor_holds_for_the_noise_floor_too():
+    values = 1e-3 * np.random.default_rng(1).normal(size=(6, 1, 50))
+    values[:, 0, :3] = [5.0, -4.0, 3.0]
+    rows = []
+    for floor in (0.0, 0.01):
+        comparison = Comparison(6, 50, 1, (3,), 0, 0, "denoising", floor=floor)
+        comparison.add_exact("metric", FACETS["resid_pre"], values, Cost(0, 0, 0.0, 0.0))
+        rows.append(comparison.noise_floor().iloc[0])
+    assert rows[0].spearman < 0.5 and rows[1].spearman == rows[1].sign_agreement == 1
 
 
 def test_noise_floor_and_losses(found):
@@ -187,6 +266,9 @@ def test_bad_inputs_are_refused(model):
         compare(model, CLEAN, CORRUPTED, METRIC, methods=[RELP, "RELP"])
     with pytest.raises(InputError, match="k >= 1"):
         compare(model, CLEAN, CORRUPTED, METRIC, ks=(0,))
+    for floor in (-0.1, 1.0):
+        with pytest.raises(InputError, match=f"0 <= floor < 1; received {floor}"):
+            compare(model, CLEAN, CORRUPTED, METRIC, floor=floor)
     with pytest.raises(InputError, match="same number of tokens; received 3 and 4"):
         compare(model, CLEAN[:, :3], CORRUPTED, METRIC)
     with pytest.raises(InputError, match="received 5 clean and 6 corrupted"):
@@ -223,7 +305,10 @@ def test_heat_maps_share_a_scale_beside_scatters_with_the_identity_line(found):
     figure = found.plot("attn_head_k_by_pos")
     names = [trace.name for trace in figure.data]
     assert names[:4] == ["activation patching", "GRADIENT", "identity", "GRADIENT"]
-    assert {trace.coloraxis for trace in figure.data if trace.type == "heatmap"} == {"coloraxis"}
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert {trace.coloraxis for trace in maps if trace.name != "missing"} == {"coloraxis"}
+    grey = [before.name for before, trace in pairwise(maps) if trace.name == "missing"]
+    assert grey == ["CP_LRP"]  # which cuts keys off
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
     identity = figure.data[2]
     assert identity.x == identity.y

@@ -1,12 +1,14 @@
 """attribution_graph: closed form = the paper's definition, on every architecture, preset, host; accounts; refusals."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrp_lens import (
     ATTN_LRP,
@@ -24,12 +26,15 @@ from lrp_lens import (
     Plain,
     RuleSet,
     SiteError,
+    attribution_graph,
     run_with_relevance,
 )
-from lrp_lens.edges import attribution_graph, tangents
+from lrp_lens.edges import stream, tangents
+from lrp_lens.edges.account import LayerAccount
 from lrp_lens.edges.batch_packed import batch_packed
 from lrp_lens.edges.rows import AttentionEdges
 from lrp_lens.edges.state_pass import StatePass
+from lrp_lens.edges.stream import Pruning, prune_transition
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.recording import Recorder
 from tests import zoo
@@ -540,3 +545,83 @@ def test_nothing_is_left_behind(build: Callable[[str], Any], monkeypatch: pytest
     with pytest.raises(KeyboardInterrupt):
         attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
     assert state() == before
+
+
+# ------------------------------------------------------------------------------- memory, interruption
+class Largest(TorchDispatchMode):
+    """The number of entries of the largest tensor made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(one, Tensor) and one.dtype.is_floating_point:
+                self.numbers = max(self.numbers, one.numel())
+        return result
+
+
+def test_rows_are_streamed(build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges alone make nothing of the size of a pattern: [head, row, key] of one block is the largest."""
+    monkeypatch.setattr(stream, "_KEPT_NUMBERS", 0)
+    monkeypatch.setattr(stream, "_CLASS_BITS", 56)  # few classes: their sums are not what is measured here
+    monkeypatch.setattr(stream, "_CLASSES", 2**8)
+    model, tokens = build("gpt2"), zoo.prompt_tokens(1, 96)
+    run = StatePass(model, tokens, METRIC, ATTN_LRP)
+    run.layer(1)
+    tensors = run.layer(0)
+    attention, received = run.attention(tensors)
+    transition = LayerAccount(run, tensors, attention, received).transitions(True)[0][2]
+    counter = Largest()
+    with counter:
+        prune_transition(transition, Pruning(0.0, 0.0, 0.5, None), received=received, block=8)
+    assert 4 * 8 * 96 <= counter.numbers < 4 * 96 * 96
+
+
+def test_an_interrupted_graph_goes_on(
+    build: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = build("gpt2"), zoo.prompt_tokens(1, 9)
+    expected = attribution_graph(model, tokens, METRIC)
+    original, ran = StatePass.layer, []
+
+    def interrupted(self: Any, layer: int, *args: Any, **options: Any) -> Any:
+        ran.append(layer)
+        if layer == 0 and len(ran) == 2:
+            raise KeyboardInterrupt
+        return original(self, layer, *args, **options)
+
+    monkeypatch.setattr(StatePass, "layer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        attribution_graph(model, tokens, METRIC, checkpoint=tmp_path / "graph")
+    graph = attribution_graph(model, tokens, METRIC, checkpoint=tmp_path / "graph")
+    assert ran == [1, 0, 0]  # the finished layer was not run again
+    again = attribution_graph(model, tokens, METRIC, checkpoint=tmp_path / "graph")
+    for one in (graph, again):
+        for name in ("relevance", "part_values", "node_relevance", "sinks", "pruned", "pruned_mass"):
+            assert np.array_equal(getattr(one, name), getattr(expected, name)), name
+        assert np.array_equal(one.matrix(0, 2), expected.matrix(0, 2))
+        assert one.made_by.column_error == expected.made_by.column_error
+
+
+def test_checkpoints_of_other_graphs_are_refused(build: Callable[[str], Any], tmp_path: Path) -> None:
+    model, tokens = build("gpt2"), zoo.prompt_tokens(1, 9)
+    attribution_graph(model, tokens, METRIC, checkpoint=tmp_path)
+    for change in (dict(metric=Logit(4)), dict(rules=CP_LRP), dict(mass=0.5), dict(prompt=tokens + 1)):
+        arguments: dict[str, Any] = dict(prompt=tokens, metric=METRIC) | change
+        with pytest.raises(InputError, match="belongs to another graph"):
+            attribution_graph(model, checkpoint=tmp_path, **arguments)
+    (tmp_path / "layer_1.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="cannot be read"):
+        attribution_graph(model, tokens, METRIC, checkpoint=tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        attribution_graph(model, tokens, METRIC, checkpoint=tmp_path / "layer_1.safetensors")
+    with pytest.raises(InputError, match="holds one graph"):
+        attribution_graph(model, [tokens[0], tokens[0]], METRIC, checkpoint=tmp_path)
+
+
+def test_a_bar_counts_rows(build: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC, progress=True)
+    assert "18/18" in capsys.readouterr().err
+    attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
+    assert not capsys.readouterr().err

@@ -102,3 +102,8 @@ def test_public_names_are_listed_once() -> None:
 def test_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(lrp_lens, name)
     assert isinstance(value, str | Mapping) or inspect.getdoc(value)
+
+
+def test_no_public_name_is_also_a_room() -> None:
+    """`import lrp_lens.room` sets the attribute `room` on the package, and would replace a function of that name."""
+    assert not set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}

@@ -15,8 +15,8 @@ import pytest
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
     "errors", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
-    "views", "plots", "ledger", "reductions", "cache", "recording", "relevance",
-    "decomposition", "graphs", "patching", "faithfulness", "failures",
+    "views", "graph", "plots", "ledger", "reductions", "cache", "recording", "relevance",
+    "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
     "demo", "report", "cli",
 )  # fmt: skip
 
@@ -24,7 +24,8 @@ ORDER = (
 ONLY = {
     "gates": {"errors"},  # tensor to tensor
     "views": {"errors"},  # labelled arrays
-    "plots": {"errors", "views"},  # never a model
+    "graph": {"errors", "views"},  # arrays, never a model
+    "plots": {"errors", "views", "graph"},  # never a model
 }
 
 # Libraries that only these rooms may import.
@@ -38,6 +39,7 @@ LIBRARIES = {
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "graph": {"torch", "plotly"},
     "plots": {"torch"},
 }
 

@@ -1,7 +1,6 @@
 """Metrics: their numbers, their gradients, the positions they read, and what they refuse."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -23,31 +22,10 @@ from lrp_lens import (
     TopKContrast,
     run_with_relevance,
 )
-from lrp_lens.hosts.loading import load_model
 from lrp_lens.metrics import as_metric
-from tests import zoo
-from tests.word_model import WORDS, save_word_model
+from tests.word_model import WORDS
 
 LOGITS = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_word_model(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="module", params=HOSTS)
-def model(request: pytest.FixtureRequest, directory: Path) -> Any:
-    return load_model(directory, host=request.param, device="cpu")
-
-
-@pytest.fixture
-def unchecked() -> Any:
-    """As users call it: without the type checks that these tests run under."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # Metric, and the same number written with the logits of example b.
@@ -162,74 +140,76 @@ def test_low_precision_logits_are_read_in_float32() -> None:
 
 
 # ----------------------------------------------------------------------------------- on a model
-def test_words_are_tokens(model: Any) -> None:
-    mary, john = model.to_tokens("mary john", prepend_bos=False)[0].tolist()
+def test_words_are_tokens(word_model: Any) -> None:
+    mary, john = word_model.to_tokens("mary john", prepend_bos=False)[0].tolist()
     prompt = "then mary and john went to the store . john gave a ball to"
-    by_word = run_with_relevance(model, prompt, LogitDiff("mary", "john"))[1]
-    by_id = run_with_relevance(model, prompt, LogitDiff(mary, john))[1]
+    by_word = run_with_relevance(word_model, prompt, LogitDiff("mary", "john"))[1]
+    by_id = run_with_relevance(word_model, prompt, LogitDiff(mary, john))[1]
     assert torch.equal(by_word["hook_embed"], by_id["hook_embed"])
     assert by_word.towards == ("mary", "john")
-    several = LogitDiff("mary", ["john", "tom"]).resolve(model)
-    assert several == LogitDiff(mary, [john, model.to_tokens("tom", prepend_bos=False)[0].item()])
-    assert SequenceLogit("mary john").resolve(model) == SequenceLogit([mary, john])
-    assert SequenceLogitDiff("mary john", ["tom"]).resolve(model).contrast == (
+    several = LogitDiff("mary", ["john", "tom"]).resolve(word_model)
+    assert several == LogitDiff(mary, [john, word_model.to_tokens("tom", prepend_bos=False)[0].item()])
+    assert SequenceLogit("mary john").resolve(word_model) == SequenceLogit([mary, john])
+    assert SequenceLogitDiff("mary john", ["tom"]).resolve(word_model).contrast == (
         (WORDS.index("tom") + 4,),
-    ) or SequenceLogitDiff("mary john", ["tom"]).resolve(model).target == ((mary, john),)
+    ) or SequenceLogitDiff("mary john", ["tom"]).resolve(word_model).target == ((mary, john),)
 
 
-def test_a_batch_with_words_of_its_own(model: Any) -> None:
+def test_a_batch_with_words_of_its_own(word_model: Any) -> None:
     prompts = ["mary gave the ball to", "then john went to the store and tom"]
-    _, batch = run_with_relevance(model, prompts, LogitDiff(["mary", "john"], ["john", "tom"]))
+    _, batch = run_with_relevance(word_model, prompts, LogitDiff(["mary", "john"], ["john", "tom"]))
     for index, (prompt, target, contrast) in enumerate(
         zip(prompts, ("mary", "john"), ("john", "tom"), strict=True)
     ):
-        _, single = run_with_relevance(model, prompt, LogitDiff(target, contrast))
+        _, single = run_with_relevance(word_model, prompt, LogitDiff(target, contrast))
         torch.testing.assert_close(batch.metric_value[index : index + 1], single.metric_value)
 
 
-def test_the_default_is_the_top_token_against_the_runner_up(model: Any) -> None:
-    logits, cache = run_with_relevance(model, "mary gave the ball to")
+def test_the_default_is_the_top_token_against_the_runner_up(word_model: Any) -> None:
+    logits, cache = run_with_relevance(word_model, "mary gave the ball to")
     values, ids = logits[0, -1].topk(2)
     torch.testing.assert_close(cache.metric_value[0], values[0] - values[1])
-    explicit = run_with_relevance(model, "mary gave the ball to", LogitDiff(int(ids[0]), int(ids[1])))[1]
+    explicit = run_with_relevance(word_model, "mary gave the ball to", LogitDiff(int(ids[0]), int(ids[1])))[1]
     assert torch.equal(cache["hook_embed"], explicit["hook_embed"])
     assert (
-        cache.towards == explicit.towards == tuple(model.tokenizer.decode([index]) for index in ids.tolist())
+        cache.towards
+        == explicit.towards
+        == tuple(word_model.tokenizer.decode([index]) for index in ids.tolist())
     )
 
 
-def test_metrics_know_where_their_sign_points(model: Any) -> None:
-    cache = run_with_relevance(model, "mary gave the ball to", LogitDiff("mary", ["john", "tom"]))[1]
+def test_metrics_know_where_their_sign_points(word_model: Any) -> None:
+    cache = run_with_relevance(word_model, "mary gave the ball to", LogitDiff("mary", ["john", "tom"]))[1]
     assert cache.towards is not None and cache.towards[0] == "mary"
     assert "john" in cache.towards[1] and "tom" in cache.towards[1]
     assert cache.tokens().towards == cache.towards
-    assert run_with_relevance(model, "mary gave the ball to", Logit("mary"))[1].towards is None
+    assert run_with_relevance(word_model, "mary gave the ball to", Logit("mary"))[1].towards is None
 
 
 @pytest.mark.parametrize("pos", [0, 3, -2])
-def test_reading_one_position_sees_no_later_token(model: Any, pos: int) -> None:
-    cache = run_with_relevance(model, "mary gave the ball to", LogitDiff("mary", "john", pos=pos))[1]
+def test_reading_one_position_sees_no_later_token(word_model: Any, pos: int) -> None:
+    cache = run_with_relevance(word_model, "mary gave the ball to", LogitDiff("mary", "john", pos=pos))[1]
     last = pos % cache.token_ids.shape[1]
     relevance = cache.sum_to_positions("hook_embed")[0]
     assert relevance[last + 1 :].abs().sum() == 0
     assert relevance[last].abs() > 0
 
 
-def test_an_answer_of_several_tokens(model: Any) -> None:
+def test_an_answer_of_several_tokens(word_model: Any) -> None:
     """Teacher-forced: the logits before each answer token are read, from one pass over prompt and answer."""
     logits, cache = run_with_relevance(
-        model, "mary gave the ball to john and", SequenceLogit("john and tom", average=False)
+        word_model, "mary gave the ball to john and", SequenceLogit("john and tom", average=False)
     )
-    ids = model.to_tokens("john and tom", prepend_bos=False)[0]
+    ids = word_model.to_tokens("john and tom", prepend_bos=False)[0]
     expected = sum(logits[0, -3 + step, ids[step]] for step in range(3))
     torch.testing.assert_close(cache.metric_value[0], expected)
 
 
 # --------------------------------------------------------------------------------- what is refused
-def test_a_string_of_several_tokens_shows_them_and_offers_the_first(model: Any) -> None:
-    first = model.to_tokens("mary", prepend_bos=False).item()
+def test_a_string_of_several_tokens_shows_them_and_offers_the_first(word_model: Any) -> None:
+    first = word_model.to_tokens("mary", prepend_bos=False).item()
     with pytest.raises(MetricError) as caught:
-        run_with_relevance(model, "mary gave", LogitDiff("mary john", "tom"))
+        run_with_relevance(word_model, "mary gave", LogitDiff("mary john", "tom"))
     message = str(caught.value)
     for words in (
         "exactly one token",
@@ -242,16 +222,16 @@ def test_a_string_of_several_tokens_shows_them_and_offers_the_first(model: Any) 
 
 
 @pytest.mark.parametrize("word", ["zebra", "", " "])
-def test_an_unknown_word_is_refused(model: Any, word: str) -> None:
+def test_an_unknown_word_is_refused(word_model: Any, word: str) -> None:
     for metric in (Logit(word), LogitDiff("mary", word), LogitDiff("mary", ["john", word]), LogProb(word)):
         with pytest.raises(MetricError, match=f"one token of the vocabulary; {word!r} is none"):
-            run_with_relevance(model, "mary gave", metric)
+            run_with_relevance(word_model, "mary gave", metric)
 
 
-def test_unknown_words_of_an_answer_are_refused(model: Any) -> None:
+def test_unknown_words_of_an_answer_are_refused(word_model: Any) -> None:
     for answer in ("mary zebra", ["mary", "zebra"]):
         with pytest.raises(MetricError, match="zebra"):
-            run_with_relevance(model, "mary gave the ball", SequenceLogit(answer))
+            run_with_relevance(word_model, "mary gave the ball", SequenceLogit(answer))
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,19 @@ import pytest
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots import (
+    plot_comparison,
     plot_components,
+    plot_facets,
     plot_heads,
     plot_layers,
     plot_ledger,
     plot_masking,
+    plot_segments,
     token_heatmap_html,
     token_heatmap_text,
     visible_token,
 )
-from lrp_lens.plots.palette import colorscale, limit
+from lrp_lens.plots.palette import GREY, colorscale, limit
 from lrp_lens.views import View
 
 TOKENS = ("<bos>", " John", " Mary", " John", "<script>", "\n")
@@ -191,6 +194,66 @@ def test_components_are_ranked_and_what_is_left_out_is_said() -> None:
     assert plot_components(view).layout.xaxis.title.text == "logits"
 
 
+def test_segments_keep_their_order_and_add_up() -> None:
+    view = View(
+        np.array([0.5, -2.0, 3.0]),
+        ("segment",),
+        {"segment": ("<facts>", "question", "(rest)")},
+        towards=("x", "y"),
+    )
+    figure = plot_segments(view)
+    assert list(figure.data[0].x) == [0.5, -2.0, 3.0]
+    assert figure.layout.yaxis.ticktext == ("&lt;facts&gt;", "question", "(rest)")
+    assert figure.layout.xaxis.title.text == "logits, +1.5 together"
+    assert figure.layout.title.text == "blue: towards 'x', red: towards 'y'"
+    assert plot_segments(View(np.zeros(0), ("segment",))).data
+
+
+def facet(values: object, name: str = "q") -> View:
+    return View(np.array(values, dtype=float), ("layer", "head"), name=name, units="change of the metric")
+
+
+def test_facets_share_one_scale() -> None:
+    figure = plot_facets({"q": facet([[1.0, -4.0]]), "<k>": facet([[0.5, 2.0]])}, title="RELP")
+    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis"]
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-4.0, 4.0)
+    assert list(figure.layout.coloraxis.colorbar.ticktext) == ["−4", "−2", "0", "+2", "+4"]
+    assert [note.text for note in figure.layout.annotations] == ["q", "&lt;k&gt;"]
+    assert figure.layout.title.text == "RELP (change of the metric)"
+    assert figure.data[0].customdata[0][1] == "L0, H1"
+    five = {str(index): facet([[1.0]]) for index in range(5)}
+    assert len(plot_facets(five).data) == 5 and plot_facets(five).layout.xaxis6.visible is False
+    by_position = View(np.ones((2, 3, 2)), ("layer", "position", "head"), units="change of the metric")
+    assert plot_facets([by_position]).data[0].z.shape == (4, 3)
+
+
+def test_missing_cells_are_grey_not_white() -> None:
+    cut = facet([[np.nan, 1.0]], "k")
+    for figure in (plot_facets([cut]), plot_comparison(facet([[1.0, 2.0]]), [cut])):
+        (grey,) = [trace for trace in figure.data if trace.name == "missing"]
+        assert grey.colorscale == ((0, GREY), (1, GREY)) and "missing" in grey.hovertemplate
+        assert grey.z[0, 0] == 0 and np.isnan(grey.z[0, 1])
+    assert plot_facets([cut]).layout.annotations[0].text == "k (50 % missing)"
+    assert plot_facets([facet([[np.nan]])]).layout.annotations[0].text == "q (all missing)"
+    assert not [trace for trace in plot_facets([facet([[1.0]])]).data if trace.name == "missing"]
+
+
+def test_facets_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(InputError, match=r"received \[\] for 0 views"):
+        plot_facets([])
+    with pytest.raises(InputError, match=r"names of their own; received \['q'\] for 2"):
+        plot_facets([facet([[1.0]]), facet([[2.0]])])
+    with pytest.raises(InputError, match=r"two dims or more; received \('layer',\)"):
+        plot_facets([View(np.ones(2), ("layer",))])
+    with pytest.raises(InputError, match=r"same units; received \['change of the metric', 'logits'\]"):
+        plot_facets([facet([[1.0]]), View(np.ones((1, 1)), ("layer", "head"), name="z")])
+
+
+def test_the_colour_bar_names_its_ends() -> None:
+    bar = plot_heads(View(np.array([[0.0, 1.0], [-3.0, 2.0]]), ("layer", "head"))).data[0].colorbar
+    assert list(bar.tickvals) == [-3.0, -1.5, 0.0, 1.5, 3.0] and bar.ticktext[2] == "0"
+
+
 def test_ledger_waterfall_ends_at_the_total() -> None:
     table = pd.DataFrame(
         {
@@ -205,6 +268,9 @@ def test_ledger_waterfall_ends_at_the_total() -> None:
     assert list(figure.data[0].measure) == ["relative", "relative", "total"]
     assert figure.layout.yaxis.ticktext == ("tokens", "bias", "total")
     assert figure.data[0].customdata[1][0] == "<b>bias</b>: -0.5 logits<br>&lt;b&gt;: -1<br>b_O: +0.5"
+    assert list(figure.data[0].text) == ["+2.00", "-0.50", "+1.50"]
+    assert figure.layout.title.text == "blue: adds, red: takes away"
+    assert plot_ledger(table, towards=("a", "<b>")).layout.title.text.endswith("red: towards '&lt;b&gt;'")
     assert len(plot_ledger(table[:0]).data) == 1
     with pytest.raises(InputError, match="'amount'"):
         plot_ledger(table.drop(columns="amount"))
@@ -220,7 +286,9 @@ def test_masking_chart() -> None:
     assert "&lt;x&gt;" in figure.layout.yaxis.title.text
 
 
-@pytest.mark.parametrize("plot", [token_heatmap_text, plot_layers, plot_heads, plot_components])
+@pytest.mark.parametrize(
+    "plot", [token_heatmap_text, plot_layers, plot_heads, plot_components, plot_segments]
+)
 def test_wrong_dims_and_palettes_are_refused(plot: object) -> None:
     with pytest.raises(InputError, match=r"dims .*received \('batch', 'neuron'\).*select\(batch=0\)"):
         plot(View(np.zeros((1, 1)), ("batch", "neuron")))

@@ -1,14 +1,18 @@
-"""What README shows is run: its Python, its table of accuracies, its support table."""
+"""What README shows is run: its Python, its tables as far as seconds allow, what is said of them, its support table."""
 
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import lrp_lens
+from benchmarks import patching_agreement
+from lrp_lens import plots
 from lrp_lens.demo.evaluation import accuracies, load_for_evaluation
 from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
+from lrp_lens.perturbation import BASELINES
 from tests import zoo
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -50,4 +54,75 @@ def test_every_public_name_in_the_text_exists() -> None:
         assert name in lrp_lens.__all__ or hasattr(lrp_lens.RelevanceCache, name) or name in OTHERS, name
 
 
-OTHERS = {"to_dataframe", "save"}  # methods of a View
+OTHERS = {"to_dataframe", "save", "with_floor"}  # methods of a View and of a Comparison
+
+
+def test_every_plot_in_the_text_exists() -> None:
+    named = set(re.findall(r"\b(plot_[a-z]+|[a-z_]+_html)\b", README)) - {"write_html"}
+    assert len(named) >= 10 and named <= set(plots.__all__)
+
+
+# ------------------------------------------------------------------------- faithfulness and patching, measured
+def section(title: str) -> str:
+    (text,) = re.findall(rf"^## {title}\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
+    return str(text)
+
+
+def mean(cell: str) -> float:
+    """The number before ±."""
+    return float(cell.partition(" ±")[0])
+
+
+def tables(text: str) -> list[dict[str, list[str]]]:
+    """Every table of a section: first cell → cells."""
+    return [rows(block) for block in text.split("\n\n") if block.startswith("|")]
+
+
+def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
+    text = section("Faithfulness")
+    table, replacements = tables(text)
+    column = {name: place for place, name in enumerate(table["method"])}
+    assert {name: cells[column["ΔA ↑"]] for name, cells in table.items() if name in replacements} == {
+        name: cells[1] for name, cells in replacements.items() if name in table
+    }
+    assert set(table) - {"method", "---"} == {*lrp_lens.PRESETS, *BASELINES}
+    relevance = [name for name in lrp_lens.PRESETS if name != "GRADIENT"]
+    others = {*BASELINES} - {"leave-one-out"}
+    top1 = {name: mean(table[name][column["top-1 ↑"]]) for name in (*relevance, *BASELINES)}
+    found = sorted(top1[name] for name in relevance)
+    assert f"{100 * found[0]:.0f} to {100 * found[-1]:.0f} %" in text
+    assert f"at random in {100 * top1['random']:.0f} %" in text
+    assert found[0] > max(top1[name] for name in BASELINES)
+    for measure, sign in (("ΔA ↑", 1), ("suff. ↓", -1)):
+        value = {name: sign * mean(table[name][column[measure]]) for name in (*relevance, *others)}
+        assert value["ablation regression"] > max(value[name] for name in relevance)
+    for place in (1, 2, 3):
+        ranked = sorted(lrp_lens.PRESETS, key=lambda name: mean(replacements[name][place]))
+        assert (ranked[-1], ranked[0]) == ("GIM", "GRADIENT")
+
+
+def test_agreement_with_patching_is_what_is_measured() -> None:
+    """One site of the table, and of the table of ranks, on the same 64 pairs."""
+    pearsons, ranks = tables(section("Patching, side by side"))
+    names = ["GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "AtP*", "integrated gradients"]
+    assert pearsons["site"][1:] == names
+    clean, corrupted, answers, foils = patching_agreement.pairs(64)
+    found = lrp_lens.compare(
+        lrp_lens.load_demo_model(device="cpu"),
+        clean,
+        corrupted,
+        lrp_lens.LogitDiff(answers, foils),
+        sites=["resid_pre"],
+        methods=["GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR", "IG"],
+        samples=0,
+        engine="batched",
+    )
+    above, every = (one.table().set_index("method") for one in (found, found.with_floor(0)))
+    for shown, measured in zip(pearsons["resid_pre"][1:], above["pearson"], strict=True):
+        assert abs(float(shown) - measured) < 0.006
+    shown = ranks["resid_pre"][1:]
+    assert shown.pop(0) == f"{above.loc['RELP'].n_ranked} of {above.loc['RELP'].n_cells}"
+    for statistic in ("spearman", "sign_agreement"):
+        for table in (above, every):
+            numbers = [float(text) for text in re.findall(r"[\d.]+", shown.pop(0))]
+            np.testing.assert_allclose(numbers, table.loc[["RELP", "GRADIENT"], statistic], atol=0.02)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -29,38 +28,17 @@ from lrp_lens import (
     SiteError,
     run_with_relevance,
 )
-from lrp_lens.hosts.loading import load_model
 from tests import zoo
-from tests.word_model import save_word_model
 
 METRIC = LogitDiff(3, 7)
 BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
 MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
-WORD_HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
 PROMPTS = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
 
 
 @pytest.fixture(params=list(BUILD))
 def build(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     return BUILD[request.param]
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_word_model(tmp_path_factory.mktemp("words"))
-
-
-@pytest.fixture(scope="module", params=WORD_HOSTS)
-def words(request: pytest.FixtureRequest, directory: Path) -> Any:
-    return load_model(directory, host=request.param, device="cpu")
-
-
-@pytest.fixture
-def unchecked() -> Any:
-    """As users call it: without the type checks that these tests run under."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ------------------------------------------------------------------------------------------ a pass
@@ -121,6 +99,31 @@ def test_names(build: Callable[[str], Any]) -> None:
     assert str(cache).startswith("RelevanceCache(") and "1 prompt of 7 tokens" in repr(cache)
 
 
+def test_a_notebook_shows_a_cache(word_model: Any) -> None:
+    prompts = ["then mary and john went", "mary gave the ball"] * 3
+    _, cache = run_with_relevance(word_model, prompts, LogitDiff("mary", "john"), rules=CP_LRP)
+    html = cache._repr_html_()
+    assert f"{len(cache)} hook points" in html and "6 prompts of 6 tokens" in html and "rules CP_LRP" in html
+    assert "metric " in html and f"{cache.metric_value[0].item():.4g}" in html
+    assert html.count('class="lrp-name"') == 4 and "and 2 more prompts" in html
+    single = run_with_relevance(word_model, prompts[0], LogitDiff("mary", "john"))[1]._repr_html_()
+    assert "more prompts" not in single and 'class="lrp-name"' not in single
+    tokens = [token for token in cache.token_strings[0] if token]
+    assert single.count('<span class="lrp-t') == len(tokens) == 6
+    filtered = run_with_relevance(word_model, prompts, names_filter=lambda name: name.endswith("hook_z"))[1]
+    assert "lrp-heat" not in filtered._repr_html_() and "6 prompts" in filtered._repr_html_()
+
+
+def test_what_a_notebook_shows_is_escaped(build: Callable[[str], Any]) -> None:
+    cache = run_with_relevance(build("llama"), zoo.prompt_tokens(1, 3), METRIC)[1]
+    cache.token_strings = (("<script>", "a&b", "<b>"),)
+    cache.metric_text = "LogitDiff('<i>', 'x')"
+    cache.towards = ("<i>", "x")
+    html = cache._repr_html_()
+    assert "&lt;script&gt;" in html and "a&amp;b" in html and "&lt;i&gt;" in html
+    assert not any(tag in html for tag in ("<script", "<i>", "<b>&", "a&b"))
+
+
 def test_names_filter(build: Callable[[str], Any]) -> None:
     model, tokens = build("llama"), zoo.prompt_tokens(1, 7)
     everything = run_with_relevance(model, tokens, METRIC)[1]
@@ -146,17 +149,17 @@ def test_names_filter(build: Callable[[str], Any]) -> None:
 def test_nothing_quadratic_is_kept(build: Callable[[str], Any], name: str, rules: Any) -> None:
     length = 23  # no other axis of these models has this size
     cache = run_with_relevance(build(name), zoo.prompt_tokens(1, length), METRIC, rules=rules)[1]
-    assert cache._balance is not None
-    calls = cache._balance.calls.values()
+    assert cache.balance is not None
+    calls = cache.balance.calls.values()
     held = [*cache.activations.values(), *cache.gradients.values()]
     held += [tensor for call in calls for tensor in (*call.activations, *call.gradients)]
-    held += [tensor for inputs in cache._balance.norm_inputs.values() for tensor in inputs]
+    held += [tensor for inputs in cache.balance.norm_inputs.values() for tensor in inputs]
     assert held and all(list(tensor.shape).count(length) <= 1 for tensor in held)
 
 
 def test_memory_is_bounded_by_the_filter(build: Callable[[str], Any]) -> None:
     cache = run_with_relevance(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC, names_filter="hook_embed")[1]
-    assert cache._balance is None
+    assert cache.balance is None
     assert len(cache.activations) == len(cache.gradients) == 1
 
 
@@ -227,31 +230,31 @@ def test_every_form_of_a_prompt_is_the_same(build: Callable[[str], Any]) -> None
     torch.testing.assert_close(pair["hook_embed"][0], expected["hook_embed"][0], rtol=1e-9, atol=1e-12)
 
 
-def test_texts(words: Any) -> None:
+def test_texts(word_model: Any) -> None:
     prompt = "then mary and john went to the store"
-    logits, cache = run_with_relevance(words, prompt, LogitDiff("mary", "john"))
-    assert torch.equal(cache.token_ids, words.to_tokens(prompt))
-    assert torch.equal(logits, words(prompt))
+    logits, cache = run_with_relevance(word_model, prompt, LogitDiff("mary", "john"))
+    assert torch.equal(cache.token_ids, word_model.to_tokens(prompt))
+    assert torch.equal(logits, word_model(prompt))
     assert cache.token_strings == (("<bos>", *prompt.split()),)
     assert cache.special.tolist() == [[True] + [False] * 8]
     assert (
         cache.tokens().dims == ("position",) and cache.tokens().labels["position"] == cache.token_strings[0]
     )
-    with_unknown = run_with_relevance(words, "then zebra went", LogitDiff("mary", "john"))[1]
+    with_unknown = run_with_relevance(word_model, "then zebra went", LogitDiff("mary", "john"))[1]
     assert with_unknown.token_strings[0][2] == "<unk>"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("own_side", ["left", "right"])
-def test_a_batch_of_texts_equals_the_singles(words: Any, side: Any, own_side: str) -> None:
+def test_a_batch_of_texts_equals_the_singles(word_model: Any, side: Any, own_side: str) -> None:
     """Whatever side the tokenizer itself would pad on."""
     prompts = ["mary gave a ball to john", "then tom", "the store . mary went"]
-    before = words.tokenizer.padding_side
-    words.tokenizer.padding_side = own_side
+    before = word_model.tokenizer.padding_side
+    word_model.tokenizer.padding_side = own_side
     try:
-        batch = run_with_relevance(words, prompts, LogitDiff("mary", "john"), padding_side=side)[1]
+        batch = run_with_relevance(word_model, prompts, LogitDiff("mary", "john"), padding_side=side)[1]
         for index, prompt in enumerate(prompts):
-            single = run_with_relevance(words, prompt, LogitDiff("mary", "john"))[1]
+            single = run_with_relevance(word_model, prompt, LogitDiff("mary", "john"))[1]
             length = single.token_ids.shape[1]
             columns = slice(-length, None) if side == "left" else slice(length)
             torch.testing.assert_close(
@@ -261,9 +264,9 @@ def test_a_batch_of_texts_equals_the_singles(words: Any, side: Any, own_side: st
             assert set(batch.token_strings[index]) == set(single.token_strings[0]) | (
                 {""} if length < batch.token_ids.shape[1] else set()
             )
-        assert words.tokenizer.padding_side == own_side
+        assert word_model.tokenizer.padding_side == own_side
     finally:
-        words.tokenizer.padding_side = before
+        word_model.tokenizer.padding_side = before
 
 
 # ----------------------------------------------------------------------------------------- views
@@ -309,8 +312,8 @@ def test_views_are_sums_of_relevance(build: Callable[[str], Any]) -> None:
     equal(cache.tokens().normalise(), tokens / largest)
 
 
-def test_normalising_leaves_special_tokens_out(words: Any) -> None:
-    cache = run_with_relevance(words, "then mary and john went", LogitDiff("mary", "john"))[1]
+def test_normalising_leaves_special_tokens_out(word_model: Any) -> None:
+    cache = run_with_relevance(word_model, "then mary and john went", LogitDiff("mary", "john"))[1]
     tokens = cache.tokens()
     largest = np.abs(tokens.values[1:]).max()
     np.testing.assert_allclose(tokens.normalise().values, tokens.values / largest, rtol=1e-12)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -58,14 +57,6 @@ def embedding_relevance(model: Any, tokens: Tensor, hooks: list[Any]) -> Tensor:
 
     value = METRIC(model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", leaf), *hooks]))
     return (kept[-1] * torch.autograd.grad(value.sum(), kept[-1])[0]).detach()
-
-
-@pytest.fixture
-def unchecked() -> Any:
-    """As users call it: without the type checks that these tests run under."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ------------------------------------------------------------------------------------------ as hooks

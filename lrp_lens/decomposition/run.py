@@ -72,7 +72,7 @@ def decompose(
         _, cache = run_with_relevance(
             model, prompt, metric, rules=rules, padding_side=padding_side, logits="metric"
         )
-    balance = cache._balance
+    balance = cache.balance
     assert balance is not None
     accounts = Accounts(model, cache, balance, columns, patterns)
     accounts.run()

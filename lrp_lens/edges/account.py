@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lrp_lens.edges.rows import AttentionEdges
 from lrp_lens.edges.state_pass import LayerTensors, StatePass
-from lrp_lens.edges.stream import Transition
+from lrp_lens.edges.transition import Transition
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_norm
 from lrp_lens.hosts.sites import ActivationSite, BiasSite, MixtureSite, Sites

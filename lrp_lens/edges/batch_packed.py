@@ -39,22 +39,21 @@ def batch_packed(
         copies: targets that share one backward pass (B in the paper).
         progress: called with the number of targets done.
     """
-    first, from_mid = source
-    last, to_mid = target
-    end = Names.resid_mid(last) if to_mid else Names.resid_post(last - 1)
-    gradient = run.gradients[end][0]
     rows = []
     for start in range(0, run.length, copies):
         positions = range(start, min(start + copies, run.length))
-        rows.append(_rows(run, first, from_mid, last, to_mid, gradient, positions))
+        rows.append(packed_rows(run, source, target, positions))
         progress(len(positions))
     return torch.cat(rows)
 
 
-def _rows(
-    run: StatePass, first: int, from_mid: bool, last: int, to_mid: bool, gradient: Tensor, positions: range
+def packed_rows(
+    run: StatePass, source: tuple[int, bool], target: tuple[int, bool], positions: range
 ) -> Tensor:
-    """A[positions, :]."""
+    """A[positions, :], from one backward pass over a copy for each position; arguments as `batch_packed`."""
+    (first, from_mid), (last, to_mid) = source, target
+    end = Names.resid_mid(last) if to_mid else Names.resid_post(last - 1)
+    gradient = run.gradients[end][0]
     recorder = Recorder(run.sites, run.batch)
     names = {Names.resid_mid(first)} if from_mid else set()
     if to_mid:

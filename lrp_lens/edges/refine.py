@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrp_lens.edges.account import LayerAccount
 from lrp_lens.edges.state_pass import LayerTensors, StatePass
-from lrp_lens.edges.stream import edge_parts
+from lrp_lens.edges.transition import edge_parts
 from lrp_lens.errors import InputError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.graph import Boundary

@@ -4,24 +4,26 @@
 2. First sweep: sums per target, Σ|A|, and how much mass lies in each narrow class of magnitudes.  From these follows
    the class in which the share p of the mass is reached (arXiv 2604.17761 prunes each layer pair by such a share).
 3. Second sweep: edges above that class are kept, those inside are ranked exactly; the parts of the kept are read off.
-   A prompt that fits into one block keeps it instead of a second sweep.
 4. What is dropped is added up per target and in total, so every target still accounts for its relevance.
+
+Short prompts keep their blocks between the sweeps, long ones form them twice.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_lens.edges.rows import AttentionEdges, Rows
+from lrp_lens.edges.rows import Rows
+from lrp_lens.edges.transition import Transition, parts_of
 from lrp_lens.graph.pruning import keep_mass
 
-_BLOCK_NUMBERS = 2**23
-"""Numbers in one [head, row, key] array of a block."""
-_CLASS_BITS = 15
-"""Magnitudes are classed by the upper 17 bits of their float32 form: 0.4 % wide."""
+_KEPT_NUMBERS = 2**24
+"""Numbers in a [head, target, source] array whose blocks are kept between the sweeps."""
+_CLASS_BITS, _CLASSES = 47, 2**17
+"""Magnitudes are classed by the upper 17 bits of their float64 form: 3 % wide."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +38,6 @@ class Pruning:
     """Share of Σ|A| that the strongest edges kept hold together."""
     most: int | None
     """At most so many edges a transition."""
-
-
-@dataclass(frozen=True, eq=False)
-class Transition:
-    """What goes from one boundary to the next: attention (or none) and everything on the diagonal."""
-
-    attention: AttentionEdges | None
-    residual: Tensor
-    """Self-edges through the residual stream, [pos]."""
-    mlp: Tensor
-    """Self-edges through the MLP, [pos]."""
-    source_relevance: Tensor
-    target_relevance: Tensor
-    sinks: dict[str, Tensor] = field(default_factory=dict)
-    """Kind → [pos]; the attention rows add theirs."""
-
-    @property
-    def length(self) -> int:
-        """Number of positions."""
-        return len(self.residual)
-
-    def block_size(self) -> int:
-        """Rows in one block."""
-        if self.attention is None:
-            return self.length
-        heads = self.attention.z.shape[0]
-        return max(1, min(self.length, _BLOCK_NUMBERS // (heads * self.length)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,84 +57,21 @@ class Pruned:
     """Largest |Σ_j edge[j, i] - relevance that q, k, v of source i received|, relative to the largest of these."""
 
 
-def edge_totals(transition: Transition, rows: Rows) -> Tensor:
-    """Edges into a block's rows from the keys it sees, [row, key]."""
-    total = rows.ov.sum(0)
-    if rows.k is not None:
-        total = total + rows.k.sum(0)
-    line, place = _diagonal(rows)
-    own = transition.residual + transition.mlp
-    total[line, place] += own[rows.start : rows.stop] + rows.q.sum(0)
-    return total
-
-
-def _diagonal(rows: Rows) -> tuple[Tensor, Tensor]:
-    line = torch.arange(rows.stop - rows.start, device=rows.q.device)
-    return line, line + rows.start - rows.first
-
-
-def _parts(transition: Transition, rows: Rows, line: Tensor, place: Tensor) -> Tensor:
-    """Parts of some edges of a block, [edge, part]."""
-    heads = rows.ov.shape[0]
-    values = rows.ov.new_zeros(len(line), 2 + 3 * heads)
-    own = place + rows.first == line + rows.start
-    position = line + rows.start
-    values[:, 0] = torch.where(own, transition.residual[position], 0)
-    values[:, 1] = torch.where(own, transition.mlp[position], 0)
-    values[:, 2::3] = rows.ov[:, line, place].T
-    if rows.k is not None:
-        values[:, 3::3] = rows.k[:, line, place].T
-        values[:, 4::3] = torch.where(own, rows.q[:, line], 0).T
-    return values
-
-
-def part_labels(heads: int) -> tuple[str, ...]:
-    """Names of an edge's parts, in the order of `Pruned.parts`."""
-    mechanisms = (f"H{head} {mechanism}" for head in range(heads) for mechanism in ("OV", "K", "Q"))
-    return ("residual", "MLP", *mechanisms)
-
-
-def edge_parts(transition: Transition, target: int, source: int) -> dict[str, float]:
-    """The parts of one edge by name; 0 for a source that the target does not see."""
-    if transition.attention is None:
-        own = target == source
-        return {
-            "residual": float(transition.residual[target]) if own else 0.0,
-            "MLP": float(transition.mlp[target]) if own else 0.0,
-        }
-    rows = transition.attention.rows(target, target + 1)
-    labels = part_labels(rows.ov.shape[0])
-    if not rows.first <= source < rows.stop:
-        return dict.fromkeys(labels, 0.0)
-    place = torch.tensor([source - rows.first], device=rows.ov.device)
-    return dict(
-        zip(labels, _parts(transition, rows, torch.zeros_like(place), place)[0].tolist(), strict=True)
-    )
-
-
 class _Sweep:
-    """Sums over all rows of one transition, and the selection of edges."""
+    """Sums over all rows of one transition, and the class of magnitudes from which edges are kept."""
 
-    def __init__(
-        self, transition: Transition, pruning: Pruning, block: int | None, received: tuple[Tensor, ...] | None
-    ) -> None:
+    def __init__(self, transition: Transition, pruning: Pruning, received: tuple[Tensor, ...] | None) -> None:
         self.transition, self.pruning, self.received = transition, pruning, received
-        self.size = transition.block_size() if block is None else min(block, transition.length)
-        self.single = self.size >= transition.length
         threshold = pruning.node_threshold
         self.sources = transition.source_relevance.abs() > threshold
         self.targets = transition.target_relevance.abs() > threshold
         device = transition.residual.device
         self.row_sum = torch.zeros(transition.length, dtype=torch.float64, device=device)
         self.mass = 0.0
-        self.class_mass = torch.zeros(2**17, dtype=torch.float64, device=device)
-        self.class_count = torch.zeros(2**17, dtype=torch.int64, device=device)
+        self.class_mass = torch.zeros(_CLASSES, dtype=torch.float64, device=device)
+        self.class_count = torch.zeros(_CLASSES, dtype=torch.int64, device=device)
         self.attention_sinks: list[Tensor] = []
         self.columns: Tensor | None = None
-
-    def rows(self) -> Iterator[Rows]:
-        assert self.transition.attention is not None
-        return self.transition.attention.blocks(self.size)
 
     def candidates(self, rows: Rows, totals: Tensor) -> Tensor:
         """|A| where both nodes are kept and the edge is above the threshold, else 0; [row, key]."""
@@ -167,7 +79,7 @@ class _Sweep:
         kept = self.targets[rows.start : rows.stop, None] & self.sources[rows.first : rows.stop]
         return torch.where(kept & (magnitude > self.pruning.edge_threshold), magnitude, 0)
 
-    def first(self, rows: Rows, totals: Tensor) -> None:
+    def add(self, rows: Rows, totals: Tensor) -> None:
         """Add one block to the sums."""
         self.row_sum[rows.start : rows.stop] += totals.sum(-1, dtype=torch.float64)
         self.mass += float(totals.abs().sum(dtype=torch.float64))
@@ -181,21 +93,20 @@ class _Sweep:
             if rows.k is not None:
                 self.columns[1, :, rows.first : rows.stop] += rows.k.sum(1)
             self.columns[2, :, rows.start : rows.stop] += rows.q
-        if not self.single:
-            magnitude = self.candidates(rows, totals)
-            magnitude = magnitude[magnitude > 0]
-            classes = _classes(magnitude)
-            self.class_mass += torch.bincount(classes, magnitude.double(), minlength=2**17)
-            self.class_count += torch.bincount(classes, minlength=2**17)
+        magnitude = self.candidates(rows, totals)
+        magnitude = magnitude[magnitude > 0]
+        classes = _classes(magnitude)
+        self.class_mass += torch.bincount(classes, magnitude.double(), minlength=_CLASSES)
+        self.class_count += torch.bincount(classes, minlength=_CLASSES)
 
     def floor(self) -> int:
         """The lowest class of magnitudes that may hold a kept edge."""
         above = self.class_mass.flip(0).cumsum(0)
         enough = (above >= self.pruning.mass * self.mass).nonzero()
-        lowest = 2**17 - 1 - int(enough[0]) if self.pruning.mass < 1 and len(enough) else 0
+        lowest = _CLASSES - 1 - int(enough[0]) if self.pruning.mass < 1 and len(enough) else 0
         if self.pruning.most is not None:
             counted = (self.class_count.flip(0).cumsum(0) >= self.pruning.most).nonzero()
-            lowest = max(lowest, 2**17 - 1 - int(counted[0]) if len(counted) else 0)
+            lowest = max(lowest, _CLASSES - 1 - int(counted[0]) if len(counted) else 0)
         return lowest
 
     def column_error(self) -> float:
@@ -215,7 +126,7 @@ class _Sweep:
 
 
 def _classes(magnitude: Tensor) -> Tensor:
-    return (magnitude.float().view(torch.int32) >> _CLASS_BITS).long()
+    return magnitude.double().view(torch.int64) >> _CLASS_BITS
 
 
 def prune_transition(
@@ -238,23 +149,25 @@ def prune_transition(
     """
     if transition.attention is None:
         return _self_edges(transition, pruning)
-    sweep = _Sweep(transition, pruning, block, received)
-    found: list[tuple[Tensor, ...]] = []
-    for rows in sweep.rows():
-        totals = edge_totals(transition, rows)
-        sweep.first(rows, totals)
-        if sweep.single:
-            found.append(_select(transition, rows, totals, sweep.candidates(rows, totals), sweep, 0))
+    sweep = _Sweep(transition, pruning, received)
+    small = transition.attention.z.shape[0] * transition.length**2 <= _KEPT_NUMBERS
+    blocks: list[tuple[Rows, Tensor]] = []
+    for rows, totals in transition.blocks(block):
+        sweep.add(rows, totals)
+        if small:
+            blocks.append((rows, totals))
         progress(rows.stop - rows.start)
-    if not sweep.single:
-        floor = sweep.floor()
-        for rows in sweep.rows():
-            totals = edge_totals(transition, rows)
-            found.append(_select(transition, rows, totals, sweep.candidates(rows, totals), sweep, floor))
-            progress(rows.stop - rows.start)
-    target, source, relevance, parts = (torch.cat(one).cpu().numpy() for one in zip(*found, strict=True))
-    keep = _exactly(np.abs(relevance), pruning, sweep.mass)
-    target, source, relevance, parts = target[keep], source[keep], relevance[keep], parts[keep]
+    floor = sweep.floor()
+    found: list[tuple[Tensor, ...]] = []
+    for rows, totals in blocks if small else transition.blocks(block):
+        magnitude = sweep.candidates(rows, totals)
+        chosen = (magnitude > 0) & (_classes(magnitude) >= floor)
+        line, place = chosen.nonzero(as_tuple=True)
+        parts = parts_of(transition, rows, line, place)
+        found.append((line + rows.start, place + rows.first, totals[line, place].double(), parts))
+    columns = [torch.cat(one).cpu().numpy() for one in zip(*found, strict=True)]
+    keep = _exactly(np.abs(columns[2]), pruning, sweep.mass)
+    target, source, relevance, edge_parts = (one[keep] for one in columns)
     kept_sum = np.bincount(target, relevance, minlength=transition.length)
     sinks = _numpy(transition.sinks)
     for kind, amount in zip(
@@ -265,29 +178,13 @@ def prune_transition(
         target,
         source,
         relevance,
-        parts,
+        edge_parts,
         sweep.row_sum.cpu().numpy() - kept_sum,
         max(sweep.mass - float(np.abs(relevance).sum()), 0.0),
         sweep.mass,
         sinks,
         sweep.column_error(),
     )
-
-
-def _select(
-    transition: Transition, rows: Rows, totals: Tensor, magnitude: Tensor, sweep: _Sweep, floor: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Target, source, relevance and parts of a block's candidates from some class upwards."""
-    chosen = magnitude > 0
-    if sweep.single:  # everything at hand: rank before reading parts off
-        chosen &= torch.from_numpy(_exactly(magnitude.cpu().numpy(), sweep.pruning, sweep.mass)).to(
-            chosen.device
-        )
-    elif floor:
-        chosen &= _classes(magnitude) >= floor
-    line, place = chosen.nonzero(as_tuple=True)
-    parts = _parts(transition, rows, line, place)
-    return line + rows.start, place + rows.first, totals[line, place].double(), parts
 
 
 def _exactly(magnitude: np.ndarray, pruning: Pruning, total: float) -> np.ndarray:

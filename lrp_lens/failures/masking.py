@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness.replacement import BASELINE, logits_with_masked_embeddings, mean_embedding
+from lrp_lens.perturbation.replacement import BASELINE, logits_with_masked_embeddings, mean_embedding
 
 
 @dataclass(frozen=True)

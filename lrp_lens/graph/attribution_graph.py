@@ -12,9 +12,18 @@ The reference is "Contrastive Attribution in the Wild" (arXiv 2604.17761).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from os import PathLike
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
+
+from lrp_lens.errors import InputError
+from lrp_lens.graph import nodes as named
+from lrp_lens.graph import paths, pruning, tables, text, validation
+from lrp_lens.graph.interchange import networks, neuronpedia, storage
+from lrp_lens.graph.nodes import BoundaryKey, Edge, Node
+from lrp_lens.views import View
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Boundary:
     mid: bool = False
 
 
+@runtime_checkable
 class Pass(Protocol):
     """What a graph asks of the pass it was made from."""
 
@@ -45,6 +55,21 @@ class AttributionGraph:
     """Arrays of one graph: boundaries B, transitions T = B - 1, positions n, edges E, parts P, sink kinds K.
 
     A transition t leads from boundary t (source) to boundary t + 1 (target).
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model
+        >>> from lrp_lens.edges import attribution_graph
+        >>> prompt = "then mary and john went to the park . john gave the key to"
+        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
+        >>> strongest = graph.edges.iloc[0]
+        >>> strongest["transition"], strongest["source_token"], strongest["part"]
+        ('L3 mid → L3', 'to', 'residual')
+        >>> small = graph.prune(mass=0.6).subgraph()
+        >>> len(small.relevance) < len(graph.relevance), bool(small.balance()["remainder"].abs().max() < 1e-4)
+        (True, True)
+
+    Raises:
+        InputError: the arrays do not describe one graph (shapes, order of the edges, positions out of range).
     """
 
     boundaries: tuple[Boundary, ...]
@@ -87,6 +112,216 @@ class AttributionGraph:
     notes: tuple[str, ...] = ()
     """Provenance in words: thresholds, method."""
     refinements: Mapping[str, Any] = field(default_factory=dict)
-    """What `refine` found, kept for the HTML view: `"L3@7"` → View."""
+    """What `refine` found, kept for the HTML view: `"L3@7 into heads"` → View."""
     made_by: Pass | None = field(default=None, compare=False)
     """The pass; None after loading from a file."""
+
+    def __post_init__(self) -> None:
+        for name, value in validation.checked(self).items():
+            object.__setattr__(self, name, value)
+
+    # Naming
+
+    def boundary(self, key: BoundaryKey) -> int:
+        """The number of a boundary in edges and in `boundaries`.
+
+        Args:
+            key: 0 for the embedding, l + 1 for the state after block l, -1 for the last; a label ("L3 mid"), a site and
+                its layer (("resid_mid", 3)), or a hook name.
+
+        Raises:
+            InputError: the graph has no such boundary.
+        """
+        return named.boundary_index(self, key)
+
+    @property
+    def targets(self) -> tuple[tuple[int, int], ...]:
+        """The nodes (boundary, position) whose logits the metric reads, at the last boundary."""
+        return tuple((len(self.boundaries) - 1, position) for position in self.target_positions)
+
+    @property
+    def in_graph(self) -> np.ndarray:
+        """[B, n], True for the nodes that a kept edge touches, and for the targets of the metric."""
+        return tables.in_graph(self)
+
+    # Tables
+
+    @property
+    def edges(self) -> pd.DataFrame:
+        """The kept edges, strongest first; the index is the edge's number in the arrays.
+
+        Columns: transition ("L2 mid → L2"), source, source_position, source_token, target, target_position,
+        target_token (source and target are boundary labels), relevance, share (of the target's |relevance|), part (the
+        strongest, e.g. "H3 OV"), part_relevance, head (its number, missing if the part is no head).
+        """
+        return tables.edge_table(self)
+
+    @property
+    def nodes(self) -> pd.DataFrame:
+        """Every node, kept or not, in forward order.
+
+        Columns: boundary (label), layer, mid, position, token, special, relevance, share (of |metric|), in_edges,
+        out_edges, in_graph.
+        """
+        return tables.node_table(self)
+
+    @property
+    def sinks_table(self) -> pd.DataFrame:
+        """The sinks that hold anything: boundary, position, token, kind, relevance; largest first."""
+        return tables.sink_table(self)
+
+    def parts_of(self, edge: Edge) -> pd.Series:
+        """The parts of one edge by label, strongest first; they sum to its relevance.
+
+        Args:
+            edge: its number in the arrays (the index of `edges`), or (source node, target node), each a boundary key
+                and a position: (("L2", 4), ("L2 mid", 7)).
+
+        Raises:
+            InputError: the graph has no such edge.
+        """
+        return tables.parts_of(self, edge)
+
+    def balance(self) -> pd.DataFrame:
+        """The account of every target node: relevance = edges + pruned + sinks + remainder.
+
+        Columns: boundary, position, token, relevance, edges, pruned, sinks, remainder.  A remainder beyond rounding
+        is a bug of whatever made the graph.
+        """
+        return tables.balance(self)
+
+    def dropped(self) -> pd.DataFrame:
+        """What pruning took from each transition.
+
+        Columns: transition, edges_kept, total_mass (Σ|A| before), dropped_mass, dropped_share, dropped_relevance (the
+        signed sum).
+        """
+        return pruning.dropped(self)
+
+    # Pruning
+
+    def prune(
+        self,
+        *,
+        node_threshold: float | None = None,
+        edge_threshold: float | None = None,
+        mass: float | None = None,
+    ) -> "AttributionGraph":
+        """A smaller graph; what was dropped moves into `pruned` and `pruned_mass`.
+
+        Args:
+            node_threshold: drops edges that touch a node with |R| ≤ this share of |metric|.
+            edge_threshold: drops edges with |A| ≤ this share of |metric|.
+            mass: in each transition, keeps the strongest edges that hold this share of its Σ|A| before any pruning.
+
+        Raises:
+            InputError: no criterion, or one out of range.
+        """
+        return pruning.prune(self, node_threshold=node_threshold, edge_threshold=edge_threshold, mass=mass)
+
+    def subgraph(self, *nodes: Node) -> "AttributionGraph":
+        """The edges that lead, through kept edges, to these nodes, (boundary key, position) each.
+
+        Without any, to `targets`.
+
+        Raises:
+            InputError: no such node, or no node given and the graph names no target.
+        """
+        chosen = [named.node_index(self, one) for one in nodes] or list(self.targets)
+        if not chosen:
+            raise InputError(
+                "A connected subgraph needs a node to lead to; the graph has no target_positions. "
+                'Pass one, e.g. subgraph(("L3", 7)).'
+            )
+        return pruning.subgraph(self, chosen)
+
+    def paths(
+        self,
+        k: int = 10,
+        *,
+        source: BoundaryKey | Node = 0,
+        target: Node | None = None,
+        by: Literal["relevance", "mass"] = "relevance",
+        node_floor: float = 0.001,
+    ) -> pd.DataFrame:
+        """The k strongest chains of edges from a boundary (or a node) to the target; see `graph.paths`."""
+        return paths.top_paths(self, k, source=source, target=target, by=by, node_floor=node_floor)
+
+    # The pass
+
+    def matrix(self, source: BoundaryKey, target: BoundaryKey) -> np.ndarray:
+        """All edges between two boundaries before pruning, [target position, source position].
+
+        Boundaries that are not adjacent need the pass the graph was made from; a graph loaded from a file rebuilds the
+        matrix of adjacent ones if nothing was pruned there.
+
+        Raises:
+            InputError: the source does not precede the target, or the graph cannot know.
+        """
+        return tables.matrix(self, self.boundary(source), self.boundary(target))
+
+    def refine(
+        self, node_or_edge: Node | Edge, into: Literal["heads", "neurons", "dimensions"] = "heads"
+    ) -> View:
+        """Which heads, MLP neurons or residual dimensions carry a node or an edge; they sum to it.
+
+        The answer is remembered in `refinements`, for the HTML view.
+
+        Args:
+            node_or_edge: (boundary key, position), or an edge as in `parts_of`.
+            into: "heads", "neurons" or "dimensions".
+
+        Raises:
+            InputError: no such node or edge, or the graph was loaded from a file.
+        """
+        source, target, key = named.resolve(self, node_or_edge)
+        if into not in ("heads", "neurons", "dimensions"):
+            raise InputError(f"A node is refined into heads, neurons or dimensions; received {into!r}.")
+        if self.made_by is None:
+            raise InputError(
+                f"Refining {key} needs the pass that made the graph; this graph has none (it was loaded from a file). "
+                "Run attribution_graph again."
+            )
+        view: View = self.made_by.refine(source=source, target=target, into=into)
+        self.refinements[f"{key} into {into}"] = view  # type: ignore[index]  # a dict, made in __post_init__
+        return view
+
+    # Files and other formats
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the graph to one file: safetensors with JSON in its header, or .npz if the path ends so; never pickle.
+
+        The pass is left behind; refinements are kept.
+        """
+        storage.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "AttributionGraph":
+        """Read a graph written by `save`.
+
+        Raises:
+            InputError: the file is missing or holds no graph.
+        """
+        stored = storage.load(path)
+        boundaries = tuple(Boundary(**one) for one in stored.pop("boundaries"))
+        return cls(boundaries=boundaries, **stored)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The same as `edges`."""
+        return self.edges
+
+    def to_networkx(self) -> Any:
+        """A networkx.DiGraph of the nodes in the graph, keyed by (boundary label, position)."""
+        return networks.to_networkx(self)
+
+    def to_neuronpedia(
+        self, *, slug: str, scan: str, probability: float, path: str | PathLike[str] | None = None
+    ) -> dict[str, Any]:
+        """Neuronpedia's graph JSON, also written to `path` if given; see `graph.interchange.neuronpedia`."""
+        return neuronpedia.to_neuronpedia(self, slug=slug, scan=scan, probability=probability, path=path)
+
+    def __repr__(self) -> str:
+        return text.describe(self)
+
+    def _repr_html_(self) -> str:
+        return text.describe_html(self)

@@ -23,6 +23,7 @@ from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import Facet, facet_of
 from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned_tokens, base_and_source, per_prompt
 from lrp_lens.patching.methods import Method, method_of
+from lrp_lens.patching.statistics import require_floor
 from lrp_lens.rules import RuleSet
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -41,6 +42,7 @@ def compare(
     ks: Sequence[int] = (5, 10, 20),
     samples: int = 1000,
     seed: int = 0,
+    floor: float | int = 0.01,
     direction: Direction = "denoising",
     engine: Engine = "auto",
 ) -> Comparison:
@@ -56,6 +58,9 @@ def compare(
         ks: sizes of the top-k overlap.
         samples: bootstrap samples over prompts; 0 for no intervals.
         seed: of the bootstrap and the halves.
+        floor: share of a site's largest |exact effect| (mean over prompts), by default 1 %.  Cells below it are left
+            out of Spearman and sign agreement, and never count among the top k; column n_ranked says how many are
+            left.  0 ranks every cell.  Pearson and scale always take every cell.
         direction: "denoising" or "noising".
         engine: how activation patching is run, see `get_act_patch_*`.
 
@@ -63,7 +68,8 @@ def compare(
         Comparison: `.table()`, `.noise_floor()`, `.losses()`, `.view(...)`, `.plot(...)`.
 
     Raises:
-        InputError: unknown sites or methods, prompts that are not aligned, fewer than two prompts.
+        InputError: unknown sites or methods, prompts that are not aligned, fewer than two prompts, k or floor out of
+            range.
         SiteError: the model has no such site.
 
     Example:
@@ -79,7 +85,7 @@ def compare(
     """
     facets = [facet_of(site) for site in sites]
     chosen = [method_of(method) for method in methods]
-    _require(facets, chosen, ks)
+    _require(facets, chosen, ks, floor)
     tokens, source = base_and_source(model, corrupted, aligned_tokens(model, clean, "clean"), direction)
     if tokens.shape != source.shape:
         base_and_source(model, corrupted, clean, "noising")  # raises, and says which
@@ -95,6 +101,7 @@ def compare(
         samples=samples,
         seed=seed,
         direction=direction,
+        floor=floor,
     )
     with torch.no_grad():
         logits = forward(model, tokens, None)
@@ -113,7 +120,9 @@ def compare(
     return result
 
 
-def _require(facets: Sequence[Facet], methods: Sequence[Method], ks: Sequence[int]) -> None:
+def _require(
+    facets: Sequence[Facet], methods: Sequence[Method], ks: Sequence[int], floor: float | int
+) -> None:
     if not facets or not methods:
         raise InputError("A comparison needs at least one site and one method; received none.")
     names = [method.name for method in methods]
@@ -121,6 +130,7 @@ def _require(facets: Sequence[Facet], methods: Sequence[Method], ks: Sequence[in
         raise InputError(f"Methods have names of their own; received {names}. Rename a rule set.")
     if min(ks, default=1) < 1:
         raise InputError(f"A top-k overlap has k >= 1; received {tuple(ks)}.")
+    require_floor(floor)
 
 
 def _score(

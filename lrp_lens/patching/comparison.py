@@ -1,7 +1,8 @@
 """Comparison: what `compare` found, per prompt and cell, and the tables and plots made of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from lrp_lens.errors import InputError
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.statistics import (
     Statistic,
+    above_floor,
     bootstrap_weights,
     halves,
     interval,
     pearson,
+    require_floor,
     scale,
     sign_agreement,
     spearman,
@@ -24,6 +27,8 @@ from lrp_lens.views import View
 
 _DIMS = {"pos": "position", "dest_pos": "position", "src_pos": "source"}
 SPLITS = 20
+RANKED = ("spearman", "sign_agreement")
+"""Statistics over the cells above the floor only."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Comparison:
     samples: int
     seed: int
     direction: str
+    floor: float | int = 0.01
+    """Share of the largest |exact effect| of a site below which cells are left out of ranks, signs and top-k."""
     facets: dict[str, Facet] = field(default_factory=dict)
     exact: dict[tuple[str, str], Scores] = field(default_factory=dict)
     """(metric, site) → the change of each prompt's metric under each patch."""
@@ -92,6 +99,33 @@ class Comparison:
         }
         return named | {f"top_{k}": top_overlap(k) for k in self.ks}
 
+    def _apply(
+        self, statistic: str, scores: np.ndarray, exact: np.ndarray, mean: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A statistic of each row; the floor is taken of `mean` [cell], by default of the first row of `exact`.
+
+        The top k are at most as many as there are cells above the floor, and scores of all cells compete for them.
+        """
+        if not scores.shape[-1]:
+            return np.full(len(scores), np.nan)
+        ranked = above_floor(exact[0] if mean is None else mean, self.floor)
+        if statistic in RANKED:
+            scores, exact = scores[:, ranked], exact[:, ranked]
+        if statistic.startswith("top_"):
+            k = int(statistic.removeprefix("top_"))
+            if k <= scores.shape[-1]:
+                return top_overlap(min(k, int(ranked.sum())))(scores, exact)
+        return self.statistics[statistic](scores, exact)
+
+    def with_floor(self, floor: float | int) -> "Comparison":
+        """The same scores, ranked over the cells above another share of the largest effect; 0 ranks every cell.
+
+        Raises:
+            InputError: unless 0 <= floor < 1.
+        """
+        require_floor(floor)
+        return replace(self, floor=floor)
+
     def _samples(self, metric: str, site: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Means over each bootstrap sample of prompts, of scores and exact effects."""
         scores, exact = self._pair(metric, site, method, range(self.n_prompts))
@@ -102,7 +136,7 @@ class Comparison:
         means = self._samples(metric, site, method)
         if means is None or (statistic == "sign_agreement" and self.scores[metric, site, method].unsigned):
             return np.full(len(self._weights), np.nan)
-        return self.statistics[statistic](*means)
+        return self._apply(statistic, *means)
 
     def on_prompts(
         self, metric: str, site: str, method: str, prompts: Sequence[int], statistic: str
@@ -111,7 +145,7 @@ class Comparison:
         scores, exact = self._pair(metric, site, method, prompts)
         if scores is None:
             return float("nan")
-        return float(self.statistics[statistic](scores.mean(0)[None], exact.mean(0)[None])[0])
+        return float(self._apply(statistic, scores.mean(0)[None], exact.mean(0)[None])[0])
 
     def _pair(
         self, metric: str, site: str, method: str, prompts: Sequence[int]
@@ -135,8 +169,9 @@ class Comparison:
         """One row per metric, site and method, tidy.
 
         Columns: metric, site, method; each statistic with `_low` and `_high` (95 % bootstrap interval over prompts);
-        n_cells, n_prompts; forwards, backwards, seconds and peak_mb of the method for all sites together; and of
-        activation patching for this site (exact_...); unsigned; note (why cells are missing).
+        n_cells; n_ranked (cells above the floor, see `compare`); n_prompts; forwards, backwards, seconds and peak_mb
+        of the method for all sites together; and of activation patching for this site (exact_...); unsigned; note
+        (why cells are missing).
         """
         rows = []
         for (metric, site, method), found in self.scores.items():
@@ -144,8 +179,10 @@ class Comparison:
             for name in self.statistics:
                 value, low, high = interval(self.sampled(metric, site, method, name))
                 row |= {name: value, f"{name}_low": low, f"{name}_high": high}
-            pair = self._pair(metric, site, method, range(self.n_prompts))[0]
-            row |= {"n_cells": 0 if pair is None else pair.shape[1], "n_prompts": self.n_prompts}
+            kept, truth = self._pair(metric, site, method, range(self.n_prompts))
+            cells = 0 if kept is None else kept.shape[1]
+            ranked = int(above_floor(truth.mean(0), self.floor).sum()) if cells else 0
+            row |= {"n_cells": cells, "n_ranked": ranked, "n_prompts": self.n_prompts}
             row |= vars(found.cost)
             exact = self.exact[metric, site].cost
             row |= {"exact_forwards": exact.forwards, "exact_seconds": exact.seconds}
@@ -167,7 +204,8 @@ class Comparison:
             cells = self._cells(found.values)
             cells = cells[:, ~np.isnan(cells).any(0)]
             row: dict[str, Any] = {"metric": metric, "site": site}
-            for name, statistic in self.statistics.items():
+            for name in self.statistics:
+                statistic = partial(self._apply, name, mean=cells.mean(0))
                 value, low, high = halves(cells, statistic, SPLITS, self.seed)
                 row |= {name: value, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
@@ -253,5 +291,7 @@ class Comparison:
         )
 
     def _repr_html_(self) -> str:
-        columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "spearman"]
-        return str(self.table()[columns].round(3).to_html(index=False))
+        columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "n_cells"]
+        columns += ["spearman", "sign_agreement", "n_ranked"]
+        note = f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs.</p>"
+        return str(self.table()[columns].round(3).to_html(index=False)) + note

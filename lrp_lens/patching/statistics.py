@@ -4,18 +4,42 @@
 2. A bootstrap sample draws prompts with replacement; the same samples serve every method, so differences are paired.
 3. Statistics: Pearson, Spearman (average ranks, as most ties are exact zeros), sign agreement over the cells in which
    the exact effect is not 0, and the overlap of the k cells with the largest |score|.
+4. Ranks and signs count a cell without effect as much as the strongest one, so they are taken over the cells above a
+   floor, a share of the largest |exact|.  Pearson and the scale keep every cell: a method that blames cells without
+   effect is to be seen somewhere.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+
+from lrp_lens.errors import InputError
 
 Rows = Float[np.ndarray, "sample cell"]
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 NOTHING = 1e-6
 """Cells with an exact effect below this share of the largest have no sign."""
+
+
+def require_floor(floor: float | int) -> None:
+    """Raise InputError unless 0 <= floor < 1."""
+    if not 0 <= floor < 1:
+        raise InputError(
+            f"floor is a share of the largest effect, 0 <= floor < 1; received {floor!r}. 0 ranks every cell."
+        )
+
+
+def above_floor(exact: Float[np.ndarray, " cell"], floor: float | int) -> Bool[np.ndarray, " cell"]:
+    """Cells whose |exact| reaches that share of the largest; every cell for a floor of 0.
+
+    Example:
+        >>> above_floor(np.array([0.0, -0.5, 10.0]), 0.01).tolist()
+        [False, True, True]
+    """
+    size = np.abs(exact)
+    return size >= floor * size.max(initial=0)
 
 
 def pearson(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:

@@ -52,6 +52,7 @@ def suggest_rules(
     calibration: float = 0.5,
     statistic: str = "pearson",
     seed: int = 0,
+    floor: float | int = 0.01,
     direction: Direction = "denoising",
 ) -> Suggestion:
     """Choose rules per site by agreement with activation patching on calibration prompts.
@@ -66,6 +67,7 @@ def suggest_rules(
         calibration: share of the prompts that the choice is made on.
         statistic: pearson, spearman, sign_agreement or top_10.
         seed: of the split.
+        floor: as in `compare`: weaker cells have no rank and no sign.
         direction: "denoising" or "noising".
 
     Raises:
@@ -86,7 +88,7 @@ def suggest_rules(
         raise InputError(f"calibration is a share of the prompts between 0 and 1; received {calibration!r}.")
     found = compare(
         model, clean, corrupted, metric, sites=sites, methods=candidates, samples=0, seed=seed,
-        direction=direction, ks=(10,),
+        floor=floor, direction=direction, ks=(10,),
     )  # fmt: skip
     if statistic not in found.statistics:
         raise InputError(f"A statistic is one of {', '.join(found.statistics)}; received {statistic!r}.")

@@ -1,12 +1,23 @@
-"""Plots of views: plotly figures, an HTML token heat map without any JavaScript, and terminal text.
+"""Plots of views and graphs: plotly figures, an HTML token heat map without any JavaScript, and terminal text.
 
-Everything here reads a View (or a ledger's table) and nothing else: no model, no torch. Importing this module
+Everything here reads a View, a graph or a table and nothing else: no model, no torch. Importing this module
 changes no global plotly setting.
+
+A figure is written with plotly's own methods: `figure.write_html("f.html")` needs nothing more;
+`figure.write_image("f.png", scale=2)`, or `.svg` or `.pdf`, needs `pip install "kaleido>=1"` (the extra `png`) and a
+Chrome or Chromium on the machine (`apt-get install chromium`, or name it in the variable BROWSER_PATH); nothing is
+downloaded.  Without kaleido plotly's error says what to install.  The token heat map is HTML: write it to a file, and
+print it from a browser.
 """
 
-from lrp_lens.plots.bars import plot_components
+from lrp_lens.plots.bars import plot_components, plot_segments
+from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.decomposition import plot_decomposition
+from lrp_lens.plots.facets import plot_facets
 from lrp_lens.plots.faithfulness import plot_faithfulness, plot_faithfulness_measure
+from lrp_lens.plots.graph import plot_graph
+from lrp_lens.plots.graph_page import graph_html
+from lrp_lens.plots.graph_profiles import plot_composition, plot_profile_steps
 from lrp_lens.plots.ledger import plot_ledger
 from lrp_lens.plots.maps import plot_heads, plot_layers
 from lrp_lens.plots.masking import plot_masking
@@ -16,15 +27,22 @@ from lrp_lens.plots.tokens_text import token_heatmap_text
 
 __all__ = [
     "Palette",
+    "graph_html",
     "legend_words",
+    "plot_comparison",
     "plot_components",
+    "plot_composition",
     "plot_decomposition",
+    "plot_facets",
     "plot_faithfulness",
     "plot_faithfulness_measure",
+    "plot_graph",
     "plot_heads",
     "plot_layers",
     "plot_ledger",
     "plot_masking",
+    "plot_profile_steps",
+    "plot_segments",
     "token_heatmap_html",
     "token_heatmap_text",
     "visible_token",

@@ -1,7 +1,8 @@
-"""Bar chart of components: embeddings, heads, MLPs, biases.
+"""Bar charts: components (embeddings, heads, MLPs, biases) by size, and segments of the prompt in their order.
 
 Components lie one behind the other (what a head passes on has come from the embeddings), so the bars are not
-parts of a whole and are not added up; the ledger is the account that sums to the metric.
+parts of a whole and are not added up; the ledger is the account that sums to the metric.  Segments are disjoint, and
+with the rest they do add up, to the relevance of all tokens.
 """
 
 import numpy as np
@@ -33,10 +34,36 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
     require_dims(view, (("component",),), "plot_components")
     values = np.nan_to_num(view.values)
     shown = np.argsort(-np.abs(values), kind="stable")[:show]
-    components = view.axis_labels("component")
-    names = [plotly_text(components[i]) for i in shown]
-    amounts = [float(values[i]) for i in shown]
     of = f", the largest {len(shown)} of {len(values)}" if len(shown) < len(values) else ""
+    return _bars(view, shown.tolist(), of, palette)
+
+
+def plot_segments(view: View, *, palette: Palette = "default") -> go.Figure:
+    """Relevance of named parts of the prompt, in the order they were given, what no part holds last.
+
+    Args:
+        view: dims ("segment",), as `cache.segments({"facts": (1, 20), "question": (20, 28)})` gives it.
+        palette: "default" (blue positive) or "lrp" (red positive).
+
+    Raises:
+        InputError: other dims, or an unknown palette.
+
+    Example:
+        >>> parts = View(np.array([2.0, -0.5]), ("segment",), {"segment": ("facts", "(rest)")})
+        >>> plot_segments(parts).data[0].x
+        (2.0, -0.5)
+    """
+    require_dims(view, (("segment",),), "plot_segments")
+    total = float(np.nan_to_num(view.values).sum())
+    return _bars(view, list(range(view.shape[0])), f", {total:+.3g} together", palette)
+
+
+def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figure:
+    """Horizontal bars of some entries of a view, first on top."""
+    values = np.nan_to_num(view.values)
+    labels = view.axis_labels(view.dims[0])
+    names = [plotly_text(labels[i]) for i in shown]
+    amounts = [float(values[i]) for i in shown]
     colours = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
     figure = go.Figure(
         go.Bar(
@@ -63,7 +90,7 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
         bargap=0.25,
     )
     figure.update_xaxes(
-        range=[low - room, high + room], title={"text": plotly_text(view.units) + of, "font": {"size": 11}}
+        range=[low - room, high + room], title={"text": plotly_text(view.units) + note, "font": {"size": 11}}
     )
     figure.update_yaxes(
         tickmode="array",

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import Palette, colorscale, plotly_text
+from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks
 from lrp_lens.views import View
 
 _ROW_HEIGHT = 260
@@ -62,13 +62,12 @@ def plot_comparison(
     )
     for row, view in enumerate(methods, start=1):
         for column, one in enumerate((exact, view), start=1):
-            figure.add_trace(_heat_map(one), row=row, col=column)
-            _axes(figure, one, row, column)
+            add_heat_map(figure, one, row, column)
         _scatter(figure, exact, view, row)
     figure.update_layout(
         template="plotly_white",
         height=height,
-        width=1100,
+        width=960,
         title={
             "text": plotly_text(f"{title} ({exact.units})" if title else exact.units),
             "font": {"size": 14},
@@ -80,7 +79,7 @@ def plot_comparison(
             "cmin": -top,
             "cmax": top,
             "cmid": 0,
-            "colorbar": {"thickness": 10, "x": 1.01, "tickformat": "+.2~g", "len": min(1.0, 400 / height)},
+            "colorbar": {"thickness": 10, "x": 1.01, "len": min(1.0, 400 / height), **scale_ticks(top)},
         },
     )
     figure.update_annotations(font={"size": 12})
@@ -106,22 +105,36 @@ def _flat(view: View) -> tuple[np.ndarray, list[str], list[str]]:
     return values.reshape(len(rows), -1), rows, labels
 
 
-def _heat_map(view: View) -> go.Heatmap:
+def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
+    """Cells of a view on the figure's shared scale; missing ones are grey: white is an effect of 0."""
     values, rows, columns = _flat(view)
-    words = [[f"{plotly_text(row)}, {plotly_text(column)}" for column in columns] for row in rows]
-    return go.Heatmap(
-        z=values,
-        x=list(range(len(columns))),
-        y=list(range(len(rows))),
-        coloraxis="coloraxis",
-        customdata=words,
-        hovertemplate="%{customdata}<br>%{z:+.4g}<extra></extra>",
-        hoverongaps=False,
-        name=view.name,
+    shared = {"x": list(range(len(columns))), "y": list(range(len(rows))), "xgap": 1, "ygap": 1}
+    words = [[f"{plotly_text(one)}, {plotly_text(other)}" for other in columns] for one in rows]
+    shared |= {"customdata": words, "hoverongaps": False}
+    hover = "%{customdata}<br>%{z:+.4g}<extra></extra>"
+    figure.add_trace(
+        go.Heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, name=view.name, **shared),
+        row=row,
+        col=column,
     )
+    if np.isnan(values).any():
+        figure.add_trace(
+            go.Heatmap(
+                z=np.where(np.isnan(values), 0.0, np.nan),
+                colorscale=[[0, GREY], [1, GREY]],
+                showscale=False,
+                hovertemplate="%{customdata}<br>missing<extra></extra>",
+                name="missing",
+                **shared,
+            ),
+            row=row,
+            col=column,
+        )
+    _label_axes(figure, view, row, column)
 
 
-def _axes(figure: go.Figure, view: View, row: int, column: int) -> None:
+def _label_axes(figure: go.Figure, view: View, row: int, column: int) -> None:
+    """Layers (and heads) up, positions or heads across; every label where there is room."""
     _, rows, columns = _flat(view)
     for update, labels, most in ((figure.update_yaxes, rows, 16), (figure.update_xaxes, columns, 16)):
         every = max(1, -(-len(labels) // most))

@@ -14,11 +14,18 @@ from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, po
 _LISTED = 6
 
 
-def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette = "default") -> go.Figure:
+def plot_ledger(
+    table: pd.DataFrame,
+    *,
+    towards: tuple[str, str] | None = None,
+    units: str = "logits",
+    palette: Palette = "default",
+) -> go.Figure:
     """Waterfall of a ledger's table.
 
     Args:
         table: `ledger.to_dataframe()`, with the columns layer, name, kind, amount.
+        towards: `cache.towards`, the two ends of the metric in words.
         units: units of the amounts.
         palette: "default" (blue positive) or "lrp" (red positive).
 
@@ -35,7 +42,7 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
     kinds = [kind for kind, _, _ in groups]
     amounts = [amount for _, _, amount in groups]
     hover = [_hover(kind, rows, units) for kind, rows, _ in groups]
-    total = sum(amounts)
+    total = sum(amounts, 0.0)
     hues = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
     names = [*kinds, "total"]
     figure = go.Figure(
@@ -44,9 +51,7 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
             measure=[*["relative"] * len(kinds), "total"],
             x=[*amounts, total],
             y=list(range(len(names))),
-            text=[
-                f"{amount:+.3g}" if abs(amount) > 1e-3 else f"{amount:+.0e}" for amount in (*amounts, total)
-            ],
+            text=[_number(amount) for amount in (*amounts, total)],
             textposition="outside",
             cliponaxis=False,
             increasing={"marker": {"color": f"rgb{hues[True]}"}},
@@ -64,7 +69,8 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
     figure.update_layout(
         template="plotly_white",
         height=34 * len(names) + 90,
-        margin={"l": 10, "r": 10, "t": 34, "b": 10},
+        margin={"l": 10, "r": 10, "t": 40, "b": 10},
+        title={"text": plotly_text(_legend(towards, palette)), "font": {"size": 13}, "x": 0, "xref": "paper"},
         showlegend=False,
     )
     figure.update_xaxes(
@@ -84,6 +90,16 @@ def plot_ledger(table: pd.DataFrame, *, units: str = "logits", palette: Palette 
 
 
 GREY_LINE = "#9aa3ad"
+
+
+def _number(amount: float) -> str:
+    """Two decimals, as the bars of other figures have, unless there is nothing left of the number."""
+    return f"{amount:+.2f}" if abs(amount) >= 0.005 or not amount else f"{amount:+.0e}"
+
+
+def _legend(towards: tuple[str, str] | None, palette: Palette) -> str:
+    ends = ("adds", "takes away") if towards is None else [f"towards {end!r}" for end in towards]
+    return f"{positive_hue(palette)}: {ends[0]}, {negative_hue(palette)}: {ends[1]}"
 
 
 def _hover(kind: str, rows: pd.DataFrame, units: str) -> str:

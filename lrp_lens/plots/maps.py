@@ -17,6 +17,7 @@ from lrp_lens.plots.palette import (
     limit,
     plotly_text,
     require_dims,
+    scale_ticks,
     visible_token,
 )
 from lrp_lens.views import View
@@ -76,7 +77,7 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
             zmin=-top,
             zmax=top,
             zmid=0,
-            colorbar=_colour_bar(view, min(_height(view.shape[0]), 240)),
+            colorbar=_colour_bar(view, min(_height(view.shape[0]), 240), top),
             meta={"diverging": palette},
             x=columns.tolist(),
             **_hover(view, ticks, across, columns),
@@ -122,7 +123,7 @@ def _axis(update: Any, ticks: list[str], *, every: int, tickangle: int = 0) -> N
         tickvals=shown,
         ticktext=[plotly_text(_short(ticks[i])) for i in shown],
         tickangle=tickangle,
-        tickfont={"size": 11},
+        tickfont={"size": 11 if len(shown) <= 60 else 9},
         showgrid=False,
         zeroline=False,
         automargin=True,
@@ -135,17 +136,16 @@ def _height(rows: int) -> int:
     return max(46 * min(rows, 5), 26 * min(rows, 24), 17 * rows)
 
 
-def _colour_bar(view: View, length: int) -> dict[str, Any]:
+def _colour_bar(view: View, length: int, top: float) -> dict[str, Any]:
     return {
+        **scale_ticks(top),
         "lenmode": "pixels",
         "len": length,
         "y": 1,
         "yanchor": "top",
-        "title": {"text": plotly_text(view.units), "side": "right", "font": {"size": 11}},
+        "title": {"text": plotly_text(view.units), "side": "top", "font": {"size": 11}},
         "thickness": 10,
         "tickfont": {"size": 10},
-        "tickformat": "+.2~g",
-        "nticks": 5,
     }
 
 

@@ -73,6 +73,20 @@ def limit(view: View, floor: float | None = None) -> float:
     return max(float(ordinary.max(initial=0.0)), lowest) or 1.0
 
 
+def scale_ticks(top: float) -> dict[str, list[float] | list[str]]:
+    """Ticks of a colour bar from -top to top, its ends named; plotly would write the middle as +0.
+
+    Example:
+        >>> scale_ticks(2.0)["ticktext"]
+        ['−2', '−1', '0', '+1', '+2']
+    """
+    values = [-top, -top / 2, 0.0, top / 2, top]
+    return {
+        "tickvals": values,
+        "ticktext": [f"{one:+.2g}".replace("-", "−") if one else "0" for one in values],
+    }
+
+
 def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
     """What positive and what negative colour mean, e.g. ("blue: towards ' Mary'", "red: towards ' John'")."""
     first, second = (

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness.replacement import Replacement, make_replacement, masked_logits
 from lrp_lens.hosts.text import TokenBatch, tokenize
 from lrp_lens.metrics import LogitDiff, Metric, RunnerUp, SequenceLogitDiff, as_metric
+from lrp_lens.perturbation.replacement import Replacement, make_replacement, masked_logits
 
 MetricLike = Metric | Callable[[Tensor], Tensor]
 

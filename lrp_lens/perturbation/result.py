@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness.measures import MEASURES
-from lrp_lens.faithfulness.statistics import bootstrap_mean
+from lrp_lens.perturbation.measures import MEASURES
+from lrp_lens.perturbation.statistics import bootstrap_mean
 from lrp_lens.views import View
 
 _SHOWN = (

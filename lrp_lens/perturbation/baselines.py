@@ -22,13 +22,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.faithfulness.methods import TokenMethod
-from lrp_lens.faithfulness.question import Question
-from lrp_lens.faithfulness.replacement import embedding_port
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.perturbation.methods import TokenMethod
+from lrp_lens.perturbation.question import Question
+from lrp_lens.perturbation.replacement import embedding_port
 
 
 def random_scores(question: Question) -> Float[np.ndarray, " pos"]:

@@ -10,14 +10,14 @@ import torch
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.case import Case
-from lrp_lens.faithfulness import MEASURES, Question, TokenMethod, faithfulness, relevance_method
-from lrp_lens.faithfulness import replacement as replacement_module
-from lrp_lens.faithfulness.curves import Plan, curves, prefix_masks, relevance_order
-from lrp_lens.faithfulness.measures import evidence_overlap, ranks, spearman
-from lrp_lens.faithfulness.methods import as_methods
-from lrp_lens.faithfulness.question import MaskedRuns, questions
-from lrp_lens.faithfulness.statistics import bootstrap_mean
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
+from lrp_lens.perturbation import MEASURES, Question, TokenMethod, faithfulness, relevance_method
+from lrp_lens.perturbation import replacement as replacement_module
+from lrp_lens.perturbation.curves import Plan, curves, prefix_masks, relevance_order
+from lrp_lens.perturbation.measures import evidence_overlap, ranks, spearman
+from lrp_lens.perturbation.methods import as_methods
+from lrp_lens.perturbation.question import MaskedRuns, questions
+from lrp_lens.perturbation.statistics import bootstrap_mean
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -271,6 +271,7 @@ def test_padding_as_replacement(model: Any) -> None:
     pad = model.embed(torch.tensor([[model.tokenizer.pad_token_id]]))[0, 0]
     torch.testing.assert_close(question.replacement[3].float(), pad)
     assert shared.statement == "embedding of the padding token"
+    assert not pad.any()  # README: in this model the replacements "pad" and "zero" are one
 
 
 def test_batches_equal_single_passes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

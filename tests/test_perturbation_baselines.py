@@ -8,10 +8,10 @@ import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness import BASELINES, Question, ablation_regression, integrated_gradients
-from lrp_lens.faithfulness.baselines import lasso_weights
-from lrp_lens.faithfulness.question import questions
 from lrp_lens.metrics import LogitDiff, LogProb
+from lrp_lens.perturbation import BASELINES, Question, ablation_regression, integrated_gradients
+from lrp_lens.perturbation.baselines import lasso_weights
+from lrp_lens.perturbation.question import questions
 from tests import zoo
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness.measures import auc, evidence_overlap, first_true, spearman
-from lrp_lens.faithfulness.question import Question
+from lrp_lens.perturbation.measures import auc, evidence_overlap, first_true, spearman
+from lrp_lens.perturbation.question import Question
 
 AOPC_FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Fractions of tokens of comprehensiveness and sufficiency (ERASER)."""

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lrp_lens.faithfulness.curves import AOPC_FRACTIONS, Plan, curves
-from lrp_lens.faithfulness.methods import MethodLike, TokenMethod, as_methods
-from lrp_lens.faithfulness.question import MetricLike, Question, questions
-from lrp_lens.faithfulness.replacement import ReplacementName
-from lrp_lens.faithfulness.result import Faithfulness
 from lrp_lens.hosts.forward import require_eval
+from lrp_lens.perturbation.curves import AOPC_FRACTIONS, Plan, curves
+from lrp_lens.perturbation.methods import MethodLike, TokenMethod, as_methods
+from lrp_lens.perturbation.question import MetricLike, Question, questions
+from lrp_lens.perturbation.replacement import ReplacementName
+from lrp_lens.perturbation.result import Faithfulness
 from lrp_lens.views import View
 
 

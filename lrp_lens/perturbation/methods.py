@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.faithfulness.question import Question
 from lrp_lens.hosts.names import Names
+from lrp_lens.perturbation.question import Question
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import PRESETS, RuleSet
 
@@ -79,7 +79,7 @@ def as_methods(methods: Any) -> tuple[TokenMethod, ...]:
     Raises:
         InputError: an unknown name, two methods of one name, or none at all.
     """
-    from lrp_lens.faithfulness.baselines import BASELINES
+    from lrp_lens.perturbation.baselines import BASELINES
 
     known = {name: relevance_method(rules) for name, rules in PRESETS.items()} | dict(BASELINES)
     if methods is None:

@@ -1,0 +1,122 @@
+"""Interactive view of an attribution graph: one self-contained HTML page, no library, no network.
+
+1. Layers upwards, tokens across.  Blue and red say the sign, width and opacity the size of an edge; special tokens are
+   grey and out of the scale.
+2. Hover an edge or a node for its numbers, click (or use the arrow keys) for its account: in-edges, out-edges, sinks,
+   what was pruned, and the refinements made with `graph.refine`.
+3. The slider prunes further, by mass in each transition; edges that no longer lead to the target go with it.
+4. All words from the prompt travel as JSON and are set as text, never as markup.
+"""
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrp_lens.errors import InputError
+from lrp_lens.graph import AttributionGraph
+from lrp_lens.graph.text import facts, short_rules
+from lrp_lens.plots.graph_data import graph_data, left_out
+from lrp_lens.plots.palette import DARK, LIGHT, Palette, legend_words, negative_hue, positive_hue
+from lrp_lens.views import View
+
+_HERE = Path(__file__).parent
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+
+
+def graph_html(
+    graph: AttributionGraph,
+    *,
+    mass: float = 0.85,
+    max_edges: int = 5000,
+    palette: Palette = "default",
+    title: str = "Attribution graph",
+    page: bool = True,
+) -> str:
+    """The interactive view as one string of HTML; write it to a file and open it.
+
+    Args:
+        graph: any graph; prune it first if it is large.
+        mass: where the slider starts.
+        max_edges: how many edges to embed at most, the strongest of each transition; the page says what it leaves out.
+        palette: "default" (blue positive) or "lrp" (red positive).
+        title: of the page.
+        page: False gives a fragment to embed in a page of your own, once or several times.
+
+    Raises:
+        InputError: a mass outside 0 to 1, fewer than one edge, or an unknown palette.
+    """
+    if not 0 <= mass <= 1:
+        raise InputError(f"The slider starts at a share from 0 to 1; received {mass!r}. Try 0.85.")
+    if max_edges < 1:
+        raise InputError(f"The view embeds one edge or more; received max_edges={max_edges!r}.")
+    data = graph_data(graph, max_edges) | {"start": mass}
+    body = _fragment(graph, data, palette, title, left_out(graph, max_edges))
+    if not page:
+        return body
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>html {{ color-scheme: light dark; }} body {{ margin: 0; }} body > .lrp-graph {{ min-height: 100vh; }}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str, cap: str) -> str:
+    stored = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    notes = "".join(f"<div>{escape(line)}</div>" for line in [*facts(graph), f"rules: {graph.rules_text}"])
+    return f"""<div class="lrp-graph">
+<style>{_style(palette)}</style>
+<header>
+<h1>{escape(title)}</h1>
+<p class="lrp-what">{escape(graph.metric_text)} = <b>{graph.metric_value:+.4g}</b>, {escape(short_rules(graph))}</p>
+<p class="lrp-legend">{_legend(graph, palette)}</p>
+</header>
+<div class="lrp-controls">
+<label>Edges that hold <input type="range" min="0" max="100" step="1"> <output></output> of each transition's Σ|A|
+</label>
+<label><input type="checkbox" checked> only what leads to the target</label>
+<span class="lrp-count" role="status"></span>
+</div>
+<p class="lrp-cap">{f"This page holds {cap}." if cap else ""}</p>
+<div class="lrp-body"><div class="lrp-scroll"></div><aside></aside></div>
+<details><summary>About this graph</summary>{notes}</details>
+<noscript>This view needs JavaScript.</noscript>
+<div class="lrp-tip" hidden></div>
+<script type="application/json">{stored}</script>
+<script>{(_HERE / "graph.js").read_text(encoding="utf-8")}</script>
+</div>"""
+
+
+def _style(palette: Palette) -> str:
+    """The style sheet, with the hues of the light and the dark page filled in."""
+    css = (_HERE / "graph.css").read_text(encoding="utf-8")
+    for name, hues in (("light", LIGHT), ("dark", _NIGHT)):
+        signs = {"plus": hues[positive_hue(palette)], "minus": hues[negative_hue(palette)]}
+        variables = "".join(f"--{sign}: rgb({','.join(map(str, rgb))});" for sign, rgb in signs.items())
+        css = css.replace(f"/* {name} hues */", variables)
+    return css
+
+
+_NIGHT = {hue: tuple(min(255, round(part * 1.25) + 25) for part in rgb) for hue, rgb in DARK.items()}
+"""Lines are thinner than the token map's areas, so they are brighter on a dark page."""
+
+
+def _legend(graph: AttributionGraph, palette: Palette) -> str:
+    words = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
+    keys = zip(("plus", "minus"), words, strict=True)
+    signs = "".join(
+        f'<span><i style="background:var(--{sign})"></i>{escape(said)}</span>' for sign, said in keys
+    )
+    grey = '<span><i style="background:var(--grey)"></i>special tokens, out of the scale</span>'
+    return f"{signs}{grey if graph.special.any() else ''}<span>width grows with |relevance|</span>"
