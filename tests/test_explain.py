@@ -75,7 +75,7 @@ def test_masking_confirms_most_claims(model: torch.nn.Module) -> None:
 
 
 def test_cases_that_are_right(model: torch.nn.Module) -> None:
-    explanation = explain(model, case=demo_cases(correct=True)[0], seeds=1)
+    explanation = explain(model, demo_cases(correct=True)[0], seeds=1)
     assert explanation.roles == ("right", "wrong") and not explanation.to_json_dict()["wrong"]
 
 
@@ -119,6 +119,7 @@ def test_hosts_agree() -> None:
         (dict(), InputError, "needs a prompt"),
         (dict(prompt="  "), InputError, "needs a prompt"),
         (dict(prompt="lucy", case=demo_cases()[0]), InputError, "either the case or those"),
+        (dict(prompt=demo_cases()[0], target="lucy"), InputError, "either the case or those"),
         (dict(prompt="lucy went", target="john", contrast="john"), InputError, "both are 'john'"),
         (dict(prompt="lucy went", target="zebra"), MetricError, "zebra"),
         (dict(prompt="lucy went", target="john lucy"), MetricError, "exactly one token"),

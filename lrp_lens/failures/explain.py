@@ -29,7 +29,7 @@ _CANDIDATES = 5
 
 def explain(
     model: Any,
-    prompt: str | None = None,
+    prompt: str | Case | None = None,
     target: str | None = None,
     contrast: str | None = None,
     *,
@@ -43,7 +43,7 @@ def explain(
 
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
-        prompt: the text; BOS is put in front as TransformerLens does.
+        prompt: the text, before which BOS is put as TransformerLens does; or a case.
         target: the token the model wrongly prefers, one token; None takes the model's first choice.
         contrast: the right token, one token; None takes the model's best other choice.
         case: prompt, target and contrast together, instead of these three.
@@ -68,6 +68,8 @@ def explain(
     """
     start = perf_counter()
     rules = rule_set(rules)
+    if isinstance(prompt, Case) and case is None:
+        prompt, case = None, prompt
     prompt, target, contrast = _question(prompt, target, contrast, case)
     batch = tokenize(model, prompt, None)
     tokens = batch.ids
@@ -138,7 +140,7 @@ def rule_set(rules: RuleSet | str) -> RuleSet:
 
 
 def _question(
-    prompt: str | None, target: str | None, contrast: str | None, case: Case | None
+    prompt: str | Case | None, target: str | None, contrast: str | None, case: Case | None
 ) -> tuple[str, str | None, str | None]:
     """Prompt, target and contrast, from the arguments or from the case."""
     if case is not None:
@@ -147,7 +149,7 @@ def _question(
                 "A case brings its own prompt, target and contrast; pass either the case or those."
             )
         return case.prompt, case.target, case.contrast
-    if prompt is None or not prompt.strip():
+    if not isinstance(prompt, str) or not prompt.strip():
         raise InputError(f"An explanation needs a prompt with at least one word; received {prompt!r}.")
     return prompt, target, contrast
 
