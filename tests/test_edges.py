@@ -35,6 +35,7 @@ from lrp_lens.edges.batch_packed import batch_packed
 from lrp_lens.edges.rows import AttentionEdges
 from lrp_lens.edges.state_pass import StatePass
 from lrp_lens.edges.stream import Pruning, prune_transition
+from lrp_lens.hosts import scores
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.recording import Recorder
 from tests import zoo
@@ -138,6 +139,31 @@ def test_custom_rules(build: Callable[[str], Any], rules: str) -> None:
     with zoo.float64_throughout():
         for name in ("gpt2", "llama"):
             check(build(name), OTHER_RULES[rules], TIGHT)
+
+
+def folded(model: Any) -> None:
+    model.process_weights_(fold_ln=True, center_writing_weights=True, center_unembed=True)
+
+
+VARIANTS: dict[str, tuple[str, str, Callable[[Any], object]]] = {
+    "folded norms": ("hooked", "gpt2", folded),
+    "split inputs": ("hooked", "gpt2", lambda model: model.set_use_split_qkv_input(True)),
+    "ungrouped queries": ("hooked", "llama", lambda model: model.set_ungroup_grouped_query_attention(True)),
+    "compatibility mode": ("bridge", "gpt2", lambda model: model.enable_compatibility_mode()),
+}
+
+
+@pytest.mark.parametrize("what", VARIANTS)
+def test_other_forms_of_a_model(what: str) -> None:
+    host, name, change = VARIANTS[what]
+    if host not in BUILD:
+        pytest.skip("no HookedTransformer")
+    with zoo.float64_throughout():
+        model = BUILD[host](name)
+        change(model)
+        model.eval()
+        check(model, ATTN_LRP, TIGHT)
+        check(model, GRADIENT, TIGHT)
 
 
 @pytest.mark.parametrize(
@@ -625,3 +651,11 @@ def test_a_bar_counts_rows(build: Callable[[str], Any], capsys: pytest.CaptureFi
     assert "18/18" in capsys.readouterr().err
     attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("heads", [4, 6, 12, 16, 71])
+def test_slopes_are_those_of_hugging_face(heads: int) -> None:
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    alibi = build_alibi_tensor(torch.ones(1, 3), heads, torch.float64)
+    assert torch.allclose(scores._slopes(heads), alibi[:, 0, 1] - alibi[:, 0, 0], rtol=1e-6)
