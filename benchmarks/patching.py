@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 import warnings
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
@@ -88,7 +89,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, corrupted = (torch.randint(50257, (1, options.tokens), generator=generator) for _ in range(2))
     hosts = {"TransformerBridge": transformer_bridge}
-    if hasattr(transformer_lens, "HookedTransformer"):
+    if version("transformer_lens") < "4":
         hosts = {"HookedTransformer": hooked_transformer, **hosts}
     print(
         f"GPT-2-small shape, {options.layers} layers, {options.tokens} tokens, one pair, {options.threads} threads\n"

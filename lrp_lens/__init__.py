@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrp_lens.cache import RelevanceCache as RelevanceCache
+    from lrp_lens.circuits import Circuit as Circuit
+    from lrp_lens.circuits import ComponentEdges as ComponentEdges
+    from lrp_lens.circuits import component_edges as component_edges
+    from lrp_lens.circuits import evaluate_circuits as evaluate_circuits
+    from lrp_lens.circuits import faithfulness_curve as faithfulness_curve
     from lrp_lens.decomposition import Decomposition as Decomposition
     from lrp_lens.decomposition import decompose as decompose
     from lrp_lens.demo import demo_cases as demo_cases
@@ -68,6 +73,7 @@ __version__ = "0.1.0"
 # nothing of the demo model.
 _ROOMS = {
     "cache": ["RelevanceCache"],
+    "circuits": ["Circuit", "ComponentEdges", "component_edges", "evaluate_circuits", "faithfulness_curve"],
     "decomposition": ["Decomposition", "decompose"],
     "demo": ["demo_cases", "load_demo_model"],
     "edges": ["attribution_graph"],
@@ -136,7 +142,9 @@ __all__ = [
     "AttentionWeights",
     "AttributionGraph",
     "Case",
+    "Circuit",
     "Comparison",
+    "ComponentEdges",
     "Coverage",
     "Decomposition",
     "Epsilon",
@@ -168,11 +176,14 @@ __all__ = [
     "View",
     "attribution_graph",
     "compare",
+    "component_edges",
     "coverage",
     "decompose",
     "demo_cases",
+    "evaluate_circuits",
     "explain",
     "faithfulness",
+    "faithfulness_curve",
     "load_demo_model",
     "load_model",
     "run_with_relevance",

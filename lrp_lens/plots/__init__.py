@@ -11,6 +11,7 @@ print it from a browser.
 """
 
 from lrp_lens.plots.bars import plot_components, plot_segments
+from lrp_lens.plots.circuits import plot_circuit_curve, plot_component_edges
 from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.decomposition import plot_decomposition
 from lrp_lens.plots.facets import plot_facets
@@ -29,7 +30,9 @@ __all__ = [
     "Palette",
     "graph_html",
     "legend_words",
+    "plot_circuit_curve",
     "plot_comparison",
+    "plot_component_edges",
     "plot_components",
     "plot_composition",
     "plot_decomposition",

@@ -1,0 +1,249 @@
+"""component_edges: every edge between two components, from one backward pass.
+
+The residual stream is a sum over writers, so what reaches a reader is a sum, too:
+
+    edge(writer, reader) = Σ_positions  output(writer) · gradient at the reader's input.
+
+1. One pass of `run_with_relevance` under the rules: z, MLP outputs and embeddings, and gradients at q, k, v and the
+   norms' outputs.
+2. Writers: z · W_O and so on (`lrp_lens.circuits.writers`).  Readers: gradients through W and the norm
+   (`lrp_lens.circuits.readers`).  No split-QKV inputs, no per-head results, no loop over edges.
+3. One matrix product per block of readers, over the writers that stand before it.
+
+Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
+reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted:
+
+    GRADIENT               edge attribution patching, EAP (Syed et al. 2310.10348)
+    GRADIENT, steps=m      EAP-IG (Hanna et al. 2403.17806): gradients averaged along the path of the embeddings
+    RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lrp_lens.cache import RelevanceCache
+from lrp_lens.circuits.component_edges import ComponentEdges
+from lrp_lens.circuits.graph import ComponentGraph, component_graph
+from lrp_lens.circuits.readers import reader_blocks, reader_names
+from lrp_lens.circuits.runs import Pair, plain_run, read_pair
+from lrp_lens.circuits.writers import Writers
+from lrp_lens.decomposition.linear import wide
+from lrp_lens.errors import InputError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.text import PaddingSide
+from lrp_lens.metrics import Metric
+from lrp_lens.relevance import run_with_relevance
+from lrp_lens.rules import ATTN_LRP, RuleSet
+
+Direction = Literal["noising", "denoising"]
+"""Where gradients are taken: noising at the clean run (EAP), denoising at the corrupted one (transformer_lens)."""
+BLOCK_BYTES = 256 * 2**20
+"""Memory for the writers' outputs at once."""
+
+
+def component_edges(
+    model: Any,
+    clean: Any,
+    corrupted: Any = None,
+    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    *,
+    rules: RuleSet = ATTN_LRP,
+    positions: bool = False,
+    steps: int = 1,
+    direction: str = "noising",
+    padding_side: PaddingSide | None = None,
+) -> ComponentEdges:
+    """Score every edge of the component graph.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        clean: prompt or prompts, as in `run_with_relevance`.
+        corrupted: as many prompts of the same lengths, or None for the relevance of the edges themselves.
+        metric: what is explained; default: the clean run's top token against the runner-up.
+        rules: `GRADIENT` for EAP, `RELP` for relevance patching, or any rule set.
+        positions: keep a score for each position.
+        steps: 1 takes gradients at one run; m > 1 averages them over m points of the path between the embeddings of
+            both runs (midpoints, (k - ½) / m).
+        direction: with corrupted prompts and one step, "noising" takes gradients at the clean run, "denoising" at the
+            corrupted one.  Either way a positive score means that the clean side raises the metric.
+        padding_side: side on which shorter prompts of a batch are padded; default right.
+
+    Returns:
+        ComponentEdges: `values` [batch, writer, reader], or with `positions` [batch, writer, reader, position], in
+        units of the metric.
+
+    Raises:
+        InputError: prompts that do not fit each other, steps below 1 or without corrupted prompts, an unknown
+            direction; and what `run_with_relevance` refuses.
+        MetricError, SiteError: as `run_with_relevance`.
+
+    Example:
+        >>> from lrp_lens import GRADIENT, LogitDiff, load_demo_model
+        >>> model = load_demo_model(device="cpu")
+        >>> clean = "then mary and john went to the park . john gave the key to"
+        >>> corrupted = "then mary and john went to the park . mary gave the key to"
+        >>> edges = component_edges(model, clean, corrupted, LogitDiff("mary", "john"), rules=GRADIENT)
+        >>> edges.values.shape
+        (1, 21, 53)
+    """
+    _check(corrupted, rules, steps, direction)
+    pair = read_pair(model, clean, corrupted, metric, padding_side)
+    graph = component_graph(model)
+    writers = Writers(model, graph)
+    names = list(dict.fromkeys(writers.names() + reader_names(model, graph)))
+    chosen = pair.corrupted if direction == "denoising" and pair.corrupted is not None else pair.clean
+    runs: dict[int, Mapping[str, Tensor]] = {}
+    values: dict[int, Tensor] = {}
+    if pair.corrupted is not None:
+        for batch in (pair.clean, pair.corrupted):
+            if batch is not chosen or steps > 1:
+                rows, runs[id(batch)] = plain_run(model, batch, names, pair.bound)
+                values[id(batch)] = pair.bound.read(rows)
+    scores: Tensor | None = None
+    arriving: Tensor | None = None
+    for share in tqdm(_path(steps), desc="steps", disable=True if steps == 1 else None, leave=False):
+        ids = chosen.ids if share is None else pair.clean.ids
+        with attached(_interpolation(model, pair, runs, share)):
+            _, cache = run_with_relevance(
+                model,
+                _prompts(ids, chosen),
+                pair.metric,
+                rules=rules,
+                names_filter=names,
+                padding_side=_side(chosen),
+                logits="metric",
+            )
+        if share is None:
+            runs[id(chosen)], values[id(chosen)] = cache.activations, cache.metric_value
+        other = None if pair.corrupted is None else runs[id(pair.corrupted)]
+        found = _score(writers, cache, runs[id(pair.clean)], other, rules, positions)
+        scores = found[0] if scores is None else scores + found[0]
+        arriving = found[1] if arriving is None else arriving + found[1]
+    assert scores is not None and arriving is not None
+    return ComponentEdges(
+        graph,
+        (scores / steps).cpu().numpy(),
+        (arriving / steps).cpu().numpy(),
+        values[id(pair.clean)].detach().double().cpu().numpy(),
+        None if pair.corrupted is None else values[id(pair.corrupted)].detach().double().cpu().numpy(),
+        _method(rules, corrupted is not None, steps, direction),
+        cache.metric_text,
+        str(rules),
+        pair.clean.strings,
+        cache.towards,
+    )
+
+
+def _check(corrupted: Any, rules: Any, steps: Any, direction: str) -> None:
+    if not isinstance(rules, RuleSet):
+        raise InputError(f"rules is a RuleSet such as GRADIENT or RELP; received {rules!r}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+    if direction not in ("noising", "denoising"):
+        raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+    if corrupted is None and (steps > 1 or direction == "denoising"):
+        raise InputError(
+            f"steps > 1 and denoising go between two runs, and there is one; received steps={steps} and "
+            f"direction={direction!r} without corrupted prompts. Pass `corrupted`."
+        )
+
+
+def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
+    name = rules.name
+    if not paired:
+        return f"{name}, relevance"
+    known = {"GRADIENT": "EAP-IG" if steps > 1 else "EAP", "RELP": "relevance patching"}
+    where = f"{steps} steps" if steps > 1 else direction
+    return f"{known.get(name.upper(), name)}, clean - corrupted, {where}"
+
+
+def _path(steps: int) -> list[float | None]:
+    """Shares of the clean run's embeddings at the points of the path; None for a run as it is."""
+    return [None] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
+
+
+def _side(batch: Any) -> PaddingSide:
+    return "left" if any(batch.starts) else "right"
+
+
+def _prompts(ids: Tensor, batch: Any) -> Any:
+    """Token ids without padding, one tensor per prompt (one tensor in all where no prompt is padded)."""
+    if len(set(batch.lengths)) == 1 and not any(batch.starts):
+        return ids
+    spans = zip(ids, batch.starts, batch.lengths, strict=True)
+    return [row[start : start + length] for row, start, length in spans]
+
+
+def _interpolation(
+    model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None
+) -> list[tuple[Any, Any]]:
+    """Hooks that put the embeddings at one point of the path."""
+    if share is None:
+        return []
+    clean, corrupted = runs[id(pair.clean)][Names.EMBED], runs[id(pair.corrupted)][Names.EMBED]
+
+    def interpolate(tensor: Tensor, hook: Any) -> Tensor:
+        return (corrupted + share * (clean - corrupted)).to(tensor)
+
+    return [(resolve(model).embedding.point, interpolate)]
+
+
+def _score(
+    writers: Writers,
+    cache: RelevanceCache,
+    clean: Mapping[str, Tensor],
+    corrupted: Mapping[str, Tensor] | None,
+    rules: RuleSet,
+    positions: bool,
+) -> tuple[Tensor, Tensor]:
+    """[batch, writer, reader(, position)], and what arrives at each reader, [batch, reader]."""
+    graph, (n_examples, length) = writers.graph, cache.token_ids.shape
+    wide_dtype = wide(cache.gradients[Names.EMBED]).dtype
+    shape = (n_examples, len(graph.writers), len(graph.readers), *([length] if positions else []))
+    scores = torch.zeros(shape, dtype=wide_dtype)
+    arriving = torch.zeros(n_examples, len(graph.readers), dtype=wide_dtype)
+    for examples, columns in _blocks(n_examples, length, graph):
+        outputs = writers.outputs(clean, examples, columns)
+        if corrupted is not None:
+            outputs = outputs - writers.outputs(corrupted, examples, columns)
+        for block in reader_blocks(writers.model, graph, cache, rules, examples, columns):
+            before, stop = outputs[: block.stop], block.first + len(block.gradients)
+            stream = _stream(clean, block.stream, columns, examples, length)
+            if corrupted is not None:
+                stream = stream - _stream(corrupted, block.stream, columns, examples, length)
+            into = slice(block.first, stop)
+            arriving[examples, into] += torch.einsum("bpd,rbpd->br", stream, block.gradients).cpu()
+            if positions:
+                found = torch.einsum("wbpd,rbpd->bwrp", before, block.gradients)
+                scores[examples, : block.stop, into, columns] = found.cpu()
+            else:
+                found = torch.einsum("wbpd,rbpd->bwr", before, block.gradients)
+                scores[examples, : block.stop, into] += found.cpu()
+    return scores, arriving
+
+
+def _stream(
+    activations: Mapping[str, Tensor], name: str, columns: slice, examples: slice, length: int
+) -> Tensor:
+    tensor = activations[name]
+    tensor = tensor.reshape(-1, length, tensor.shape[-1]) if tensor.ndim == 2 else tensor
+    return wide(tensor[examples, columns])
+
+
+def _blocks(n_examples: int, length: int, graph: ComponentGraph) -> list[tuple[slice, slice]]:
+    """Slices of examples and positions whose outputs and gradients fit in `BLOCK_BYTES`."""
+    per_position = 8 * (2 * len(graph.writers) + 4 * graph.n_heads) * graph.d_model
+    columns = int(np.clip(BLOCK_BYTES // per_position, 1, length))
+    rows = int(np.clip(BLOCK_BYTES // (per_position * columns), 1, n_examples)) if columns == length else 1
+    return [
+        (slice(row, row + rows), slice(column, column + columns))
+        for row in range(0, n_examples, rows)
+        for column in range(0, length, columns)
+    ]

@@ -1,0 +1,254 @@
+"""evaluate_circuits: the metric of the model that only the edges of a circuit connect.
+
+1. Run the prompts once for the replacements (`lrp_lens.circuits.reference`).
+2. Run circuits × prompts as one batch, as many at once as fit (`lrp_lens.circuits.ablation`).
+3. Noising runs the clean prompts and replaces every edge outside the circuit.  Denoising runs the corrupted prompts and
+   puts the clean outputs into the circuit's edges.  Either way all edges give the clean metric and none the corrupted.
+4. The control that every edit counts: with only the embedding's edges replaced, the run is the other run.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lrp_lens.circuits.ablation import AblatedRun
+from lrp_lens.circuits.circuit import Circuit
+from lrp_lens.circuits.graph import ComponentGraph, component_graph
+from lrp_lens.circuits.reference import outputs_of, replacements, require_ablation
+from lrp_lens.circuits.runs import Pair, plain_run, positions_read, read_pair
+from lrp_lens.circuits.writers import Writers
+from lrp_lens.errors import InputError, SiteError
+from lrp_lens.hosts import Sites
+from lrp_lens.hosts.text import PaddingSide, TokenBatch
+from lrp_lens.metrics import BoundMetric, Metric
+
+ROW_BYTES = 512 * 2**20
+"""Memory for the writers' outputs of all rows of one pass."""
+_checked: "WeakKeyDictionary[Any, Sites]" = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CircuitValues:
+    """The metric of each circuit on each prompt, between that of all edges and that of none."""
+
+    values: np.ndarray
+    """[circuit, batch]."""
+    full: np.ndarray
+    """With all edges: the clean metric, [batch]."""
+    empty: np.ndarray
+    """With no edge (corrupted: the corrupted metric), [batch]."""
+    sizes: np.ndarray
+    """Number of edges, [circuit]."""
+    names: tuple[str, ...]
+    ablation: str
+    direction: str
+
+    @property
+    def faithfulness(self) -> np.ndarray:
+        """(m(circuit) - m(∅)) / (m(full) - m(∅)) of the means over prompts, [circuit]."""
+        gap = self.full.mean() - self.empty.mean()
+        return np.asarray((self.values.mean(1) - self.empty.mean()) / (gap if gap else np.nan))
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name}: {size} edges, metric {value:.4g}, faithfulness {share:.3f}"
+            for name, size, value, share in zip(
+                self.names, self.sizes, self.values.mean(1), self.faithfulness, strict=True
+            )
+        ]
+        ends = f"all edges {self.full.mean():.4g}, none {self.empty.mean():.4g}"
+        return "\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines])
+
+
+def evaluate_circuits(
+    model: Any,
+    circuits: Circuit | Sequence[Circuit],
+    clean: Any,
+    corrupted: Any = None,
+    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    *,
+    ablation: str = "corrupted",
+    direction: str = "noising",
+    reference: Any = None,
+    padding_side: PaddingSide | None = None,
+    max_rows: int | None = None,
+) -> CircuitValues:
+    """Run the model with every edge outside each circuit replaced.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        circuits: one or several circuits of this model.
+        clean: prompts.
+        corrupted: as many prompts of the same lengths; needed for ablation="corrupted" and for denoising.
+        metric: logits → one number per prompt; default: the clean run's top token against the runner-up.
+        ablation: what edges outside carry: "corrupted" run's outputs, "mean" over reference prompts, or "zero".
+        direction: "noising" runs the clean prompts; "denoising" (with ablation="corrupted") the corrupted ones.
+        reference: prompts of the mean, best none of the clean ones; needed for ablation="mean".
+        padding_side: of prompts of several lengths.
+        max_rows: circuits × prompts that go through the model at once; by default what fits in half a GiB.
+
+    Raises:
+        InputError: circuits of another model, prompts that do not fit, an unknown ablation or direction.
+        SiteError: if the host drops one of the edits.
+
+    Example:
+        >>> from lrp_lens import GRADIENT, LogitDiff, load_demo_model
+        >>> from lrp_lens.circuits import component_edges
+        >>> model = load_demo_model(device="cpu")
+        >>> clean = "then mary and john went to the park . john gave the key to"
+        >>> corrupted = "then mary and john went to the park . mary gave the key to"
+        >>> metric = LogitDiff("mary", "john")
+        >>> edges = component_edges(model, clean, corrupted, metric, rules=GRADIENT)
+        >>> values = evaluate_circuits(model, edges.top(200), clean, corrupted, metric)
+        >>> values.values.shape
+        (1, 1)
+    """
+    chosen = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    if direction not in ("noising", "denoising"):
+        raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+    if direction == "denoising" and ablation != "corrupted":
+        raise InputError(
+            f"Denoising restores clean outputs in a corrupted run; received ablation={ablation!r}. Use "
+            "ablation='corrupted', or direction='noising'."
+        )
+    pair = read_pair(model, clean, corrupted, metric, padding_side)
+    require_ablation(ablation, pair.corrupted, reference)
+    graph = component_graph(model)
+    _require_circuits(chosen, graph, pair.clean)
+    writers = Writers(model, graph)
+    _require_live(writers, pair)
+    own, rows = outputs_of(writers, pair.clean, pair.bound)
+    full = pair.bound.read(rows)
+    if ablation == "corrupted":
+        assert pair.corrupted is not None
+        theirs, rows = outputs_of(writers, pair.corrupted, pair.bound)
+        empty = pair.bound.read(rows)
+        batch, other = (pair.clean, theirs) if direction == "noising" else (pair.corrupted, own)
+    else:
+        batch, other = pair.clean, replacements(writers, ablation, own, pair.clean, reference)
+        empty = _values(writers, [Circuit.empty(graph)], batch, other, pair.bound, max_rows)[0]
+    run = [circuit.complement() for circuit in chosen] if direction == "denoising" else chosen
+    values = _values(writers, run, batch, other, pair.bound, max_rows)
+    return CircuitValues(
+        torch.stack(values).double().cpu().numpy(),
+        full.double().cpu().numpy(),
+        empty.double().cpu().numpy(),
+        np.array([len(circuit) for circuit in chosen]),
+        tuple(circuit.name for circuit in chosen),
+        ablation,
+        direction,
+    )
+
+
+def _require_circuits(circuits: list[Circuit], graph: ComponentGraph, batch: TokenBatch) -> None:
+    if not circuits:
+        raise InputError("There is at least one circuit to run; received none.")
+    for circuit in circuits:
+        if not isinstance(circuit, Circuit):
+            raise InputError(
+                f"A circuit is a Circuit, e.g. edges.top(100); received {type(circuit).__name__}."
+            )
+        if not circuit.graph.same_components(graph):
+            raise InputError(
+                f"A circuit is run on the model whose graph it is of; received a circuit of {circuit.graph} for a "
+                f"model of {graph}."
+            )
+        if circuit.by_position and circuit.mask.shape[-1] != batch.ids.shape[1]:
+            raise InputError(
+                f"A circuit by position has the positions of the prompts, {batch.ids.shape[1]}; received one of "
+                f"{circuit.mask.shape[-1]}."
+            )
+
+
+def _mask(circuit: Circuit, graph: ComponentGraph, length: int | None) -> Tensor:
+    """Edges kept, fixed writers included, laid out for the model's own graph."""
+    mask = circuit.mask
+    if circuit.graph != graph:  # the same components, with other fixed writers
+        rows = {str(writer): index for index, writer in enumerate(circuit.graph.writers)}
+        mask = np.zeros((len(graph.writers), *circuit.mask.shape[1:]), dtype=bool)
+        for index, writer in enumerate(graph.writers):
+            if str(writer) in rows:
+                mask[index] = circuit.mask[rows[str(writer)]]
+    fixed = graph.connected & ~graph.free
+    if length is None:
+        return torch.from_numpy(mask | fixed)
+    wide = mask if mask.ndim == 3 else np.repeat(mask[..., None], length, -1)
+    return torch.from_numpy(wide | fixed[..., None])
+
+
+def _values(
+    writers: Writers,
+    circuits: list[Circuit],
+    batch: TokenBatch,
+    other: Tensor,
+    bound: BoundMetric,
+    max_rows: int | None,
+) -> list[Tensor]:
+    """The metric of each circuit on each prompt, [batch] each."""
+    n_prompts, length = batch.ids.shape
+    graph, by_position = writers.graph, any(circuit.by_position for circuit in circuits)
+    if max_rows is None:
+        per_row = (len(graph.writers) + 3 * graph.n_heads) * length * other.shape[-1] * other.element_size()
+        max_rows = ROW_BYTES // max(per_row, 1)
+    size = max(1, max_rows // n_prompts)
+    found: list[Tensor] = []
+    with tqdm(total=len(circuits), desc="circuits", disable=None, leave=False, delay=2) as bar:
+        for start in range(0, len(circuits), size):
+            some = circuits[start : start + size]
+            masks = torch.stack([_mask(circuit, graph, length if by_position else None) for circuit in some])
+            logits = _logits(writers, masks.to(other.device), batch, other, bound)
+            found += [bound.read(rows) for rows in logits.split(n_prompts)]
+            bar.update(len(some))
+    return found
+
+
+def _logits(
+    writers: Writers,
+    masks: Bool[Tensor, "circuit writer reader ..."],
+    batch: TokenBatch,
+    other: Tensor,
+    bound: BoundMetric,
+) -> Tensor:
+    """Logits at the positions the metric reads, circuit by circuit."""
+    keep = positions_read(bound, len(masks))
+    return AblatedRun(writers, masks, other).logits(batch, [(writers.sites.unembed_input.point, keep)])
+
+
+def _require_live(writers: Writers, pair: Pair) -> None:
+    """Replace all edges of one prompt's embedding by another's: the logits must be the other's, or an edit was dropped.
+
+    Raises:
+        SiteError: if they are not.
+    """
+    if _checked.get(writers.model) is writers.sites:
+        return
+    batch = pair.clean
+    one = TokenBatch(
+        batch.ids[:1, batch.starts[0] : batch.starts[0] + batch.lengths[0]],
+        (0,),
+        batch.lengths[:1],
+        batch.strings[:1],
+        batch.special[:1],
+        True,
+    )
+    ids = (one.ids + 1) % int(writers.model.cfg.d_vocab)
+    another = TokenBatch(ids, (0,), one.lengths, one.strings, one.special, True)
+    expected = plain_run(writers.model, another, ())[0]
+    mask = torch.from_numpy(writers.graph.connected.copy())[None].to(expected.device)
+    mask[:, 0] = False
+    run = AblatedRun(writers, mask, outputs_of(writers, another)[0])
+    error = (run.logits(one, []) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+    if not error < max(2e-4, 40 * torch.finfo(expected.dtype).eps):
+        raise SiteError(
+            f"Every edit must reach the logits; with the embedding's edges replaced, {writers.sites.architecture} in "
+            f"{writers.sites.host} differs from the run they come from by {error.item():.2g} of its logits. Use the "
+            "other host for this model."
+        )
+    _checked[writers.model] = writers.sites

@@ -1,0 +1,111 @@
+"""The gated gradient at each reader's input: the residual stream as this reader alone sees it.
+
+1. For q, k and v of each head: the gradient at q is taken back through W_Q (0-rule), then through the norm: gradients
+   of different heads and of q, k and v stay apart, which the stream's own gradient adds up.
+2. For an MLP: the gradient at its norm's output, taken back through the norm.  Where attention shares that norm
+   (GPT-J and Phi on TransformerBridge), attention's part is taken off; where there is no norm, it is what the
+   gradient of the stream grows by between the MLP's output and its input.
+3. For the logits: the gradient at the last state of the stream.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.cache import RelevanceCache
+from lrp_lens.circuits.graph import ComponentGraph
+from lrp_lens.circuits.norms import at_input
+from lrp_lens.decomposition.linear import wide
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.reads import input_norm, input_weights
+from lrp_lens.hosts.sites import Sites
+from lrp_lens.rules import Plain, RuleSet
+
+
+@dataclass(frozen=True, eq=False)
+class ReaderBlock:
+    """Readers that stand side by side: all heads' q, k and v of a layer, an MLP, or the logits."""
+
+    first: int
+    """Index of the first of them among the graph's readers."""
+    stop: int
+    """How many writers stand before them."""
+    stream: str
+    """Name of the record of the stream they read."""
+    gradients: Float[Tensor, "reader batch pos d_model"]
+
+
+def stream_before(sites: Sites, layer: int) -> str:
+    """Name of the record of the stream that an MLP reads."""
+    return Names.resid_pre(layer) if sites.parallel else Names.resid_mid(layer)
+
+
+def _mlp_norm(sites: Sites, layer: int) -> tuple[str, bool]:
+    """Name of the record of what an MLP's norm puts out, or "", and whether attention reads it, too."""
+    norm = input_norm(sites, layer, "mlp")
+    if norm is None or norm.result not in sites.record_of:
+        return "", False
+    return norm.result, norm == input_norm(sites, layer, "attention")
+
+
+def reader_names(model: Any, graph: ComponentGraph) -> list[str]:
+    """The records that reader gradients are made of."""
+    sites, names = resolve(model), []
+    for layer in range(graph.n_layers):
+        names += [Names.resid_pre(layer), *(Names.attention(layer, part) for part in "qkv")]
+        if graph.mlp:
+            names += [stream_before(sites, layer), _mlp_norm(sites, layer)[0] or Names.resid_post(layer)]
+    return list(dict.fromkeys([*names, Names.resid_post(graph.n_layers - 1)]))
+
+
+def reader_blocks(
+    model: Any,
+    graph: ComponentGraph,
+    cache: RelevanceCache,
+    rules: RuleSet,
+    examples: slice = slice(None),
+    positions: slice = slice(None),
+) -> Iterator[ReaderBlock]:
+    """The gradients of every reader at some examples and positions, in the order of the graph's readers."""
+    sites = resolve(model)
+    shape = cache.token_ids.shape
+
+    def at(owner: Any, name: str) -> Tensor:
+        tensor = owner[name]
+        tensor = (
+            tensor.reshape(*shape, tensor.shape[-1]) if tensor.ndim == 2 else tensor
+        )  # flattened by a host
+        return wide(tensor[examples, positions])
+
+    first = 0
+    for layer in range(graph.n_layers):
+        stop, stream = graph.stops[first], Names.resid_pre(layer)
+        frozen = not isinstance(rules.rule_for("norm", layer), Plain)
+        x, norm = at(cache.activations, stream), input_norm(sites, layer, "attention")
+        parts = []
+        for part in "qkv":
+            weights = wide(input_weights(model, layer, part))
+            gradient = at(cache.gradients, Names.attention(layer, part))
+            parts.append(torch.einsum("bphe,hde->hbpd", gradient, weights.to(gradient)))
+        outputs = torch.cat(parts)
+        heads = at_input(norm, outputs, x, frozen)
+        yield ReaderBlock(first, stop, stream, heads)
+        first += len(heads)
+        if graph.mlp:
+            stream, (between, shared) = stream_before(sites, layer), _mlp_norm(sites, layer)
+            if between:
+                norm, x = input_norm(sites, layer, "mlp"), at(cache.activations, stream)
+                gradient = at(cache.gradients, between)
+                gradient = at_input(norm, gradient - outputs.sum(0) if shared else gradient, x, frozen)
+            else:
+                gradient = at(cache.gradients, stream) - at(cache.gradients, Names.resid_post(layer))
+                gradient = gradient - heads.sum(0) if sites.parallel else gradient
+            yield ReaderBlock(first, graph.stops[first], stream, gradient[None])
+            first += 1
+    last = Names.resid_post(graph.n_layers - 1)
+    yield ReaderBlock(first, graph.stops[first], last, at(cache.gradients, last)[None])
