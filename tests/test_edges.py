@@ -659,3 +659,18 @@ def test_slopes_are_those_of_hugging_face(heads: int) -> None:
 
     alibi = build_alibi_tensor(torch.ones(1, 3), heads, torch.float64)
     assert torch.allclose(scores._slopes(heads), alibi[:, 0, 1] - alibi[:, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["matrix", "distant matrix", "refine"])
+def test_a_changed_model_is_noticed(build: Callable[[str], Any], what: str) -> None:
+    model = build("gpt2")
+    graph = attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
+    ask = {
+        "matrix": lambda: graph.matrix(0, ("resid_mid", 0)),
+        "distant matrix": lambda: graph.matrix(0, 2),
+        "refine": lambda: graph.refine(("L0", 8)),
+    }[what]
+    ask()
+    next(one for name, one in model.named_parameters() if one.ndim == 2 and "0" in name).data.mul_(1.5)
+    with pytest.raises(InputError, match="make the graph anew"):
+        ask()

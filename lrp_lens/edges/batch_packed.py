@@ -64,6 +64,7 @@ def packed_rows(
         output = state
         for layer in range(first, last + to_mid):
             output = run.calls[layer].run(output)
+            run.require_same(layer, output)
         if to_mid:
             output = recorder.kept[Names.resid_mid(last)][-1]
         sources = [state]

@@ -175,6 +175,7 @@ class StatePass:
         recorder = Recorder(self.sites, self.batch)
         with self.hooked(recorder, self._names[layer]):
             output = self.calls[layer].run(self.calls[layer].state.clone().requires_grad_(True))
+            self.require_same(layer, output)
             output = recorder.kept[end][-1] if end != Names.resid_post(layer) else output
             calls, _ = backward((output * gradient.to(output)).sum(), recorder)
         complete(calls, self.sites, self._names[layer])
@@ -185,6 +186,17 @@ class StatePass:
             if layer:
                 self.gradients[Names.resid_post(layer - 1)] = self.gradients[Names.resid_pre(layer)]
         return LayerTensors(layer, calls)
+
+    def require_same(self, layer: int, output: Tensor) -> None:
+        """Raise InputError unless a block that ran again wrote what it had written before."""
+        last = layer == self.sites.n_layers - 1
+        before = self.final_state if last else self.calls[layer + 1].state
+        error = float((output[:1].detach() - before).abs().max() / before.abs().max().clamp_min(1e-9))
+        if not error < max(1e-4, 4 * torch.finfo(before.dtype).eps):
+            raise InputError(
+                f"A graph's blocks run again as they ran before; block {layer} now writes something else (by "
+                f"{error:.2g} of its range). Its weights or hooks were changed since: make the graph anew."
+            )
 
     def hooked(self, recorder: Recorder, names: Iterable[str]) -> ExitStack:
         """A scope with the rules and a recorder attached, gradients on, parameters frozen."""
