@@ -1,5 +1,6 @@
 """attribution_graph: closed form = the paper's definition, on every architecture, preset, host; accounts; refusals."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lrp_lens import (
     Logit,
     LogitDiff,
     LogProb,
+    Metric,
     MetricError,
     Plain,
     RuleSet,
@@ -175,8 +177,8 @@ def test_any_metric_and_position(build: Callable[[str], Any], metric: Any) -> No
     _, rel = run_with_relevance(model, zoo.prompt_tokens(1, 9), metric)
     assert graph.metric_value == pytest.approx(float(rel.metric_value[0]), rel=1e-12)
     assert disagreement(graph) < TIGHT
-    positions = {Logit: (8,), LogProb: (8,), LogitDiff: (4,), type(None): (8,)}.get(
-        type(metric), tuple(range(9))
+    positions = {LogitDiff: (4,)}.get(
+        type(metric), (2,) if callable(metric) and not isinstance(metric, Metric) else (8,)
     )
     assert graph.target_positions == positions
     read = graph.subgraph()
@@ -530,6 +532,8 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "block": (InputError, "block is", dict(block=0)),
     "one layer": (InputError, "two or more boundaries", dict(layers=[1])),
     "descending": (InputError, "ascending", dict(layers=[2, 0])),
+    "no sequence": (InputError, "two or more", dict(layers=5)),
+    "words": (InputError, "share from 0 to 1", dict(mass="0.8")),
     "beyond": (InputError, "from 0", dict(layers=[0, 9])),
 }
 
@@ -674,3 +678,65 @@ def test_a_changed_model_is_noticed(build: Callable[[str], Any], what: str) -> N
     next(one for name, one in model.named_parameters() if one.ndim == 2 and "0" in name).data.mul_(1.5)
     with pytest.raises(InputError, match="make the graph anew"):
         ask()
+
+
+SPANS = {
+    "two blocks": ((0, 3), (2, 8)),
+    "a block and a half": ((("resid_mid", 0), 8), (2, 8)),
+    "half a block into the next": ((("resid_mid", 0), 8), (("resid_mid", 1), 8)),
+}
+
+
+@pytest.mark.parametrize("what", SPANS)
+@pytest.mark.parametrize("into", ["heads", "neurons", "dimensions"])
+def test_edges_that_span_more_than_neighbours_are_not_refined(
+    build: Callable[[str], Any], what: str, into: str
+) -> None:
+    graph = attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
+    with pytest.raises(InputError, match="spans more"):
+        graph.refine(SPANS[what], into=into)
+    with pytest.raises(InputError, match="leads forwards"):
+        graph.refine(SPANS[what][::-1], into=into)
+    skipping = attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC, layers=[0, 2])
+    with pytest.raises(InputError, match="spans more"):
+        skipping.refine(0, into=into)
+    assert not graph.refinements and not skipping.refinements
+
+
+def test_hooks_that_change_the_stream_are_noticed(build: Callable[[str], Any]) -> None:
+    model = build("gpt2")
+    model.add_hook("blocks.0.hook_attn_out", lambda tensor, hook: tensor + 1)
+    with pytest.raises(SiteError, match="change activations"):
+        attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
+    model.reset_hooks()
+    attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
+
+
+def test_a_graph_asks_its_pass_as_the_pass_was_asked(build: Callable[[str], Any]) -> None:
+    model = build("gpt2")
+    graph = attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
+    for boundary in (2, ("resid_mid", 0)):
+        with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+            graph.matrix(0, boundary)
+        model.train()
+        with pytest.raises(InputError, match="train mode"):
+            graph.matrix(0, boundary)
+        model.eval()
+
+
+def test_graphs_travel_without_their_pass(build: Callable[[str], Any]) -> None:
+    graph = attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
+    for copy in (pickle.loads(pickle.dumps(graph)), graph.detached()):
+        assert copy.made_by is None and np.array_equal(copy.relevance, graph.relevance)
+        with pytest.raises(InputError, match=r"file|pass"):
+            copy.matrix(0, 2)
+    assert graph.made_by is not None
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_as_arrays_and_a_metric_of_zero(build: Callable[[str], Any]) -> None:
+    model, tokens = build("gpt2"), zoo.prompt_tokens(1, 9)
+    graph = attribution_graph(model, tokens, METRIC, layers=np.array([0, 1]))
+    assert [one.label for one in graph.boundaries] == ["embed", "L0 mid", "L0"]
+    zero = attribution_graph(model, tokens, lambda logits: logits[:, -1, 5] - logits[:, -1, 5].detach())
+    assert "the metric is 0" in zero.notes[-1] and "the metric is 0" not in str(graph.notes)

@@ -217,6 +217,11 @@ def faithfulness_curve(
         >>> list(curve.areas().columns)
         ['method', 'cpr', 'cpr_low', 'cpr_high', 'cmd', 'cmd_low', 'cmd_high']
     """
+    if not isinstance(edges, ComponentEdges | Mapping):
+        raise InputError(
+            f"A curve is of ComponentEdges, or of several by name; received {type(edges).__name__}. Pass "
+            '{"EAP": edges, ...}.'
+        )
     named = {edges.method: edges} if isinstance(edges, ComponentEdges) else dict(edges)
     shares = _checked(named, level, selection, fractions, random_controls, n_resamples, confidence)
     generator = np.random.default_rng(seed)

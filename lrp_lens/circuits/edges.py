@@ -148,6 +148,11 @@ def _check(corrupted: Any, rules: Any, steps: Any, direction: str) -> None:
         raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+    if steps > 1 and direction == "denoising":
+        raise InputError(
+            f"steps > 1 averages over the path between both runs, and direction chooses one of them; received {steps} "
+            "steps and direction='denoising'. Leave one out."
+        )
     if corrupted is None and (steps > 1 or direction == "denoising"):
         raise InputError(
             f"steps > 1 and denoising go between two runs, and there is one; received steps={steps} and "

@@ -95,7 +95,8 @@ def evaluate_circuits(
         max_rows: circuits × prompts that go through the model at once; by default what fits in half a GiB.
 
     Raises:
-        InputError: circuits of another model, prompts that do not fit, an unknown ablation or direction.
+        InputError: circuits of a graph with other components or another width, prompts that do not fit, an unknown
+            ablation or direction.
         SiteError: if the host drops one of the edits.
 
     Example:
@@ -110,7 +111,9 @@ def evaluate_circuits(
         >>> values.values.shape
         (1, 1)
     """
-    chosen = [circuits] if isinstance(circuits, Circuit) else list(circuits)
+    chosen = list(circuits) if isinstance(circuits, Sequence) else [circuits]
+    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
+        raise InputError(f"max_rows is a number of 1 or more, or None; received {max_rows!r}.")
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
     if direction == "denoising" and ablation != "corrupted":

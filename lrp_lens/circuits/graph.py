@@ -167,7 +167,9 @@ class ComponentGraph:
         return _index(self.readers, label, "reader")
 
     def same_components(self, other: "ComponentGraph") -> bool:
-        """Whether both have the same components, fixed writers aside."""
+        """Whether both have the same components and, where both know it, the same width; fixed writers aside."""
+        if self.d_model and other.d_model and self.d_model != other.d_model:
+            return False
         neutral = dict(positions=False, biases=frozenset(), d_model=0)
         return replace(self, **neutral) == replace(other, **neutral)  # type: ignore[arg-type]
 

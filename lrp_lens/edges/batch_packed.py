@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lrp_lens.edges.state_pass import StatePass
 from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.recording import Recorder
 
@@ -51,6 +52,8 @@ def packed_rows(
     run: StatePass, source: tuple[int, bool], target: tuple[int, bool], positions: range
 ) -> Tensor:
     """A[positions, :], from one backward pass over a copy for each position; arguments as `batch_packed`."""
+    require_gradients()
+    require_eval(run.model)
     (first, from_mid), (last, to_mid) = source, target
     end = Names.resid_mid(last) if to_mid else Names.resid_post(last - 1)
     gradient = run.gradients[end][0]

@@ -20,7 +20,7 @@ from lrp_lens.edges.refine import refine
 from lrp_lens.edges.state_pass import LayerTensors, StatePass, tolerance
 from lrp_lens.edges.stream import Pruned, Pruning, prune_matrix, prune_transition
 from lrp_lens.edges.transition import part_labels
-from lrp_lens.errors import SiteError
+from lrp_lens.errors import InputError, SiteError
 from lrp_lens.graph import AttributionGraph, Boundary
 from lrp_lens.hosts.names import Names
 from lrp_lens.views import View
@@ -76,7 +76,20 @@ class StateGraph:
         for source, target in self.pairs:
             if (source.name, target.name) not in found:
                 found[source.name, target.name] = self._packed(source, target, pruning, show)
-        return self._graph([found[a.name, b.name] for a, b in self.pairs])
+        graph = self._graph([found[a.name, b.name] for a, b in self.pairs])
+        self._require_balance(graph)
+        return graph
+
+    def _require_balance(self, graph: AttributionGraph) -> None:
+        """Raise SiteError unless every target accounts for its relevance."""
+        size = np.abs(graph.node_relevance).max()
+        missing = graph.balance()["remainder"].abs().max() / (size if size else 1.0)
+        if not missing < tolerance(self.run.final_state.dtype, 1e-3):
+            raise SiteError(
+                f"A state's relevance is that of its edges and sinks; here {missing:.2g} of the largest is missing. "
+                "Does a hook on the model change activations? Remove it (model.reset_hooks()); else report the "
+                "architecture."
+            )
 
     @property
     def pairs(self) -> list[tuple[Boundary, Boundary]]:
@@ -172,8 +185,7 @@ class StateGraph:
         )
         counts = [len(one.relevance) for one in transitions]
         final = self.boundaries[-1].name == run.final
-        positions = None if run.metric.positions is None else run.metric.positions[0].unique().tolist()
-        everywhere = list(range(run.length))
+        read = run.gradients[run.final][0].abs().sum(-1).nonzero().flatten().tolist()
         return AttributionGraph(
             boundaries=self.boundaries,
             token_strings=run.batch.strings[0],
@@ -196,8 +208,8 @@ class StateGraph:
             metric_text=run.metric_text,
             rules_text=str(run.rules),
             towards=run.towards,
-            target_positions=tuple(positions if final and positions is not None else everywhere),
-            notes=(f"method: {self.options.method}", self.options.words()),
+            target_positions=tuple(read if final else range(run.length)),
+            notes=(f"method: {self.options.method}", *self.options.words(run.metric_value)),
             made_by=self,
         )
 
@@ -222,9 +234,28 @@ class StateGraph:
         raise AssertionError((start, end))
 
     def refine(self, *, source: tuple[int, int] | None, target: tuple[int, int], into: str) -> View:
-        """What carries a node, or an edge between neighbours."""
+        """What carries a node, or an edge inside one block.
+
+        Raises:
+            InputError: for an edge whose source is not before its target in the target's block; it has dimensions only
+                if it is the source's that are asked for, through all blocks between.
+        """
         end = (self.boundaries[target[0]], target[1])
-        start = None if source is None else (self.boundaries[source[0]], source[1])
+        if source is None:
+            return refine(self.run, source=None, target=end, into=into)
+        start = (self.boundaries[source[0]], source[1])
+        first, last = _place(start[0]), _place(end[0])
+        if first >= last:
+            raise InputError(
+                f"An edge leads forwards; received {start[0].label}@{start[1]} → {end[0].label}@{end[1]}. Swap them."
+            )
+        mid_to_next = self.run.mid_states and self.options.split == "mid"
+        inside = (last[0], False) if last[1] else (last[0] - 1, mid_to_next)
+        if first != inside:
+            raise InputError(
+                "An edge is refined between neighbouring states of one block; "
+                f"{start[0].label} → {end[0].label} spans more. Refine the edges or the nodes on the way."
+            )
         return refine(self.run, source=start, target=end, into=into)
 
 

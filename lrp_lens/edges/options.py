@@ -44,10 +44,11 @@ class Options:
         size = abs(metric)
         return Pruning(self.node_threshold * size, self.edge_threshold * size, self.mass, self.max_edges)
 
-    def words(self) -> str:
+    def words(self, metric: float) -> tuple[str, ...]:
         """What was kept, for the graph's notes."""
         most = "" if self.max_edges is None else f", at most {self.max_edges} edges a transition"
-        return (
+        kept = (
             f"kept: nodes with |R| > {self.node_threshold:g}·|metric|, edges with |A| > {self.edge_threshold:g}·"
             f"|metric|, the strongest edges that hold {100 * self.mass:g} % of each transition's mass{most}"
         )
+        return (kept,) if metric else (kept, "the metric is 0: thresholds relative to it keep everything")

@@ -9,8 +9,9 @@ to compute it, are in `batch_packed`.
 4. Everything left out is accounted for: for every target Σ in-edges + pruned + sinks = its relevance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -113,14 +114,14 @@ def _layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
     """
     if layers is None:
         return tuple(range(n_layers + 1))
-    kept = tuple(layers)
-    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in kept)
+    kept = tuple(layers) if isinstance(layers, Iterable) else ()
+    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in kept)
     if not whole or len(kept) < 2 or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] > n_layers:
         raise InputError(
             f"layers are two or more boundaries, ascending, from 0 (embedding) to {n_layers} (after the last block); "
             f"received {layers!r}."
         )
-    return kept
+    return tuple(map(int, kept))
 
 
 def _of_example(metric: Metric, row: int) -> Metric:

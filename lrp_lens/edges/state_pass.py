@@ -23,7 +23,7 @@ from lrp_lens.edges.tangents import PARTS, projection
 from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite
+from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_weights
 from lrp_lens.hosts.replay import BlockCall, blocks_captured, is_attention_only
@@ -170,6 +170,8 @@ class StatePass:
                 the blocks after it have been run.
             at: name of the state at which it starts; default the block's output.
         """
+        require_gradients()
+        require_eval(self.model)
         end = at or Names.resid_post(layer)
         gradient = self.gradients[end] if cotangent is None else cotangent
         recorder = Recorder(self.sites, self.batch)

@@ -11,7 +11,7 @@ The reference is "Contrastive Attribution in the Wild" (arXiv 2604.17761).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -248,6 +248,14 @@ class AttributionGraph:
         return paths.top_paths(self, k, source=source, target=target, by=by, node_floor=node_floor)
 
     # The pass
+
+    def detached(self) -> "AttributionGraph":
+        """The same graph without its pass: it lets go of the model, and `matrix` and `refine` are those of a file."""
+        return replace(self, made_by=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy in another process gets: everything but the pass."""
+        return self.__dict__ | {"made_by": None}
 
     def matrix(self, source: BoundaryKey, target: BoundaryKey) -> np.ndarray:
         """All edges between two boundaries before pruning, [target position, source position].

@@ -14,6 +14,7 @@ Equal magnitudes are ranked by their place in the array, so a result never depen
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,13 +88,13 @@ def mass_threshold(magnitudes: np.ndarray, mass: float, total: float | None = No
 
 def check_share(mass: float) -> None:
     """Raise InputError unless 0 ≤ mass ≤ 1."""
-    if not 0 <= mass <= 1:
+    if not isinstance(mass, Real) or not 0 <= mass <= 1:
         raise InputError(f"A mass is a share from 0 to 1 of the sum of |edge|; received {mass!r}. Try 0.85.")
 
 
 def check_threshold(name: str, threshold: float) -> None:
     """Raise InputError unless the threshold is a number ≥ 0."""
-    if not 0 <= threshold < np.inf:
+    if not isinstance(threshold, Real) or not 0 <= threshold < np.inf:
         raise InputError(
             f"{name} is a share of |metric|, a finite number from 0 upwards; received {threshold!r}. Try 0.01."
         )
