@@ -705,7 +705,7 @@ def test_edges_that_span_more_than_neighbours_are_not_refined(
 
 def test_hooks_that_change_the_stream_are_noticed(build: Callable[[str], Any]) -> None:
     model = build("gpt2")
-    model.add_hook("blocks.0.hook_attn_out", lambda tensor, hook: tensor + 1)
+    model.add_hook("blocks.0.hook_attn_out", lambda tensor, hook: tensor + torch.arange(32) ** 2 / 500)
     with pytest.raises(SiteError, match="change activations"):
         attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC)
     model.reset_hooks()

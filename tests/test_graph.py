@@ -224,3 +224,17 @@ def test_the_room_needs_neither_torch_nor_heavy_libraries() -> None:
 def test_every_exported_name_exists() -> None:
     assert all(hasattr(lrp_lens.graph, name) for name in lrp_lens.graph.__all__)
     assert list(lrp_lens.graph.__all__) == sorted(lrp_lens.graph.__all__)
+
+
+def test_parts_table_holds_every_part_once() -> None:
+    graph = FrozenNetwork(positions=5, layers=2).graph()
+    table = graph.parts_table
+    assert len(table) == np.count_nonzero(graph.part_values)
+    assert np.allclose(table.groupby(level=0)["relevance"].sum(), graph.relevance)
+    assert (np.diff(np.abs(table["relevance"])) <= 0).all()
+    first = table.iloc[0]
+    assert graph.parts_of(int(table.index[0]))[first["part"]] == first["relevance"]
+    heads = table["head"].notna()
+    assert set(table.loc[heads, "mechanism"]) <= {"OV", "K", "Q"}
+    assert set(table.loc[~heads, "mechanism"]) <= {"residual", "MLP"}
+    assert table["layer"].equals(graph.edges.loc[table.index, "layer"])

@@ -177,6 +177,19 @@ def test_the_figure_says_what_it_leaves_out() -> None:
     assert " of " not in plot_graph(graph).layout.title.text
 
 
+def test_tokens_that_no_edge_touches_may_be_left_out() -> None:
+    graph = NETWORK.graph().prune(edge_threshold=0.2)
+    touched = sorted({*graph.source.tolist(), *graph.target.tolist(), *graph.target_positions})
+    assert 0 < len(touched) < len(graph.token_strings)
+    few, every = plot_graph(graph, touched_only=True), plot_graph(graph)
+    assert len(every.layout.xaxis.ticktext) == len(graph.token_strings)
+    shown = [text.removesuffix("</i>") for text in few.layout.xaxis.ticktext]
+    assert [int(text.rpartition(" ")[2]) for text in shown] == touched
+    assert f"{len(touched)} of {len(graph.token_strings)} tokens" in few.layout.title.text
+    hovers = [sorted(figure.data[-1].customdata) for figure in (few, every)]
+    assert hovers[0] == hovers[1]  # the same nodes, in other columns
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [

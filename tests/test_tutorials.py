@@ -37,7 +37,7 @@ def _settings_are_left_alone() -> Iterator[None]:
 
 def test_they_are_numbered() -> None:
     numbers = [int(path.name.partition("_")[0]) for path in TUTORIALS]
-    assert numbers == list(range(1, 7))
+    assert numbers == list(range(1, 9))
     for number, path in zip(numbers, TUTORIALS, strict=True):
         assert cells(path, "markdown")[0].startswith(f"# {number} ")
 

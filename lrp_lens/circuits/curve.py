@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.component_edges import ComponentEdges
 from lrp_lens.circuits.evaluate import evaluate_circuits
+from lrp_lens.circuits.scores import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.metrics import Metric

@@ -27,10 +27,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lrp_lens.cache import RelevanceCache
-from lrp_lens.circuits.component_edges import ComponentEdges
 from lrp_lens.circuits.graph import ComponentGraph, component_graph
 from lrp_lens.circuits.readers import reader_blocks, reader_names
 from lrp_lens.circuits.runs import Pair, plain_run, read_pair
+from lrp_lens.circuits.scores import ComponentEdges
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import InputError

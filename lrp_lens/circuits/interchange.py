@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.component_edges import ComponentEdges
 from lrp_lens.circuits.graph import Component, ComponentGraph, component_graph
+from lrp_lens.circuits.scores import ComponentEdges
 from lrp_lens.errors import InputError
 
 

@@ -19,7 +19,7 @@ from lrp_lens.circuits.graph import FIXED, ComponentGraph
 from lrp_lens.errors import InputError
 
 if TYPE_CHECKING:
-    from lrp_lens.circuits.component_edges import ComponentEdges
+    from lrp_lens.circuits.scores import ComponentEdges
 
 
 def top_edges(edges: "ComponentEdges", n: int, *, absolute: bool = True, prune: bool = True) -> Circuit:

@@ -15,7 +15,7 @@ from lrp_lens.errors import InputError
 
 if TYPE_CHECKING:
     from lrp_lens.circuits.circuit import Circuit
-    from lrp_lens.circuits.component_edges import ComponentEdges
+    from lrp_lens.circuits.scores import ComponentEdges
 
 EDGES, CIRCUIT = "lrp_lens.ComponentEdges/1", "lrp_lens.Circuit/1"
 _TEXTS = ("method", "metric_text", "rules_text", "token_strings", "towards")

@@ -18,9 +18,9 @@ class Options:
 
     split: Split = "mid"
     method: Method = "closed_form"
-    node_threshold: float = 0.01
-    edge_threshold: float = 0.0
-    mass: float = 0.85
+    node_threshold: float | int = 0.01
+    edge_threshold: float | int = 0.0
+    mass: float | int = 0.85
     max_edges: int | None = 200_000
     block: int | None = None
     checkpoint: str | PathLike[str] | None = None

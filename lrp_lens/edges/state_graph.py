@@ -39,9 +39,9 @@ def attribution_graph(
     layers: Sequence[int] | None = None,
     split: Split = "mid",
     method: Method = "closed_form",
-    node_threshold: float = 0.01,
-    edge_threshold: float = 0.0,
-    mass: float = 0.85,
+    node_threshold: float | int = 0.01,
+    edge_threshold: float | int = 0.0,
+    mass: float | int = 0.85,
     max_edges: int | None = 200_000,
     block: int | None = None,
     checkpoint: str | PathLike[str] | None = None,
@@ -114,7 +114,7 @@ def _layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
     """
     if layers is None:
         return tuple(range(n_layers + 1))
-    kept = tuple(layers) if isinstance(layers, Iterable) else ()
+    kept: tuple[Any, ...] = tuple(layers) if isinstance(layers, Iterable) else ()
     whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in kept)
     if not whole or len(kept) < 2 or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] > n_layers:
         raise InputError(

@@ -152,9 +152,20 @@ class AttributionGraph:
 
         Columns: transition ("L2 mid → L2"), source, source_position, source_token, target, target_position,
         target_token (source and target are boundary labels), relevance, share (of the target's |relevance|), part (the
-        strongest, e.g. "H3 OV"), part_relevance, head (its number, missing if the part is no head).
+        strongest, e.g. "H3 OV"), part_relevance, head (its number, missing if the part is no head), layer (the block
+        inside which the edge lies).
         """
         return tables.edge_table(self)
+
+    @property
+    def parts_table(self) -> pd.DataFrame:
+        """Every part of every kept edge, strongest first; the index is the edge's number, once for each of its parts.
+
+        Columns: those of `edges` that name its ends, layer, part ("H3 OV"), mechanism ("OV", "K", "Q", "residual",
+        "MLP"), head, relevance.  For the strongest OV parts between different tokens:
+        `t[(t.mechanism == "OV") & (t.source_position != t.target_position)]`.
+        """
+        return tables.part_table(self)
 
     @property
     def nodes(self) -> pd.DataFrame:
@@ -203,9 +214,9 @@ class AttributionGraph:
     def prune(
         self,
         *,
-        node_threshold: float | None = None,
-        edge_threshold: float | None = None,
-        mass: float | None = None,
+        node_threshold: float | int | None = None,
+        edge_threshold: float | int | None = None,
+        mass: float | int | None = None,
     ) -> "AttributionGraph":
         """A smaller graph; what was dropped moves into `pruned` and `pruned_mass`.
 

@@ -14,8 +14,7 @@ Equal magnitudes are ranked by their place in the array, so a result never depen
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -86,15 +85,15 @@ def mass_threshold(magnitudes: np.ndarray, mass: float, total: float | None = No
     return float(magnitudes[keep_mass(magnitudes, mass, total)].min(initial=np.inf))
 
 
-def check_share(mass: float) -> None:
+def check_share(mass: Any) -> None:
     """Raise InputError unless 0 ≤ mass ≤ 1."""
-    if not isinstance(mass, Real) or not 0 <= mass <= 1:
+    if not isinstance(mass, float | int) or not 0 <= mass <= 1:
         raise InputError(f"A mass is a share from 0 to 1 of the sum of |edge|; received {mass!r}. Try 0.85.")
 
 
-def check_threshold(name: str, threshold: float) -> None:
+def check_threshold(name: str, threshold: Any) -> None:
     """Raise InputError unless the threshold is a number ≥ 0."""
-    if not isinstance(threshold, Real) or not 0 <= threshold < np.inf:
+    if not isinstance(threshold, float | int) or not 0 <= threshold < np.inf:
         raise InputError(
             f"{name} is a share of |metric|, a finite number from 0 upwards; received {threshold!r}. Try 0.01."
         )
@@ -109,9 +108,9 @@ def slices(graph: "AttributionGraph") -> list[slice]:
 def prune(
     graph: "AttributionGraph",
     *,
-    node_threshold: float | None = None,
-    edge_threshold: float | None = None,
-    mass: float | None = None,
+    node_threshold: float | int | None = None,
+    edge_threshold: float | int | None = None,
+    mass: float | int | None = None,
 ) -> "AttributionGraph":
     """See AttributionGraph.prune."""
     if node_threshold is None and edge_threshold is None and mass is None:

@@ -70,9 +70,39 @@ def edge_table(graph: "AttributionGraph", most: int | None = None) -> pd.DataFra
             "part": np.array(graph.parts, dtype=object)[strongest],
             "part_relevance": values[np.arange(len(strongest)), strongest],
             "head": pd.array(heads[strongest], dtype="Int64"),
+            "layer": pd.array(
+                np.array([one.layer for one in graph.boundaries], dtype=object)[below + 1], dtype="Int64"
+            ),
         },
         index=pd.Index(shown, name="edge"),
     )
+
+
+def part_table(graph: "AttributionGraph") -> pd.DataFrame:
+    """See AttributionGraph.parts_table."""
+    edge, part = graph.part_values.nonzero()
+    values = graph.part_values[edge, part]
+    order = np.argsort(-np.abs(values), kind="stable")
+    edge, part, values = edge[order], part[order], values[order]
+    ends = [
+        "transition",
+        "source",
+        "source_position",
+        "source_token",
+        "target",
+        "target_position",
+        "target_token",
+        "layer",
+    ]
+    table = edge_table(graph).loc[edge, ends]
+    labels = np.array(graph.parts, dtype=object)
+    mechanisms = np.array([label.split(" ")[-1] if head_of(label) is not None else label for label in labels])
+    table["part"], table["mechanism"] = labels[part], mechanisms[part]
+    table["head"] = pd.array(
+        np.array([head_of(label) for label in labels], dtype=object)[part], dtype="Int64"
+    )
+    table["relevance"] = values
+    return table
 
 
 def head_of(part: str) -> int | None:

@@ -28,12 +28,20 @@ _GREY = "#a3abb5"
 _SIGNS = ("plus", "minus", "special")
 
 
-def plot_graph(graph: AttributionGraph, *, max_edges: int = 1500, palette: Palette = "default") -> go.Figure:
+def plot_graph(
+    graph: AttributionGraph,
+    *,
+    max_edges: int = 1500,
+    touched_only: bool = False,
+    palette: Palette = "default",
+) -> go.Figure:
     """The graph as a figure.
 
     Args:
         graph: any graph; `graph.prune(mass=0.85).subgraph()` keeps it legible.
         max_edges: how many edges to draw at most, the strongest of each transition.
+        touched_only: only the tokens that a drawn edge touches are columns, each with its position; a prompt of more
+            than 128 tokens is always drawn so.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
@@ -47,13 +55,13 @@ def plot_graph(graph: AttributionGraph, *, max_edges: int = 1500, palette: Palet
         "special": _GREY,
     }
     shown = drawn(graph, max_edges)
-    places = columns(graph, shown)
+    places = columns(graph, shown, touched_only)
     column = np.full(len(graph.token_strings), -1)
     column[places] = np.arange(len(places))
     lines = _lines(graph, shown, column, colours)
     figure = go.Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
     positive, negative = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
-    cap = left_out(graph, max_edges)
+    cap = left_out(graph, max_edges, touched_only)
     words = f"{positive}, {negative}" + (f"; {cap}" if cap else "")
     boundaries, positions = len(graph.boundaries), len(places)
     every = max(1, -(-boundaries // 32))

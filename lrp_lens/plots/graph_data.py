@@ -61,19 +61,19 @@ def drawn(graph: AttributionGraph, most: int) -> np.ndarray:
     return chosen[np.argsort(np.abs(graph.relevance[chosen]), kind="stable")]
 
 
-def columns(graph: AttributionGraph, shown: np.ndarray) -> np.ndarray:
+def columns(graph: AttributionGraph, shown: np.ndarray, touched_only: bool = False) -> np.ndarray:
     """The positions that are columns, ascending: all of a short prompt, else those that matter to the drawing."""
-    if len(graph.token_strings) <= _ALL_COLUMNS:
+    if len(graph.token_strings) <= _ALL_COLUMNS and not touched_only:
         return np.arange(len(graph.token_strings))
     targets = graph.target_positions if len(graph.target_positions) <= _ALL_COLUMNS else ()
     touched = np.union1d(graph.source[shown], graph.target[shown])
     return np.union1d(touched, np.array(targets, dtype=touched.dtype))
 
 
-def left_out(graph: AttributionGraph, most: int) -> str:
+def left_out(graph: AttributionGraph, most: int, touched_only: bool = False) -> str:
     """Which edges and tokens are not drawn, in words; empty if all are."""
     kept, chosen = len(graph.relevance), drawn(graph, most)
-    shown, tokens = len(columns(graph, chosen)), len(graph.token_strings)
+    shown, tokens = len(columns(graph, chosen, touched_only)), len(graph.token_strings)
     words = f"{shown:,} of {tokens:,} tokens, those that a drawn edge touches" if shown < tokens else ""
     if kept <= most:
         return words
