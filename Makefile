@@ -5,6 +5,7 @@
 PYTHON ?= python3
 ARGS ?=
 DEMO_ARGS ?=
+LAB_ARGS ?=
 WORKERS ?= 2
 TORCH := torch==2.13.0
 BIN := .venv/bin
@@ -13,11 +14,12 @@ BIN4 := .venv-tl4/bin
 # One thread per pytest worker: two workers with two threads each fight over two cores.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
-.PHONY: help demo test test-tl4 lint format bench clean
+.PHONY: help demo notebooks test test-tl4 lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       explain one failure of the shipped model; prints where the report is"
+	@echo "make notebooks  open the tutorials in JupyterLab"
 	@echo "make test       the test suite on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same suite on transformer_lens 4.3.0"
 	@echo "make lint       ruff and mypy"
@@ -27,6 +29,9 @@ help:
 
 demo: .venv/.stamp
 	$(BIN)/lrp-lens explain $(DEMO_ARGS)
+
+notebooks: .venv/.stamp-notebooks
+	$(BIN)/jupyter lab $(LAB_ARGS) tutorials
 
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))
@@ -62,6 +67,10 @@ endef
 
 .venv/.stamp: pyproject.toml constraints.txt
 	$(call MAKE_VENV,.venv,constraints.txt,dev)
+
+.venv/.stamp-notebooks: .venv/.stamp
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[notebooks]'
+	@touch $@
 
 .venv-tl4/.stamp: pyproject.toml constraints-tl4.txt
 	$(call MAKE_VENV,.venv-tl4,constraints-tl4.txt,test)

@@ -9,6 +9,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from html import escape
 from pathlib import Path
@@ -217,7 +218,8 @@ class RelevanceCache(Mapping[str, Tensor]):
             positions = self.sum_to_positions(Names.POS_EMBED) if Names.POS_EMBED in self else None
             title = f"{self.rules_text.splitlines()[0]}, {self.metric_text}"
             tokens = self.sum_to_positions(Names.EMBED)
-            self._ledger = self._balance.close(self.metric_value, tokens, positions, title)
+            closed = self._balance.close(self.metric_value, tokens, positions, title)
+            self._ledger = replace(closed, towards=self.towards)
         return self._ledger
 
     def to(self, device: str | torch.device) -> "RelevanceCache":

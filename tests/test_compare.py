@@ -1,5 +1,8 @@
 """compare, its statistics, rule suggestions and plots; statistics against literal definitions."""
 
+import subprocess
+import sys
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -7,13 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, View
+from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, SiteError, View
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import FACETS
 from lrp_lens.patching.statistics import (
+    above_floor,
     bootstrap_weights,
     halves,
     interval,
@@ -87,6 +91,33 @@ def test_statistics_without_an_answer_are_nan():
     assert np.isnan(interval(np.array([0.5]))[1])
 
 
+def test_ties_in_the_top_k_are_broken_in_expectation():
+    """Against the mean over random orders of the cells; no order of the cells matters."""
+    rng = np.random.default_rng(3)
+    scores, exact = rng.integers(-2, 3, size=(2, 1, 6)).astype(float)
+    for k in range(1, 7):
+        shares = []
+        draws = np.random.default_rng(k)
+        for _ in range(4000):
+            tops = []
+            for values in (scores[0], exact[0]):
+                order = draws.permutation(6)
+                tops.append(set(order[np.argsort(-np.abs(values[order]), kind="stable")[:k]]))
+            shares.append(len(tops[0] & tops[1]) / k)
+        found = top_overlap(k)(scores, exact)[0]
+        assert abs(found - np.mean(shares)) < 4 * np.std(shares) / np.sqrt(4000) + 1e-12
+        swap = rng.permutation(6)
+        assert np.isclose(top_overlap(k)(scores[:, swap], exact[:, swap])[0], found)
+    flat, some = np.zeros((1, 4)), np.array([[4.0, 3.0, 2.0, 1.0]])
+    assert top_overlap(1)(flat, some) == 0.25  # chance, where the first cell would have been a hit
+    assert np.isnan(top_overlap(1)(some, flat)) and np.isnan(top_overlap(1)(flat, flat))
+
+
+def test_no_cell_is_above_the_floor_of_nothing():
+    assert not above_floor(np.zeros(3), 0.01).any() and not above_floor(np.zeros(3), 0).any()
+    assert above_floor(np.array([0.0, 1.0]), 0).all()
+
+
 def test_bootstrap_weights_are_resampled_means():
     weights = bootstrap_weights(8, 2000, seed=0)
     np.testing.assert_allclose(weights.sum(1), 1)
@@ -120,7 +151,10 @@ def test_the_table_holds_what_was_asked(found):
     assert costs.loc["RELP"].tolist() == [2, 2, 1, 1] and costs.loc["IG"].tolist() == [8, 8, 6, 6]
     assert rows[rows.site == "mlp_out"].exact_forwards.eq(2 * 4).all()
     assert found.to_dataframe().equals(found.to_dataframe()) and "6 prompts of 4 tokens" in repr(found)
-    assert "<table" in found._repr_html_()
+    page = found._repr_html_()
+    assert "<table" in page and "<th>top_5</th>" in page and "cut off by CP_LRP" in page
+    value = rows.set_index(["metric", "site", "method"]).pearson["difference", "mlp_out", "RELP"]
+    assert "difference, mlp_out: GRADIENT" in repr(found) and f"RELP {value:.2f}" in repr(found)
 
 
 def test_exact_effects_are_activation_patching_minus_the_base(model, found):
@@ -227,8 +261,208 @@ def test_noise_floor_and_losses(found):
     assert losses.difference.dropna().is_monotonic_increasing
     np.testing.assert_allclose(losses.difference, losses.lrp - losses.gradient)
     assert (losses.loses == (losses.difference_high < 0)).all()
-    with pytest.raises(InputError, match="A statistic is one of"):
+    with pytest.raises(InputError, match="one of pearson, spearman, sign_agreement, top_3, top_5; received"):
         found.losses("kendall")
+    with pytest.raises(InputError, match="received 'scale'"):
+        found.losses("scale")
+
+
+def one_site(values, scores, ks=(2,), samples=20):
+    """A comparison of [prompt, cell] arrays as one layer of resid_pre."""
+    comparison = Comparison(len(values), values.shape[1], 1, ks, samples, 0, "denoising")
+    facet, cost = FACETS["resid_pre"], Cost(0, 0, 0.0, 0.0)
+    comparison.add_exact("metric", facet, values[:, None], cost)
+    comparison.add("metric", facet, Scores("TWIN", scores[:, None], cost))
+    return comparison
+
+
+def test_without_effects_there_is_no_agreement_and_a_note():
+    scores = np.random.default_rng(0).normal(size=(4, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        comparison = one_site(np.zeros((4, 5)), scores)
+        row, floor = comparison.table().iloc[0], comparison.noise_floor().iloc[0]
+        flat = one_site(scores, np.zeros((4, 5))).table().iloc[0]
+        nothing = one_site(np.full((4, 5), np.nan), scores)
+        assert np.isnan(nothing.noise_floor().pearson[0]) and np.isnan(nothing.table().top_2[0])
+    for name in ("pearson", "spearman", "sign_agreement", "top_2", "top_2_low"):
+        assert np.isnan(row[name]) and np.isnan(floor[name])
+    assert row.note == floor.note == "no cell has an effect" and row.n_ranked == row.top_2_cells == 0
+    assert flat.note == "all scores are equal" and np.isclose(flat.top_2, 2 / 5)
+    assert one_site(scores, scores).table().note[0] == ""
+
+
+def test_k_is_capped_by_what_is_ranked_and_by_the_cells_alike():
+    values = np.tile([5.0, 4.0, 3.0, 1e-5, 2e-5], (3, 1))
+    comparison = one_site(values, values, ks=(2, 4, 50))
+    row = comparison.table().iloc[0]
+    assert (row.n_ranked, row.top_2_cells, row.top_4_cells, row.top_50_cells) == (3, 2, 3, 3)
+    assert row.top_2 == row.top_4 == row.top_50 == 1
+    every = comparison.with_floor(0).table().iloc[0]
+    assert (every.top_4_cells, every.top_50_cells) == (4, 5) and every.top_50 == 1
+
+
+def test_random_rankings_are_drawn_for_each_site_and_averaged(model, found):
+    options = dict(sites=["resid_pre", "mlp_out"], methods="RANDOM", ks=3, samples=200)
+    result = compare(model, CLEAN, CORRUPTED, METRIC, seed=1, **options)
+    draws = {site: result.scores["metric", site, "RANDOM"].draws for site in options["sites"]}
+    assert draws["resid_pre"].shape == draws["mlp_out"].shape == (20, 2, 4)
+    both = np.corrcoef(draws["resid_pre"].ravel(), draws["mlp_out"].ravel())[0, 1]
+    assert abs(both) < 0.3
+    assert np.corrcoef(draws["mlp_out"].reshape(20, -1))[np.triu_indices(20, 1)].max() < 0.999
+    again = compare(model, CLEAN, CORRUPTED, METRIC, seed=1, **options)
+    other = compare(model, CLEAN, CORRUPTED, METRIC, seed=2, **options)
+    np.testing.assert_array_equal(draws["mlp_out"], again.scores["metric", "mlp_out", "RANDOM"].draws)
+    assert not np.allclose(draws["mlp_out"], other.scores["metric", "mlp_out", "RANDOM"].draws)
+    rows = result.table().set_index("site")
+    exact = result.view("mlp_out").values.ravel()
+    each = [np.corrcoef(draw.ravel(), exact)[0, 1] for draw in draws["mlp_out"]]
+    assert np.isclose(rows.pearson["mlp_out"], np.mean(each))
+    assert rows.pearson_low["mlp_out"] < min(0, np.mean(each)) and rows.pearson_high["mlp_out"] > 0
+    assert np.isclose(result.on_prompts("metric", "mlp_out", "RANDOM", range(6), "pearson"), np.mean(each))
+    assert rows.note.str.startswith("mean over 20 random rankings").all()
+
+
+def test_costs_are_those_of_what_ran(model, found):
+    costs = found.table().groupby("method")[["forwards", "backwards"]].max()
+    assert costs.loc["RANDOM"].tolist() == [0, 0] and costs.loc["ROLLOUT"].tolist() == [1, 0]
+    assert costs.loc["ATP_STAR"].tolist() == [1 + 2 + 2 + 1, 3]  # run, drops, softmax twice (keys), clean run
+    out = compare(model, CLEAN, CORRUPTED, METRIC, sites="mlp_out", methods="ATP_STAR", samples=0).table()
+    assert out[["forwards", "backwards"]].values.tolist() == [[1 + 2 + 1, 3]]
+
+
+def test_passes_are_counted_as_they_are_run(model):
+    """Every forward pass of the model is counted by a hook, against the table."""
+    for method in ("RANDOM", "ROLLOUT", "GRADIENT", "ATP_STAR", "ATP_QK_FIX", "IG"):
+        seen = []
+        hook = ("hook_embed", lambda tensor, hook, seen=seen: seen.append(1))
+        with model.hooks(fwd_hooks=[hook]):
+            result = compare(
+                model,
+                CLEAN,
+                CORRUPTED,
+                METRIC,
+                sites=["resid_pre"],
+                methods=[method],
+                samples=0,
+                engine="transformer_lens",
+            )
+        exact = 2 * 4 + 1 + 2  # patches, clean activations for them, the metric of both runs
+        assert len(seen) - exact == result.table().forwards[0], method
+
+
+def test_what_cannot_run_is_refused_first_or_noted(monkeypatch):
+    gptj = zoo.bridge("gptj")
+    options = dict(samples=0, ks=3)
+    found = compare(gptj, CLEAN, CORRUPTED, METRIC, sites="mlp_out", methods=["GRADIENT", "GIM"], **options)
+    rows = found.table().set_index("method")
+    assert np.isfinite(rows.pearson["GRADIENT"]) and np.isnan(rows.pearson["GIM"])
+    assert "GIM cannot run here: Every edit must reach the logits" in rows.note["GIM"]
+    room = sys.modules["lrp_lens.patching.compare"]  # the façade's name is the function's
+    monkeypatch.setattr(room, "activation_values", None)  # nothing may be patched
+    with pytest.raises(SiteError, match="has no resid_mid"):
+        compare(gptj, CLEAN, CORRUPTED, METRIC, sites=["mlp_out", "resid_mid"], **options)
+    with pytest.raises(InputError, match="is the constant 0"):
+        compare(gptj, CLEAN, CORRUPTED, lambda logits: 0 * logits[:, -1, 0])
+    with pytest.raises(InputError, match="a finite number for each prompt; metric gives"):
+        compare(gptj, CLEAN, CORRUPTED, lambda logits: logits[:, -1, 0] * float("nan"))
+    with pytest.raises(InputError, match="differentiably; mine does not"):
+        compare(gptj, CLEAN, CORRUPTED, {"mine": lambda logits: logits[:, -1].argmax(-1).double()})
+    with pytest.raises(InputError, match="an empty mapping"):
+        compare(gptj, CLEAN, CORRUPTED, {})
+    for statistic in ("scale", "kendall"):
+        with pytest.raises(
+            InputError, match=f"pearson, spearman, sign_agreement, top_10; received '{statistic}'"
+        ):
+            suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, statistic=statistic)
+    for calibration in (0.0, 1.0):
+        with pytest.raises(InputError, match=f"received {calibration}"):
+            suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, calibration=calibration)
+    with pytest.raises(InputError, match="two prompts each at least; received 2 and 1"):
+        suggest_rules(gptj, CLEAN[:3], CORRUPTED[:3], METRIC)
+    with pytest.raises(InputError, match="received 'LRP'"):
+        suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, candidates=["RELP", "LRP"])
+
+
+def test_one_for_a_list_repeats_and_the_default_metric(model):
+    options = dict(samples=0, methods=RELP)
+    one = compare(model, CLEAN, CORRUPTED, sites="mlp_out", ks=3, **options)
+    two = compare(model, CLEAN, CORRUPTED, None, sites=["mlp_out"] * 2, ks=(3, 3), **options)
+    ids = model(CLEAN)[:, -1].topk(2).indices
+    chosen = LogitDiff(ids[:, 0].tolist(), ids[:, 1].tolist())
+    named = compare(model, CLEAN, CORRUPTED, chosen, sites=["mlp_out"], ks=(3,), **options)
+    timed = ["seconds", "peak_mb", "exact_seconds"]
+    for other in (two, named):
+        assert one.table().drop(columns=timed).equals(other.table().drop(columns=timed))
+    assert len(one.plot("mlp_out", "RELP").data) == 4
+    plain = compare(model, CLEAN, CORRUPTED, sites="mlp_out", methods="GRADIENT", samples=0)
+    assert plain.losses().empty and "difference" in plain.losses()
+    words = suggest_rules(model, CLEAN, CORRUPTED, METRIC, sites="mlp_out", candidates=["GRADIENT", "RELP"])
+    assert words.rules["mlp_out"].name in ("GRADIENT", "RELP")
+
+
+def test_a_saved_comparison_is_the_same(found, tmp_path):
+    path = tmp_path / "comparison.safetensors"
+    found.save(path)
+    again = Comparison.load(path)
+    assert again.table().equals(found.table()) and again.noise_floor().equals(found.noise_floor())
+    assert again.losses().equals(found.losses()) and repr(again) == repr(found)
+    assert np.array_equal(again.view("resid_pre", "RANDOM").values, found.view("resid_pre", "RANDOM").values)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    again.with_floor(0).save(path)
+    assert Comparison.load(path).floor == 0
+    with pytest.raises(InputError, match="nothing is at"):
+        Comparison.load(tmp_path / "none")
+    with pytest.raises(InputError, match="cannot"):
+        found.save(tmp_path / "none" / "there")
+    found.view("mlp_out").save(path)
+    with pytest.raises(InputError, match="holds no comparison"):
+        Comparison.load(path)
+    path.write_bytes(b"no")
+    with pytest.raises(InputError, match="is a safetensors file"):
+        Comparison.load(path)
+
+
+WRONG_TYPES = """
+from lrp_lens import InputError, LogitDiff, compare, load_demo_model, suggest_rules
+from lrp_lens.patching import integrated_pass
+model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
+text = "then {} and {} went to the park . {} gave the key to"
+clean, corrupted = ([text.format("mary", "john", name)] * 2 for name in ("john", "mary"))
+compare.__globals__["activation_values"] = None  # nothing may be patched
+wrong = [dict(ks=ks) for ks in (True, 1.5, "a", [True], [2.0], [0], None)]
+wrong += [dict(samples=value) for value in (-1, 1.5, True, "a")]
+wrong += [dict(seed=value) for value in (-1, 1.5, True, "a")]
+wrong += [dict(floor=value) for value in ("0.1", True, None)]
+wrong += [dict(engine=value) for value in ("foo", None)]
+wrong += [dict(sites=value) for value in ([], 3, None)] + [dict(methods=value) for value in ([], 3, [None])]
+for options in wrong:
+    try:
+        compare(model, clean, corrupted, metric, **options)
+    except InputError as error:
+        assert "received" in str(error), error
+    else:
+        raise SystemExit(f"{options} was accepted")
+wrong = [dict(statistic=None), dict(calibration="a"), dict(calibration=True), dict(candidates=[None])]
+for options in [*wrong, dict(seed=-1)]:
+    try:
+        suggest_rules(model, clean * 2, corrupted * 2, metric, **options)
+    except InputError as error:
+        assert "received" in str(error), error
+    else:
+        raise SystemExit(f"{options} was accepted")
+try:
+    suggest_rules(model, clean * 2, corrupted * 2, {"a": metric, "b": metric})
+except InputError as error:
+    assert "received ['a', 'b']" in str(error), error
+print("all refused")
+"""
+
+
+def test_options_of_another_type_are_refused_before_anything_runs():
+    """In a process of its own: pytest checks types where users have no such check."""
+    done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "all refused" in done.stdout, done.stderr[-2000:]
 
 
 def test_a_method_that_is_exact_agrees_exactly(model):

@@ -1,6 +1,10 @@
 """Decomposition: readouts that are not linear, the logit lens, positions, batches, views, what is refused."""
 
 import contextlib
+import re
+from dataclasses import fields
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +20,13 @@ from lrp_lens import (
     LogProb,
     MeanContrast,
     MetricError,
+    RelevanceCache,
     SequenceLogitDiff,
     decompose,
     run_with_relevance,
 )
+from lrp_lens.decomposition import Decomposition
+from lrp_lens.decomposition.result import require_index
 from lrp_lens.plots import plot_decomposition
 from tests import zoo
 from tests.decompositions import METRIC, close, prompts, row
@@ -154,6 +161,108 @@ def test_the_waterfall_ends_at_the_metric() -> None:
         plot_decomposition(parts.table().drop(columns="indirect"))
     with pytest.raises(InputError, match="one example"):
         plot_decomposition(decompose(zoo.bridge("gpt2", torch.float32), prompts(7, 4), METRIC).table())
+
+
+def test_a_decomposition_plots_itself() -> None:
+    model = zoo.bridge("gpt2", torch.float32)
+    parts, batch = decompose(model, prompts(7)[0], METRIC), decompose(model, prompts(7, 4), METRIC)
+    named = plot_decomposition(parts.table(), show=5, towards=parts.towards)
+    assert parts.towards is not None and named == parts.plot(show=5)
+    assert named.layout.title.text != plot_decomposition(parts.table(), show=5).layout.title.text
+    assert named.layout.xaxis.title.text == "logits, running total"
+    assert named.layout.xaxis2.title.text == "logits, a scale of its own"
+    lines = parts.plot_cumulative()
+    for line, norm in zip(lines.data, ("frozen", "recomputed"), strict=True):
+        assert close(line.y, parts.cumulative(norm).values) and norm in line.name
+    assert close(lines.data[0].y[-1], parts.metric, 1e-5)
+    heads = parts.plot_sources().data[0]
+    assert close(np.nansum(heads.z), parts.by_source().values[..., ~parts.special[0]].sum(), 1e-5)
+    assert close(batch.plot(example=1, show=99).data[0].x[-1], batch.metric[1], 1e-5)
+    assert close(batch.plot_cumulative(example=-1).data[0].y, batch.frozen[1])
+    assert np.nanmax(np.abs(batch.plot_sources(example=1).data[0].z)) > 0
+    curved = decompose(model, prompts(7)[0], LogProb(3))
+    assert len(curved.plot_cumulative().data) == 1  # a readout that is not linear has no logit lens
+    for call, words in (
+        (batch.plot, "a batch of 2. Pass example=0"),
+        (batch.plot_cumulative, "a batch of 2"),
+        (batch.plot_sources, "a batch of 2"),
+        (lambda: batch.plot(example=2), "0 to 1; received 2"),
+        (lambda: parts.plot(example=1), "0 to 0; received 1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
+def test_a_saved_decomposition_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "parts.safetensors"
+    one = decompose(zoo.bridge("gpt2", torch.float32), prompts(7, 4), METRIC)
+    two = decompose(zoo.bridge("gpt2", torch.float32), prompts(7)[0], LogProb(3))  # with a residual
+    three = decompose(zoo.bridge("gpt2", torch.float32), prompts(7)[0], lambda logits: logits[:, -1, 3])
+    for parts in (one, two, three):
+        parts.save(path)
+        loaded = Decomposition.load(path)
+        for field in fields(Decomposition):
+            own, read = getattr(parts, field.name), getattr(loaded, field.name)
+            np.testing.assert_equal(read, own, err_msg=field.name)
+            assert type(read) is type(own), field.name
+        assert repr(loaded) == repr(parts) and loaded.table().equals(parts.table())
+    with pytest.raises(InputError, match="saved Decomposition is a file; nothing is at"):
+        Decomposition.load(tmp_path / "none")
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(InputError, match="is a safetensors file"):
+        Decomposition.load(tmp_path / "text")
+    one.heads().save(path)
+    with pytest.raises(InputError, match=r"of the kind None\. Pass a file written by Decomposition"):
+        Decomposition.load(path)
+
+
+def test_an_index_is_a_whole_number() -> None:
+    for index in (1.0, True, "L1"):
+        with pytest.raises(InputError, match=f"layer is a whole number.*received {index!r}"):
+            require_index("layer", index)
+    require_index("layer", np.int64(1))
+    with pytest.raises(InputError, match="head is a whole number"):  # bool is an int to the annotations
+        decompose(zoo.bridge("gpt2", torch.float32), prompts(5)[0], METRIC).by_source(head=True)
+
+
+def test_stages_are_shown_in_order_and_not_summed() -> None:
+    parts = decompose(zoo.bridge("gpt2", torch.float32), prompts(7)[0], METRIC)
+    view = parts.cumulative()
+    lines = [line for line in repr(view).splitlines() if line.startswith("  ")]
+    assert [line.rsplit(maxsplit=1)[0].strip() for line in lines] == list(parts.stages)
+    assert [float(line.split()[-1]) for line in lines] == pytest.approx(view.values.tolist(), rel=1e-3)
+    assert "sum" not in repr(view) and "sum " in repr(parts.heads())
+    html = view._repr_html_()
+    places = [html.index(f"<td>{stage}</td>") for stage in parts.stages]
+    assert places == sorted(places) and "sum" not in html
+
+
+def test_the_notebook_table_is_shaded() -> None:
+    parts = decompose(zoo.bridge("gpt2", torch.float32), prompts(7)[0], METRIC)
+    html, table = parts._repr_html_(), parts.table()
+    shades = np.array(re.findall(r"rgba\(([\d,]+),([\d.]+)\)", html)).reshape(len(table), 3, 2)
+    for column, part in enumerate(("direct", "indirect", "total")):
+        values = table[part].to_numpy()
+        expected = 0.75 * np.abs(values) / np.abs(values).max()
+        assert close(shades[:, column, 1].astype(float), expected, 0.006)
+        assert ((shades[:, column, 0] == "67,147,195") == (values >= 0)).all()
+
+
+def test_a_ledger_plots_itself(tmp_path: Path) -> None:
+    model = zoo.bridge("gpt2", torch.float32)
+    _, cache = run_with_relevance(model, prompts(7)[0], METRIC)
+    figure = cache.ledger().plot()
+    assert cache.towards is not None and escape(cache.towards[0]) in figure.layout.title.text
+    assert close(figure.data[0].x[-1], cache.ledger().metric, 1e-5)
+    cache.save(tmp_path / "relevance.safetensors")
+    loaded = RelevanceCache.load(tmp_path / "relevance.safetensors")
+    assert loaded.ledger().plot() == figure
+    _, batch = run_with_relevance(model, prompts(7, 4), METRIC)
+    ledger = batch.ledger()
+    assert close(ledger.plot(example=1).data[0].x[-1], ledger.metric[1], 1e-5)
+    for example in (None, 2):
+        with pytest.raises(InputError, match=f"0 to 1; received example={example}"):
+            ledger.plot(example=example)
 
 
 # ------------------------------------------------------------------------------- what is refused

@@ -4,6 +4,8 @@ The brute-force definition: multiply each cell's change (clean - corrupted) by a
 and differentiate the metric of the (gated) model in ε at 0.  It knows nothing of activation ⊙ gradient.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -308,8 +310,9 @@ def test_bad_inputs_are_refused(gpt2):
         patching.get_attribution_patch_resid_pre(gpt2, CORRUPTED, CLEAN, METRIC, rules=RELP)
     with pytest.raises(InputError, match="received 'heads'"):
         patching.patching_pass(gpt2, CORRUPTED, METRIC, parts=["heads"])
-    with pytest.raises(InputError, match="at least 1; received 0"):
-        patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=0)
+    for steps in (0, True):
+        with pytest.raises(InputError, match=f"at least 1; received {steps}"):
+            patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=steps)
 
 
 def test_a_pass_of_something_else_is_refused(gpt2):
@@ -323,6 +326,90 @@ def test_a_pass_of_something_else_is_refused(gpt2):
         twin(gpt2, CORRUPTED, CLEAN, LogProb(5), backward=backward)
     with pytest.raises(InputError, match="serves the rules"):
         twin(gpt2, CORRUPTED, CLEAN, METRIC, rules=CP_LRP, backward=backward)
+
+
+def test_a_pass_of_another_model_is_refused(gpt2, llama):
+    """The same tokens, metric and rules, and even the same weights: gradients are those of one model object."""
+    twin = patching.get_lrp_patch_resid_pre
+    for other in (llama, zoo.bridge("gpt2")):
+        backward = patching.patching_pass(other, CORRUPTED, METRIC)
+        with pytest.raises(InputError, match="of another model object"):
+            twin(gpt2, CORRUPTED, CLEAN, METRIC, backward=backward)
+    with pytest.raises(InputError, match="made by patching_pass; received dict"):
+        unchecked(twin)(gpt2, CORRUPTED, CLEAN, METRIC, backward={})
+
+
+def unchecked(twin):
+    """A twin without the type checks that pytest adds, as users call it."""
+    call = type(twin).__call__
+    return partial(getattr(call, "__wrapped__", call), twin)
+
+
+def test_an_integrated_pass_serves_the_end_of_its_path_only(gpt2):
+    twin, other = patching.get_attribution_patch_resid_pre, zoo.prompt_tokens(2, 4, 3)
+    passed = patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=2)
+    expected = twin(gpt2, CORRUPTED, CLEAN, METRIC, backward=passed)
+    _, cache = gpt2.run_with_cache(CLEAN)
+    torch.testing.assert_close(twin(gpt2, CORRUPTED, cache, METRIC, backward=passed), expected)
+    _, wrong = gpt2.run_with_cache(other)
+    for source in (other, wrong):
+        with pytest.raises(InputError, match="other clean prompts"):
+            twin(gpt2, CORRUPTED, source, METRIC, backward=passed)
+        with pytest.raises(InputError, match="other clean prompts"):
+            passed.scores(source, FACETS["mlp_out"])
+    _, late = gpt2.run_with_cache(CLEAN, names_filter=record_name("mlp_out", 1))
+    with pytest.raises(InputError, match="holds neither"):
+        passed.scores(late, FACETS["mlp_out"])
+    plain = patching.patching_pass(gpt2, CORRUPTED, METRIC)  # has no path, and serves any
+    assert plain.scores(other, FACETS["mlp_out"]).isfinite().all()
+    assert patching.gradient_times_input(passed, FACETS["resid_pre"]).isfinite().all()
+
+
+def test_both_names_of_the_metric_and_its_default(gpt2):
+    for family in ("act", "lrp"):
+        twin = getattr(patching, f"get_{family}_patch_mlp_out")
+        expected = twin(gpt2, CORRUPTED, CLEAN, METRIC)
+        torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, patching_metric=METRIC), expected)
+        torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, metric=METRIC), expected)
+        with pytest.raises(InputError, match="takes one metric"):
+            twin(gpt2, CORRUPTED, CLEAN, METRIC, metric=METRIC)
+        ids = gpt2(CLEAN)[:, -1].topk(2).indices
+        chosen = LogitDiff(ids[:, 0].tolist(), ids[:, 1].tolist())
+        torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN), twin(gpt2, CORRUPTED, CLEAN, chosen))
+        _, cache = gpt2.run_with_cache(CLEAN)
+        with pytest.raises(InputError, match="received a cache of activations"):
+            twin(gpt2, CORRUPTED, cache)
+        for option in ("index_df", "return_index_df"):
+            with pytest.raises(InputError, match=f"{option} is an option of transformer_lens"):
+                twin(gpt2, CORRUPTED, CLEAN, METRIC, **{option: True})
+        with pytest.raises(InputError, match="indexdf is no option"):
+            twin(gpt2, CORRUPTED, CLEAN, METRIC, indexdf=None)
+    block = patching.get_lrp_patch_block_every(gpt2, CORRUPTED, CLEAN, metric=METRIC)
+    torch.testing.assert_close(block[2], expected)
+    backward = patching.patching_pass(gpt2, CORRUPTED, METRIC)
+    torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, backward=backward), expected)
+    with pytest.raises(InputError, match="needs a metric; received None"):
+        patching.patching_pass.__wrapped__(gpt2, CORRUPTED, None)
+
+
+def test_rules_by_the_name_of_their_preset(gpt2):
+    twin = patching.get_lrp_patch_mlp_out
+    expected = twin(gpt2, CORRUPTED, CLEAN, METRIC, rules=CP_LRP)
+    torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="CP_LRP"), expected)
+    backward = patching.patching_pass(gpt2, CORRUPTED, METRIC, rules="CP_LRP")
+    torch.testing.assert_close(
+        twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="CP_LRP", backward=backward), expected
+    )
+    with pytest.raises(InputError, match=r"rules is a RuleSet, or one of ATTN_LRP, .*received 'LRP'"):
+        twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="LRP")
+
+
+@pytest.mark.parametrize("engine", ["foo", None, "Batched"])
+def test_unknown_engines_are_refused(gpt2, engine):
+    with pytest.raises(
+        InputError, match=f"engine is one of auto, transformer_lens, batched; received {engine!r}"
+    ):
+        unchecked(patching.get_act_patch_mlp_out)(gpt2, CORRUPTED, CLEAN, METRIC, engine=engine)
 
 
 def test_train_mode_is_refused():
@@ -420,6 +507,14 @@ def test_controls(gpt2):
         patching.attention_rollout(passed, FACETS["mlp_out"])
     noise = patching.random_scores(rollout, seed=1)
     assert torch.equal(noise, patching.random_scores(rollout, seed=1)) and noise.shape == rollout.shape
+
+
+def test_atp_star_counts_the_forwards_of_the_sites_it_scores(gpt2):
+    star = patching.atp_star(gpt2, CORRUPTED, METRIC)
+    of = {part: FACETS[f"attn_head_{part}_by_pos"] for part in ("out", "q", "k")}
+    assert star.forwards_for([of["out"]]) == 3  # the run, and one for each dropped layer
+    assert star.forwards_for([of["q"]]) == 5  # the softmax of the run, and with the queries patched
+    assert star.forwards_for(of.values()) == star.forwards == 6
 
 
 def test_nothing_is_left_behind(gpt2):

@@ -1,22 +1,35 @@
 """The measures against slow literal definitions, a model whose truth is known, and the demo model."""
 
 import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, SiteError
 from lrp_lens.failures.case import Case
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
-from lrp_lens.perturbation import MEASURES, Question, TokenMethod, faithfulness, relevance_method
+from lrp_lens.perturbation import (
+    BASELINES,
+    MEASURES,
+    Faithfulness,
+    Question,
+    TokenMethod,
+    faithfulness,
+    relevance_method,
+)
 from lrp_lens.perturbation import replacement as replacement_module
-from lrp_lens.perturbation.curves import Plan, curves, prefix_masks, relevance_order
+from lrp_lens.perturbation.baselines import pattern_points
+from lrp_lens.perturbation.curves import Plan, as_plan, curves, prefix_masks, relevance_order
 from lrp_lens.perturbation.measures import evidence_overlap, ranks, spearman
-from lrp_lens.perturbation.methods import as_methods
-from lrp_lens.perturbation.question import MaskedRuns, questions
+from lrp_lens.perturbation.methods import as_methods, inapplicable
+from lrp_lens.perturbation.question import MaskedRuns, questions, require_seed
 from lrp_lens.perturbation.statistics import bootstrap_mean
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.relevance import run_with_relevance
@@ -467,6 +480,68 @@ def test_refusals_that_annotations_would_catch_first(model: Any) -> None:
         as_methods([3])
 
 
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ((5.0, 10, (0.5,)), "received steps=5.0 and limit=10"),
+        ((20, 2.5, (0.5,)), "received steps=20 and limit=2.5"),
+        ((True, 10, (0.5,)), "whole numbers; received steps=True"),
+        ((20, 10, 0.5), r"a sequence of fractions of tokens.*received 0.5"),
+        ((20, 10, "ab"), "received 'ab'"),
+        ((20, 10, (0.5, "x")), r"received \(0.5, 'x'\)"),
+    ],
+)
+def test_numbers_that_are_none(plan: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        as_plan(*plan)
+    assert as_plan(np.int64(5), np.int64(3), np.array([0.5, 1])) == Plan(5, 3, (0.5, 1.0))
+
+
+def test_seeds_and_inference_mode_are_refused_before_any_work(model: Any) -> None:
+    def never(question: Question) -> np.ndarray:
+        raise AssertionError("work was done")
+
+    with pytest.raises(InputError, match="0 or more; received -1"):
+        faithfulness(model, "then mary went to the park .", never, seed=-1)
+    for seed in (1.5, True, None):
+        with pytest.raises(InputError, match="whole number, 0 or more"):
+            require_seed(seed)
+    with torch.inference_mode(), pytest.raises(InputError, match="Leave inference mode first"):
+        faithfulness(model, "then mary went to the park .", never)
+
+
+@pytest.mark.parametrize("name", ["gptj", "opt"])
+def test_a_host_that_refuses_a_preset(model: Any, name: str) -> None:
+    host, prompt, metric = zoo.bridge(name, torch.float32), zoo.prompt_tokens(1, 5)[0], LogitDiff(3, 7)
+
+    def never(question: Question) -> np.ndarray:
+        raise AssertionError("work was done")
+
+    with pytest.raises(SiteError, match=r"GIM .*cannot act there"):
+        faithfulness(host, prompt, [never, "GIM"], metric=metric)
+    result = faithfulness(host, prompt, metric=metric, progress=False)
+    own = result.cases.set_index("method")[list(MEASURES)]
+    assert own.loc["GIM"].isna().all() and own["delta_a"].drop("GIM").notna().all()
+    assert set(result.table().loc["GIM"]) == {"1F + 1B", "–"}
+    assert "GIM cannot be applied to this model: Every edit" in repr(result)
+    assert "GIM" not in {trace.name for trace in result.plot().data}
+    assert "GIM" not in result.plot("delta_a").layout.yaxis.ticktext
+    able = faithfulness(model, "then mary went to the park .", ["GIM", "random"])
+    assert "GIM" in {trace.name for trace in able.plot().data} and not able.notes
+
+
+def test_a_host_without_patterns_is_refused_early(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(model: Any) -> Any:
+        raise SiteError("no patterns")
+
+    gone = {name: replace(one, requires=none) for name, one in BASELINES.items() if "attention" in name}
+    assert len(gone) == 2 and all(BASELINES[name].requires is pattern_points for name in gone)
+    assert inapplicable(model, list(gone.values()), refuse=False) == dict.fromkeys(gone, "no patterns")
+    with pytest.raises(SiteError, match="no patterns"):
+        inapplicable(model, list(gone.values()), refuse=True)
+    assert inapplicable(model, as_methods(None), refuse=True) == {}
+
+
 def test_no_padding_token_to_replace_with() -> None:
     model = zoo.bridge("gpt2", torch.float32)
     with pytest.raises(InputError, match="needs a tokenizer with a padding token"):
@@ -494,3 +569,45 @@ def test_plots(model: Any) -> None:
         plot_faithfulness(summary)
     with pytest.raises(InputError, match="nobody"):
         plot_faithfulness(result.curves(), methods=["nobody"])
+    own = result.plot()
+    assert [trace.name for trace in own.data] == [trace.name for trace in figure.data]
+    least = result.plot("flip_tokens", methods=["random"])
+    assert (
+        list(least.layout.yaxis.ticktext) == ["random"] and "less is better" in least.layout.xaxis.title.text
+    )
+    for call in (lambda: result.plot("luck"), lambda: result.plot("srg", methods=["nobody"])):
+        with pytest.raises(InputError, match="received"):
+            call()
+
+
+def test_a_saved_result_is_the_same(model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "result.safetensors"
+    for cases in (short_cases(2), ["then mary went to the park ."]):
+        result = faithfulness(model, cases, ["ATTN_LRP", "random"])
+        result.save(path)
+        loaded = Faithfulness.load(path)
+        pd.testing.assert_frame_equal(loaded.cases, result.cases)
+        for side in ("morf", "lerf"):
+            np.testing.assert_array_equal(getattr(loaded, side).values, getattr(result, side).values)
+            assert repr(getattr(loaded, side)) == repr(getattr(result, side))
+        assert repr(loaded) == repr(result) and loaded.seconds == result.seconds
+        assert loaded.summary().equals(result.summary()) and loaded.plot() == result.plot()
+    result.morf.save(path)
+    with pytest.raises(InputError, match=r"written by Faithfulness\.save"):
+        Faithfulness.load(path)
+
+
+def test_the_notebook_table_shades_from_worst_to_best(model: Any) -> None:
+    def one(question: Question) -> np.ndarray:
+        return BASELINES["leave-one-out"].scores(question)
+
+    def two(question: Question) -> np.ndarray:
+        return -one(question)
+
+    one.__name__ = "<b>"
+    html = faithfulness(model, short_cases(2), [one, two])._repr_html_()
+    assert "<b>" not in html and "&lt;b&gt;" in html and "worst (white) to best (blue)" in html
+    rows = [row for row in html.split("<tr>") if "<td" in row]
+    shades = [re.findall(r"rgba\(67,147,195,([\d.]+)\)", row) for row in rows]
+    assert set(shades[0]) == {"0.75"} and set(shades[1]) == {"0.00"}  # best everywhere, less or more
+    assert "214,96,77" not in html

@@ -1,6 +1,8 @@
 """Plots: nothing merged, nothing unescaped, symmetric about 0, special tokens out of the scale."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,16 +13,19 @@ from lrp_lens.errors import InputError
 from lrp_lens.plots import (
     plot_comparison,
     plot_components,
+    plot_cumulative,
     plot_facets,
     plot_heads,
     plot_layers,
     plot_ledger,
     plot_masking,
     plot_segments,
+    plot_sources,
     token_heatmap_html,
     token_heatmap_text,
     visible_token,
 )
+from lrp_lens.plots.cells import html_table, shaded_cell
 from lrp_lens.plots.palette import GREY, colorscale, limit
 from lrp_lens.views import View
 
@@ -179,8 +184,8 @@ def test_maps_are_symmetric_and_keep_repeated_tokens_apart() -> None:
 
 def test_heads_are_named_in_the_hover_text() -> None:
     figure = plot_heads(View(np.array([[0.0, 1.0], [-3.0, 2.0]]), ("layer", "head")))
-    assert figure.data[0].customdata[1][0] == "L1H0<br>-3 logits"
-    assert figure.data[0].text[1][0] == "-3.00"
+    assert figure.data[0].customdata[1][0] == "L1H0<br>−3 logits"
+    assert figure.data[0].text[1][0] == "−3.00"
     assert figure.data[0].texttemplate == "%{text}"
     assert plot_heads(View(np.zeros((12, 12)), ("layer", "head"))).data[0].texttemplate is None
 
@@ -267,13 +272,89 @@ def test_ledger_waterfall_ends_at_the_total() -> None:
     assert list(figure.data[0].x) == [2.0, -0.5, 1.5]
     assert list(figure.data[0].measure) == ["relative", "relative", "total"]
     assert figure.layout.yaxis.ticktext == ("tokens", "bias", "total")
-    assert figure.data[0].customdata[1][0] == "<b>bias</b>: -0.5 logits<br>&lt;b&gt;: -1<br>b_O: +0.5"
-    assert list(figure.data[0].text) == ["+2.00", "-0.50", "+1.50"]
+    assert figure.data[0].customdata[1][0] == "<b>bias</b>: −0.5 logits<br>&lt;b&gt;: −1<br>b_O: +0.5"
+    assert list(figure.data[0].text) == ["+2.00", "−0.50", "+1.50"]
     assert figure.layout.title.text == "blue: adds, red: takes away"
     assert plot_ledger(table, towards=("a", "<b>")).layout.title.text.endswith("red: towards '&lt;b&gt;'")
     assert len(plot_ledger(table[:0]).data) == 1
     with pytest.raises(InputError, match="'amount'"):
         plot_ledger(table.drop(columns="amount"))
+
+
+RESULTS = """
+import sys
+import numpy as np
+from lrp_lens import plots
+from lrp_lens.errors import InputError
+class Faithfulness:
+    pass
+for name in ("plot_decomposition", "plot_faithfulness", "plot_faithfulness_measure", "plot_ledger"):
+    try:
+        getattr(plots, name)(Faithfulness())
+    except InputError as error:
+        sys.stdout.write(f"{error}\\n")
+"""
+
+
+def test_a_result_object_is_no_table() -> None:
+    """In a process of its own: under pytest the annotations are checked first."""
+    done = subprocess.run([sys.executable, "-c", RESULTS], capture_output=True, text=True, check=True)
+    start = "draws a table; received a Faithfulness. Pass"
+    assert done.stdout.splitlines() == [
+        f"plot_decomposition {start} `decomposition.table()`, or call `decomposition.plot()`.",
+        f"plot_faithfulness {start} `result.curves()`, or call `result.plot()`.",
+        f"plot_faithfulness_measure {start} `result.summary()`, or call `result.plot()`.",
+        f"plot_ledger {start} `ledger.to_dataframe()`, or call `ledger.plot()`.",
+    ]
+
+
+def test_lines_over_the_layers() -> None:
+    stages = {"layer": ("embed", "<b>")}
+    frozen = View(np.array([1.0, -2.0]), ("layer",), stages, "frozen", towards=("x", "<y>"))
+    other = View(np.array([0.5, -2.0]), ("layer",), stages, "recomputed")
+    figure = plot_cumulative([frozen, other])
+    assert [trace.name for trace in figure.data] == ["frozen", "recomputed"]
+    assert figure.data[0].y == (1.0, -2.0) and figure.data[1].line.dash == "dash"
+    assert figure.layout.xaxis.ticktext == ("embed", "&lt;b&gt;")
+    assert figure.layout.title.text == "up: towards 'x', down: towards '&lt;y&gt;'"
+    assert len(plot_cumulative(View(np.zeros(97), ("layer",))).layout.xaxis.tickvals) == 33
+    for views, words in (
+        ([], "1 to 3 views; received 0"),
+        ([View(np.zeros((1, 2)), ("batch", "layer"))], r"select\(batch=0\)"),
+        ([frozen, View(np.zeros(2), ("layer",))], "same stages"),
+    ):
+        with pytest.raises(InputError, match=words):
+            plot_cumulative(views)
+
+
+def test_heads_by_source_token() -> None:
+    values = np.zeros((2, 2, 6))
+    values[0, 1, 2], values[1, 0, 1], values[1, 1, 0] = 1.0, -3.0, 0.5
+    labels = {"position": TOKENS}
+    view = View(values, ("layer", "head", "position"), labels, special=SPECIAL, towards=("a", "b"))
+    figure = plot_sources(view, show=2)
+    assert figure.layout.yaxis.ticktext == ("L0H1", "L1H0")
+    assert figure.layout.title.text == "blue: towards 'a', red: towards 'b'; the largest 2 of 4 heads"
+    assert figure.data[0].z[1, 1] == -3 and np.isnan(figure.data[0].z[:, 0]).all()
+    assert figure.data[0].customdata[1][1] == "L1H0, position 1: <b>·John</b><br>−3 logits"
+    assert plot_sources(view).layout.yaxis.ticktext == ("L0H0", "L0H1", "L1H0", "L1H1")
+    with pytest.raises(InputError, match="plot_sources"):
+        plot_sources(layers_view())
+
+
+def test_cells_of_tables() -> None:
+    assert "rgba(214,96,77,0.38)" in shaded_cell("x", -0.5)
+    assert "rgba(67,147,195,0.00)" in shaded_cell("x", 0.0)
+    assert "background" not in shaded_cell("<b>", float("nan")) and "&lt;b&gt;" in shaded_cell("<b>", 1.0)
+    assert html_table(["<a>"], ["n"], [["<td>1</td>"]]).startswith(
+        '<table><thead><tr><th style="text-align:left">&lt;a&gt;</th><th style="text-align:right">n</th>'
+    )
+
+
+def test_a_waterfall_shows_one_example() -> None:
+    table = pd.DataFrame({"example": [0, 1], "name": "tokens", "kind": "tokens", "amount": [2.0, 0.5]})
+    with pytest.raises(InputError, match="one example; received 2"):
+        plot_ledger(table)
 
 
 def test_masking_chart() -> None:

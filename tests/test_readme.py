@@ -1,19 +1,23 @@
 """What README shows is run: its Python, its tables as far as seconds allow, what is said of them, its support table."""
 
+import doctest
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import lrp_lens
 from benchmarks import patching_agreement
-from lrp_lens import plots
+from lrp_lens import circuits, plots
+from lrp_lens import graph as graphs
 from lrp_lens.demo.evaluation import accuracies, load_for_evaluation
 from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.perturbation import BASELINES
 from tests import zoo
+from tests.test_tutorials import TUTORIALS, cells
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COUNT = 500  # prompts a suite, as README says
@@ -52,6 +56,10 @@ def test_every_architecture_of_the_support_table_is_in_the_zoo() -> None:
 def test_every_public_name_in_the_text_exists() -> None:
     for name in re.findall(r"`([A-Z][A-Za-z_]+|[a-z_]+)\(", README):
         assert name in lrp_lens.__all__ or hasattr(lrp_lens.RelevanceCache, name) or name in OTHERS, name
+    for name in re.findall(r"`graph\.([a-z_]+)", README):
+        assert hasattr(lrp_lens.AttributionGraph, name), name
+    (row,) = re.findall(r"^\| measure it .*", section("Attribution graphs"), flags=re.MULTILINE)
+    assert {*re.findall(r"`([a-z_]+)`", row)} <= {*graphs.__all__}
 
 
 OTHERS = {"to_dataframe", "save", "with_floor"}  # methods of a View and of a Comparison
@@ -76,6 +84,16 @@ def mean(cell: str) -> float:
 def tables(text: str) -> list[dict[str, list[str]]]:
     """Every table of a section: first cell → cells."""
     return [rows(block) for block in text.split("\n\n") if block.startswith("|")]
+
+
+def test_the_graph_shown_is_the_graph_made() -> None:
+    text = section("Attribution graphs")
+    example = doctest.DocTestParser().get_doctest(text, {}, "README", None, 0)
+    assert len(example.examples) == 6
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(example, out=report.append).failed == 0, "".join(report)
+    assert "<!-- edges benchmark -->" in text or "python -m benchmarks edges" in text
 
 
 def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
@@ -126,3 +144,53 @@ def test_agreement_with_patching_is_what_is_measured() -> None:
         for table in (above, every):
             numbers = [float(text) for text in re.findall(r"[\d.]+", shown.pop(0))]
             np.testing.assert_allclose(numbers, table.loc[["RELP", "GRADIENT"], statistic], atol=0.02)
+
+
+# --------------------------------------------------------------------------------------------------- circuits
+def test_what_is_said_of_circuits_follows_from_their_table() -> None:
+    text = section("Component edges and circuits")
+    (table,) = tables(text)
+    shown = {name: cells for name, cells in table.items() if name not in ("method", "---")}
+    five = {name: float(cells[2]) for name, cells in shown.items()}
+    assert sorted(five, key=lambda name: -five[name])[:2] == ["EAP-IG", "RELP"]
+    bounds = {name: [float(n) for n in re.findall(r"[\d.]+", cells[3])] for name, cells in shown.items()}
+    assert all(bounds["CP_LRP"][2] < bounds[name][1] for name in shown if name not in ("CP_LRP", "random"))
+    assert all(bounds["random"][2] < bounds[name][1] for name in shown if name != "random")
+    for name in re.findall(r"^    (?:\w+ = )?([a-z_]+)\(", text, flags=re.MULTILINE):
+        assert name in circuits.__all__, name
+    assert "<!-- circuits benchmark -->" in text or "python -m benchmarks circuits" in text
+
+
+def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
+    """Three of its rows, made by the tutorial's own cells."""
+    (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
+    code = cells(tutorial, "code")
+    names: dict[str, Any] = {}
+    for text in code[:3]:  # the model, the pairs, the scores
+        exec(text, names)
+    names["scores"] = {name: names["scores"][name] for name in ("EAP-IG", "RELP", "CP_LRP")}
+    (run,) = [text for text in code if "faithfulness_curve(model" in text]
+    exec(run, names)
+    curve = names["curve"]
+    areas, points = curve.areas().set_index("method"), curve.to_dataframe()
+    points = points[points["ranking"].isin(["absolute", "random"]) & (points["fraction"] == 0.05)]
+    (table,) = tables(section("Component edges and circuits"))
+    for name in areas.index:
+        share, cpr, cmd = (
+            [float(number) for number in re.findall(r"[\d.]+", cell)] for cell in table[name][2:]
+        )
+        measured = points.set_index("method").loc[name, "faithfulness"]
+        np.testing.assert_allclose(share, [measured], atol=0.006, err_msg=name)
+        np.testing.assert_allclose(cpr + cmd, areas.loc[name].to_numpy(float), atol=0.002, err_msg=name)
+
+
+def test_the_edge_named_is_cut_and_restored_as_said() -> None:
+    (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
+    code = cells(tutorial, "code")
+    names: dict[str, Any] = {}
+    for text in (*code[:3], *[text for text in code if "necessary, sufficient =" in text]):
+        exec(text, names)
+    cut, restored = re.findall(
+        r"(\d+) %", section("Component edges and circuits").rpartition("cutting it")[2]
+    )
+    assert abs(100 * names["necessary"] - int(cut)) < 1 and abs(100 * names["sufficient"] - int(restored)) < 1

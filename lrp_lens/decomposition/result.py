@@ -6,11 +6,14 @@ indirect = total - direct, per component and position
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from lrp_lens.decomposition import storage
 from lrp_lens.decomposition.text import describe, describe_html
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
@@ -18,6 +21,16 @@ from lrp_lens.views import View
 Part = Literal["direct", "indirect", "total"]
 PARTS: tuple[Part, ...] = ("direct", "indirect", "total")
 Kind = Literal["embedding", "position", "head", "mlp", "bias", "inner bias", "residual"]
+
+
+def require_index(name: str, index: object) -> None:
+    """Raise InputError unless this is a whole number, or None.
+
+    Example:
+        >>> require_index("layer", 1)
+    """
+    if index is not None and (isinstance(index, bool) or not isinstance(index, Integral)):
+        raise InputError(f"{name} is a whole number, or None for all; received {index!r}.")
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,8 @@ class Decomposition:
                 "A split by source token needs the attention pattern where the metric reads; there is none: "
                 f"{self.without_sources}."
             )
+        for name, key in (("layer", layer), ("head", head)):
+            require_index(name, key)
         view = self._view(self.sources, ("layer", "head", "position"), "direct contribution by source", {})
         chosen = {name: key for name, key in (("layer", layer), ("head", head)) if key is not None}
         return view.select(**chosen)
@@ -182,6 +197,67 @@ class Decomposition:
                 f"({', '.join(self.residuals)}). Use norm='frozen', or LogitDiff on a model without soft-cap."
             )
         return self._view(values, ("layer",), f"metric by layer, norm {norm}", {"layer": self.stages})
+
+    def plot(
+        self, *, show: int = 16, example: int | None = None, palette: Literal["default", "lrp"] = "default"
+    ) -> Any:
+        """Waterfall of the direct contributions beside bars of the indirect ones, a plotly figure.
+
+        Args:
+            show: how many components to show at most.
+            example: which prompt of a batch.
+            palette: "default" (blue positive) or "lrp" (red positive).
+
+        Raises:
+            InputError: a batch without `example`, no such example, or an unknown palette.
+        """
+        from lrp_lens.plots.decomposition import plot_decomposition
+
+        chosen, table = self._example(example), self.table()
+        table = table if self.single else table[table["example"] == chosen]
+        return plot_decomposition(table, show=show, towards=self.towards, palette=palette)
+
+    def plot_cumulative(self, *, example: int | None = None) -> Any:
+        """The metric after each layer, with frozen and (where the readout is linear) recomputed norms, plotly.
+
+        Args:
+            example: which prompt of a batch.
+
+        Raises:
+            InputError: a batch without `example`, or no such example.
+        """
+        from lrp_lens.plots.cumulative import plot_cumulative
+
+        chosen = self._example(example)
+        views = [self.cumulative()] + ([] if self.recomputed is None else [self.cumulative("recomputed")])
+        return plot_cumulative([view if self.single else view.select(batch=chosen) for view in views])
+
+    def plot_sources(
+        self, *, show: int = 24, example: int | None = None, palette: Literal["default", "lrp"] = "default"
+    ) -> Any:
+        """Heads × source tokens: whose value each head moved, and what that adds directly, a plotly figure.
+
+        Args:
+            show: how many heads to show at most, those with the largest Σ |contribution|.
+            example: which prompt of a batch.
+            palette: "default" (blue positive) or "lrp" (red positive).
+
+        Raises:
+            InputError: as `by_source`; a batch without `example`, or no such example.
+        """
+        from lrp_lens.plots.maps import plot_sources
+
+        chosen, view = self._example(example), self.by_source()
+        return plot_sources(view if self.single else view.select(batch=chosen), show=show, palette=palette)
+
+    def _example(self, example: int | None) -> int:
+        count = len(self.metric)
+        require_index("example", example)
+        if example is None and count > 1:
+            raise InputError(f"A figure shows one example; received a batch of {count}. Pass example=0.")
+        if not -count <= (example or 0) < count:
+            raise InputError(f"The batch has the examples 0 to {count - 1}; received {example}.")
+        return (example or 0) % count
 
     def _part(self, part: Part) -> np.ndarray:
         if part not in PARTS:
@@ -208,6 +284,20 @@ class Decomposition:
             towards=self.towards,
             notes=(f"metric: {self.metric_text}", f"rules: {self.rules_text}"),
         )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to one safetensors file (words as JSON in its header; no pickle)."""
+        storage.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Decomposition":
+        """Read a decomposition written by `save`.
+
+        Raises:
+            InputError: the file is missing or is not a saved decomposition.
+        """
+        fields = storage.load(path)
+        return cls(**fields | {"components": tuple(Component(**one) for one in fields["components"])})
 
     def __repr__(self) -> str:
         return describe(self)

@@ -1,4 +1,4 @@
-"""A Decomposition in words: the terminal repr and a table for notebooks."""
+"""A Decomposition in words: the terminal repr and a shaded table for notebooks."""
 
 from html import escape
 from typing import TYPE_CHECKING
@@ -37,8 +37,18 @@ def describe(parts: "Decomposition") -> str:
 
 
 def describe_html(parts: "Decomposition") -> str:
-    """The facts and the whole table."""
+    """The facts and the whole table, its numbers shaded: blue positive, red negative, each column on its own scale."""
+    from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
+    from lrp_lens.plots.palette import signed
+
     above = "<br>".join(escape(line) for line in facts(parts))
-    table = parts.table()[["component", "kind", "direct", "indirect", "total"]]
-    table = table if parts.single else parts.table().drop(columns=["layer", "head"])
-    return f"<p>{above}</p>" + str(table.to_html(index=False, float_format=lambda value: f"{value:+.4f}"))
+    table = parts.table()
+    names = [name for name in ("example", "component", "kind") if name in table]
+    numbers = ["direct", "indirect", "total"]
+    scale = {name: float(table[name].abs().max()) or 1.0 for name in numbers}
+    rows = [
+        [word_cell(str(row[name])) for name in names]
+        + [shaded_cell(signed(row[name], "+.4f"), row[name] / scale[name]) for name in numbers]
+        for row in table.to_dict("records")
+    ]
+    return f"<p>{above}</p>" + html_table(names, numbers, rows)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+
+from lrp_lens.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,8 @@ class Ledger:
     """Σ|R| over tokens, positions and sinks: the scale against which the remainder is judged."""
     title: str = ""
     """Rule set and metric."""
+    towards: tuple[str, str] | None = None
+    """Words for the sign: positive pushes towards the first, negative towards the second."""
 
     @property
     def sinks(self) -> np.ndarray:
@@ -119,6 +123,27 @@ class Ledger:
             totals[row.kind] = totals.get(row.kind, np.zeros_like(self.metric)) + row.amount
         return totals
 
+    def plot(self, *, example: int | None = None, palette: Literal["default", "lrp"] = "default") -> Any:
+        """Waterfall from the metric's parts to the metric, a plotly figure.
+
+        Args:
+            example: which prompt of a batch.
+            palette: "default" (blue positive) or "lrp" (red positive).
+
+        Raises:
+            InputError: a batch without `example`, no such example, or an unknown palette.
+        """
+        from lrp_lens.plots.ledger import plot_ledger
+
+        table, count = self.to_dataframe(), len(self.metric)
+        if count > 1:
+            if example not in range(count):
+                raise InputError(
+                    f"A figure shows one example of the batch, 0 to {count - 1}; received example={example!r}."
+                )
+            table = table[table["example"] == example]
+        return plot_ledger(table, towards=self.towards, palette=palette)
+
     def __str__(self) -> str:
         """The first example in full; of a batch, the range of the others' remainders."""
         lines = [f"Ledger  {self.title}", f"  {'metric':<28}{self.metric[0]:>12.5f}"]
@@ -152,7 +177,7 @@ class Ledger:
             for name in ("metric", "tokens", "positions", "stream", "magnitude")
         }
         rows = [{**vars(row), "amount": row.amount.tolist()} for row in self.rows]
-        return {**arrays, "rows": rows, "title": self.title}
+        return {**arrays, "rows": rows, "title": self.title, "towards": self.towards}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Ledger":
@@ -161,4 +186,5 @@ class Ledger:
             name: np.asarray(data[name]) for name in ("metric", "tokens", "positions", "stream", "magnitude")
         }
         rows = tuple(LedgerRow(**{**row, "amount": np.asarray(row["amount"])}) for row in data["rows"])
-        return cls(**arrays, rows=rows, title=data["title"])
+        towards = tuple(data["towards"]) if data.get("towards") else None
+        return cls(**arrays, rows=rows, title=data["title"], towards=towards)

@@ -13,7 +13,7 @@ Source: Vig et al. 2020; Meng et al. 2202.05262; transformer_lens.patching (Nand
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,11 +28,11 @@ from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.attribution import missing_parts, require_part
+from lrp_lens.patching.checks import Engine, require_engine, require_whole
 from lrp_lens.patching.facets import Facet, record_name
 from lrp_lens.patching.inputs import activations, source_activations
 from lrp_lens.rules import GRADIENT
 
-Engine = Literal["auto", "transformer_lens", "batched"]
 BATCH_ROWS = 64
 """Prompts that go through the model at once in our own sweeps."""
 
@@ -59,9 +59,28 @@ def activation_values(
         batch_rows: rows of one batch of our own engine.
 
     Raises:
+        InputError: for an unknown engine, or batch_rows below 1.
         SiteError: if the model has no such part in any layer, the host drops every edit of it, or transformer_lens
             is asked for and not right there.
     """
+    require_whole(batch_rows, "batch_rows", 1)
+    live, right = patchable(model, facet, engine)
+    n_layers = resolve(model).n_layers
+    other = source_activations(model, source, live.values(), (tokens.shape[0], tokens.shape[1]))
+    if right and engine != "batched":
+        return _by_transformer_lens(model, tokens, other, facet, metrics, n_layers)
+    return _batched(model, tokens, other, facet, metrics, live, batch_rows)
+
+
+def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[int, str], bool]:
+    """Where a facet's patches are live, layer → hook name, and whether transformer_lens is right for all of them.
+
+    Nothing is run, so that it may be asked before long work.
+
+    Raises:
+        InputError, SiteError: as `activation_values`.
+    """
+    require_engine(engine)
     require_part(model, facet.part)
     sites = resolve(model)
     missing = missing_parts(model, GRADIENT)
@@ -72,16 +91,13 @@ def activation_values(
             f"A patch must reach the logits; {missing[names[0]]}. Leave {facet.part} out, or use HookedTransformer "
             "(or eager attention) for this model."
         )
-    other = source_activations(model, source, live.values(), (tokens.shape[0], tokens.shape[1]))
     right = transformer_lens_patches(model, facet.part) and len(live) == len(names)
     if engine == "transformer_lens" and not right:
         raise SiteError(
             f"transformer_lens.patching is not right for {facet.part} of {sites.architecture} in {sites.host}. "
             "Use engine='auto' or 'batched'."
         )
-    if right and engine != "batched":
-        return _by_transformer_lens(model, tokens, other, facet, metrics, sites.n_layers)
-    return _batched(model, tokens, other, facet, metrics, live, batch_rows)
+    return live, right
 
 
 def _evaluate(logits: Tensor, metrics: Sequence[Metric]) -> Float[Tensor, "metric batch"]:

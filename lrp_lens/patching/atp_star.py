@@ -14,7 +14,7 @@ The result of the paper is unsigned.  `signed=True` averages without the absolut
 Source: Kramár et al. 2024 (2403.00745), sections 3.1.1 and 3.1.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,11 @@ class AtPStar(PatchingPass):
     qk_fix: bool = True
     signed: bool = False
     _softmaxes: dict[str, tuple[dict[str, Tensor], list[Softmax]]] = field(default_factory=dict, repr=False)
+
+    def forwards_for(self, facets: Iterable[Facet]) -> int:
+        """Forward passes for these facets: the QK fix runs only for queries and keys."""
+        parts = {facet.part for facet in facets} & {"q", "k"}
+        return 1 + len(self.drops) + (1 + len(parts) if self.qk_fix and parts else 0)
 
     def scores(self, source: Any, facet: Facet) -> Float[Tensor, "batch layer ..."]:
         """AtP* scores of every patch of a facet, [batch, layer, *axes]."""
@@ -191,7 +196,7 @@ def atp_star(
     corrupted_tokens: Any,
     patching_metric: PatchingMetric,
     *,
-    rules: RuleSet = GRADIENT,
+    rules: RuleSet | str = GRADIENT,
     qk_fix: bool = True,
     grad_drop: bool = True,
     signed: bool = False,

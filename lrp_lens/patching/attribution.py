@@ -23,6 +23,7 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.patching.checks import rules_of
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
     PatchingMetric,
@@ -36,6 +37,11 @@ from lrp_lens.patching.inputs import (
 from lrp_lens.recording import cut_by_rule
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import RELP, AttentionWeights, RuleSet
+
+_OTHER_END = (
+    "An integrated pass serves the clean run that its path ends at; these are other clean prompts. Make the pass with "
+    "integrated_pass from these."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +67,16 @@ class PatchingPass:
     """Hook name → why it has no gradient."""
     forwards: int = 1
     backwards: int = 1
+    path_end: Int[Tensor, "batch pos"] | None = None
+    """The clean run, where the gradients are averages along the path to it; they serve no other."""
+    _end: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """What the clean run of `path_end` computed where a cache of it can be recognised."""
     _sources: dict[bytes, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     """Token ids → activations of the other run, so that one forward pass serves every facet."""
+
+    def forwards_for(self, facets: Iterable[Facet]) -> int:
+        """Forward passes that scoring these facets takes, besides the clean run."""
+        return self.forwards
 
     def layers(self) -> int:
         """Number of layers of the model."""
@@ -91,6 +105,9 @@ class PatchingPass:
         Args:
             source: the other run: its ActivationCache, its prompts, or a mapping from hook names.
             facet: an entry of `FACETS`.
+
+        Raises:
+            InputError: for another clean run than an integrated pass was made with.
         """
         names = self.require(facet)
         other = self.other(source, [name for name in names if name in self.gradients])
@@ -107,14 +124,34 @@ class PatchingPass:
         """Activations of the other run at these hook points; prompts are run once for all facets."""
         shape = (self.tokens.shape[0], self.tokens.shape[1])
         if is_cache(source):
+            self._require_path_end(source, shape)
             return source_activations(self.model, source, names, shape)
         tokens = aligned_tokens(self.model, source, "clean")
         require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        if self.path_end is not None and not torch.equal(tokens.to(self.path_end.device), self.path_end):
+            raise InputError(_OTHER_END)
         key = tokens.cpu().numpy().tobytes()
         if key not in self._sources:
             self._sources.clear()
             self._sources[key] = activations(self.model, tokens, self.gradients)
         return self._sources[key]
+
+    def _require_path_end(self, cache: Any, shape: tuple[int, int]) -> None:
+        """Recognise a cache of the clean run by what it holds before the first layer."""
+        if self.path_end is None:
+            return
+        for name, end in self._end.items():
+            try:
+                found = source_activations(self.model, cache, [name], shape)[name]
+            except InputError:
+                continue
+            if not torch.allclose(found.to(end), end, atol=1e-4, rtol=1e-3):
+                raise InputError(_OTHER_END)
+            return
+        raise InputError(
+            f"An integrated pass serves one clean run, recognised in a cache by {' or '.join(self._end)}; this one "
+            "holds neither. Pass the clean tokens, or cache one of them."
+        )
 
     def _laid_out(self, facet: Facet, products: Mapping[int, Tensor]) -> Tensor:
         rows = {layer: facet.reduce(product) for layer, product in products.items()}
@@ -175,7 +212,7 @@ def patching_pass(
     corrupted_tokens: Any,
     patching_metric: PatchingMetric,
     *,
-    rules: RuleSet = RELP,
+    rules: RuleSet | str = RELP,
     parts: Iterable[str] | None = None,
 ) -> PatchingPass:
     """One forward and one backward pass, from which all twins read.
@@ -185,7 +222,7 @@ def patching_pass(
         corrupted_tokens: the run that is patched: token ids [batch, pos] or prompts of one length (for noising the
             clean run).
         patching_metric: logits → scalar, or one number per prompt.
-        rules: a rule set; `GRADIENT` for attribution patching.
+        rules: a rule set or the name of a preset; `GRADIENT` for attribution patching.
         parts: which activations to keep, of `PARTS`; all by default (the pattern is quadratic in length).
 
     Returns:
@@ -205,6 +242,7 @@ def patching_pass(
         >>> get_lrp_patch_resid_pre(model, corrupted, clean, metric, backward=backward).shape
         torch.Size([4, 15])
     """
+    rules, metric = rules_of(rules), per_prompt(patching_metric, model)
     tokens = aligned_tokens(model, corrupted_tokens, "corrupted")
     wanted = tuple(PARTS) if parts is None else tuple(parts)
     unknown = sorted(set(wanted) - set(PARTS))
@@ -214,7 +252,6 @@ def patching_pass(
     missing = missing_parts(model, rules)
     asked = {record_name(part, layer) for part in wanted for layer in range(sites.n_layers)}
     names = (asked - set(missing)) | {record_name("resid_pre", 0)}  # there is always something to go back to
-    metric = per_prompt(patching_metric, model)
     _, cache = run_with_relevance(
         model,
         tokens,

@@ -11,17 +11,29 @@ Several metrics share the patched forward passes of step 1.  Unsigned methods ar
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_lens.errors import InputError, SiteError
+from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward
-from lrp_lens.patching.activation import Engine, activation_values
+from lrp_lens.metrics import Metric
+from lrp_lens.patching.activation import activation_values, patchable
+from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
+from lrp_lens.patching.controls import random_draws
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import Facet, facet_of
-from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned_tokens, base_and_source, per_prompt
+from lrp_lens.patching.inputs import (
+    Direction,
+    PatchingMetric,
+    aligned_tokens,
+    base_and_source,
+    default_metric,
+    per_prompt,
+    require_usable,
+)
 from lrp_lens.patching.methods import Method, method_of
 from lrp_lens.patching.statistics import require_floor
 from lrp_lens.rules import RuleSet
@@ -35,11 +47,11 @@ def compare(
     model: Any,
     clean: Any,
     corrupted: Any,
-    metric: PatchingMetric | Mapping[str, PatchingMetric],
+    metric: PatchingMetric | Mapping[str, PatchingMetric] | None = None,
     *,
-    sites: Sequence[str] = SITES,
-    methods: Sequence[str | RuleSet | Method] = DEFAULT_METHODS,
-    ks: Sequence[int] = (5, 10, 20),
+    sites: str | Sequence[str] = SITES,
+    methods: str | RuleSet | Method | Sequence[str | RuleSet | Method] = DEFAULT_METHODS,
+    ks: int | Sequence[int] = (5, 10, 20),
     samples: int = 1000,
     seed: int = 0,
     floor: float | int = 0.01,
@@ -52,12 +64,14 @@ def compare(
         model: HookedTransformer or TransformerBridge in eval mode.
         clean: prompts of one length, or token ids [batch, pos]; two prompts at least.
         corrupted: the same number of prompts of the same length.
-        metric: one number per prompt (a Metric such as `LogitDiff`, or a callable → [batch]); or name → metric.
-        sites: names of `FACETS`.
-        methods: names of `lrp_lens.patching.methods.METHODS`, rule sets, or `Method`s.
-        ks: sizes of the top-k overlap.
+        metric: one number per prompt (a Metric such as `LogitDiff`, or a callable → [batch]); or name → metric;
+            default: each clean prompt's top token against its runner-up.
+        sites: names of `FACETS`, or one of them.
+        methods: names of `lrp_lens.patching.methods.METHODS`, rule sets, or `Method`s; or one of them.  Where a
+            method cannot run on this host, its row is NaN and its note says why.
+        ks: sizes of the top-k overlap; k is at most n_ranked, and column top_k_cells says what it was.
         samples: bootstrap samples over prompts; 0 for no intervals.
-        seed: of the bootstrap and the halves.
+        seed: of the bootstrap, the halves and RANDOM.
         floor: share of a site's largest |exact effect| (mean over prompts), by default 1 %.  Cells below it are left
             out of Spearman and sign agreement, and never count among the top k; column n_ranked says how many are
             left.  0 ranks every cell.  Pearson and scale always take every cell.
@@ -68,9 +82,10 @@ def compare(
         Comparison: `.table()`, `.noise_floor()`, `.losses()`, `.view(...)`, `.plot(...)`.
 
     Raises:
-        InputError: unknown sites or methods, prompts that are not aligned, fewer than two prompts, k or floor out of
-            range.
+        InputError: unknown sites, methods or engine, prompts that are not aligned, fewer than two prompts, k, samples,
+            seed or floor out of range, a metric that is not finite or does not depend on the logits.
         SiteError: the model has no such site.
+        All of them before the first patch.
 
     Example:
         >>> from lrp_lens import LogitDiff, load_demo_model
@@ -83,29 +98,31 @@ def compare(
         >>> found.table()[["site", "method", "n_cells"]].values.tolist()
         [['attn_head_out_all_pos', 'GRADIENT', 16], ['attn_head_out_all_pos', 'CP_LRP', 16]]
     """
-    facets = [facet_of(site) for site in sites]
-    chosen = [method_of(method) for method in methods]
-    _require(facets, chosen, ks, floor)
+    facets = [facet_of(site) for site in as_list(sites, "sites")]
+    chosen = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
+    _require(facets, chosen, floor)
+    require_engine(engine)
+    sizes = require_sizes(ks)
+    samples, seed = require_whole(samples, "samples", 0), require_whole(seed, "seed", 0)
     tokens, source = base_and_source(model, corrupted, aligned_tokens(model, clean, "clean"), direction)
     if tokens.shape != source.shape:
         base_and_source(model, corrupted, clean, "noising")  # raises, and says which
     if len(tokens) < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
-    named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
-    metrics = {name: per_prompt(one, model) for name, one in named.items()}
+    for facet in facets:
+        patchable(model, facet, engine)
+    metrics = _metrics(model, clean, metric)
+    base = _base(model, metrics, tokens, source)
     result = Comparison(
         n_prompts=len(tokens),
         length=tokens.shape[1],
         n_layers=resolve(model).n_layers,
-        ks=tuple(ks),
+        ks=sizes,
         samples=samples,
         seed=seed,
         direction=direction,
         floor=floor,
     )
-    with torch.no_grad():
-        logits = forward(model, tokens, None)
-        base = torch.stack([one(logits) for one in metrics.values()])
     device = device_of(model)
     for facet in facets:
         with Meter(device) as meter:
@@ -115,21 +132,37 @@ def compare(
         for name, one in zip(metrics, change, strict=True):
             result.add_exact(name, facet, one.double().cpu().numpy(), cost)
     for method in chosen:
-        for name in named:
+        for name in metrics:
             _score(result, model, method, name, metrics[name], tokens, source, facets, device)
     return result
 
 
-def _require(
-    facets: Sequence[Facet], methods: Sequence[Method], ks: Sequence[int], floor: float | int
-) -> None:
-    if not facets or not methods:
-        raise InputError("A comparison needs at least one site and one method; received none.")
+def _metrics(
+    model: Any, clean: Any, metric: PatchingMetric | Mapping[str, PatchingMetric] | None
+) -> dict[str, Metric]:
+    named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
+    if not named:
+        raise InputError("A comparison needs at least one metric; received an empty mapping.")
+    given = {name: default_metric(model, clean) if one is None else one for name, one in named.items()}
+    return {name: per_prompt(one, model) for name, one in given.items()}
+
+
+def _base(model: Any, metrics: Mapping[str, Metric], tokens: Tensor, source: Tensor) -> Tensor:
+    """Each metric of the unpatched run, [metric, batch]; refuses a metric that cannot tell patches apart."""
+    with torch.no_grad():
+        logits = forward(model, source, None)
+        there = [one(logits) for one in metrics.values()]
+        logits = forward(model, tokens, None)
+    for (name, one), value in zip(metrics.items(), there, strict=True):
+        require_usable(name, one, logits, value)
+    with torch.no_grad():
+        return torch.stack([one(logits) for one in metrics.values()])
+
+
+def _require(facets: Sequence[Facet], methods: Sequence[Method], floor: float | int) -> None:
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise InputError(f"Methods have names of their own; received {names}. Rename a rule set.")
-    if min(ks, default=1) < 1:
-        raise InputError(f"A top-k overlap has k >= 1; received {tuple(ks)}.")
     require_floor(floor)
 
 
@@ -145,16 +178,39 @@ def _score(
     device: torch.device,
 ) -> None:
     """One method under one metric, all sites; one pass and one clean run serve them all."""
+    if method.draws:
+        _draw(result, method, metric_name, facets)
+        return
     found: list[tuple[Facet, Tensor | None, tuple[str, ...]]] = []
     with Meter(device) as meter:
-        passed = method.make(model, tokens, source, metric)
+        try:
+            passed = method.make(model, tokens, source, metric)
+        except (SiteError, RuleError) as error:  # this method only; the others go on
+            reason = f"{method.name} cannot run here: {error}"
+            absent = Scores(method.name, None, Cost(0, 0, 0.0, 0.0), (reason,), method.unsigned, method.lrp)
+            for facet in facets:
+                result.add(metric_name, facet, absent)
+            return
         for facet in facets:
             try:
                 scores = method.score(passed, source, facet).detach()
                 found.append((facet, scores, method.why_missing(passed, facet)))
             except SiteError as error:
                 found.append((facet, None, (str(error),)))
-    cost = Cost(passed.forwards + method.forwards, passed.backwards, meter.seconds, meter.peak_mb)
+    scored = [facet for facet, kept, _ in found if kept is not None]
+    forwards = passed.forwards_for(scored) + (method.forwards if scored else 0)
+    cost = Cost(forwards, passed.backwards, meter.seconds, meter.peak_mb)
     for facet, kept, why in found:
         values = None if kept is None else kept.double().cpu().numpy()
         result.add(metric_name, facet, Scores(method.name, values, cost, why, method.unsigned, method.lrp))
+
+
+def _draw(result: Comparison, method: Method, metric_name: str, facets: Sequence[Facet]) -> None:
+    """Random rankings, which cost nothing; every metric meets the same ones."""
+    for facet in facets:
+        exact = result.exact[metric_name, facet.name].values
+        assert exact is not None
+        draws = random_draws(exact.shape[1:], facet.name, result.seed, method.draws)
+        first = np.broadcast_to(draws[0], exact.shape)
+        scores = Scores(method.name, first, Cost(0, 0, 0.0, 0.0), unsigned=method.unsigned, draws=draws)
+        result.add(metric_name, facet, scores)

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.patching import storage
+from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.statistics import (
     Statistic,
@@ -29,6 +32,19 @@ _DIMS = {"pos": "position", "dest_pos": "position", "src_pos": "source"}
 SPLITS = 20
 RANKED = ("spearman", "sign_agreement")
 """Statistics over the cells above the floor only."""
+NO_EFFECT = "no cell has an effect"
+LOSSES = (
+    "metric", "site", "method", "gradient", "lrp", "difference", "difference_low", "difference_high", "loses",
+)  # fmt: skip
+"""Columns of `Comparison.losses`."""
+
+
+def _doubts(scores: np.ndarray, exact: np.ndarray) -> list[str]:
+    """Why statistics of mean scores and effects [cell] are NaN although there are both."""
+    found = [] if exact.any() else [NO_EFFECT]
+    return found + [
+        "all scores are equal" for _ in range(len(scores) > 1 and bool((scores == scores[0]).all()))
+    ]
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,8 @@ class Scores:
     """Why cells are NaN."""
     unsigned: bool = False
     lrp: bool = False
+    draws: np.ndarray | None = None
+    """Random rankings, [draw, layer, *axes], the same for every prompt; `values` is the first of them."""
 
 
 @dataclass(eq=False)
@@ -106,15 +124,16 @@ class Comparison:
 
         The top k are at most as many as there are cells above the floor, and scores of all cells compete for them.
         """
-        if not scores.shape[-1]:
+        if not scores.size:
             return np.full(len(scores), np.nan)
         ranked = above_floor(exact[0] if mean is None else mean, self.floor)
         if statistic in RANKED:
             scores, exact = scores[:, ranked], exact[:, ranked]
+            if not ranked.any():
+                return np.full(len(scores), np.nan)
         if statistic.startswith("top_"):
             k = int(statistic.removeprefix("top_"))
-            if k <= scores.shape[-1]:
-                return top_overlap(min(k, int(ranked.sum())))(scores, exact)
+            return top_overlap(min(k, int(ranked.sum())))(scores, exact)
         return self.statistics[statistic](scores, exact)
 
     def with_floor(self, floor: float | int) -> "Comparison":
@@ -126,6 +145,23 @@ class Comparison:
         require_floor(floor)
         return replace(self, floor=floor)
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to one file: safetensors with JSON in its header; never pickle.
+
+        Raises:
+            InputError: if the path cannot be written.
+        """
+        storage.save(self, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str]) -> "Comparison":
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: if the file is missing, or holds no comparison.
+        """
+        return storage.load(path)
+
     def _samples(self, metric: str, site: str, method: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Means over each bootstrap sample of prompts, of scores and exact effects."""
         scores, exact = self._pair(metric, site, method, range(self.n_prompts))
@@ -133,6 +169,8 @@ class Comparison:
 
     def sampled(self, metric: str, site: str, method: str, statistic: str) -> np.ndarray:
         """A statistic of the mean over prompts (first entry) and of every bootstrap sample, [1 + samples]."""
+        if self.scores[metric, site, method].draws is not None:
+            return self._of_draws(metric, site, method, self._weights, statistic)
         means = self._samples(metric, site, method)
         if means is None or (statistic == "sign_agreement" and self.scores[metric, site, method].unsigned):
             return np.full(len(self._weights), np.nan)
@@ -142,10 +180,26 @@ class Comparison:
         self, metric: str, site: str, method: str, prompts: Sequence[int], statistic: str
     ) -> float:
         """A statistic of the mean over some prompts only."""
+        if self.scores[metric, site, method].draws is not None:
+            share = np.isin(np.arange(self.n_prompts), list(prompts)) / len(prompts)
+            return float(self._of_draws(metric, site, method, share[None], statistic)[0])
         scores, exact = self._pair(metric, site, method, prompts)
         if scores is None:
             return float("nan")
         return float(self._apply(statistic, scores.mean(0)[None], exact.mean(0)[None])[0])
+
+    def _of_draws(
+        self, metric: str, site: str, method: str, weights: np.ndarray, statistic: str
+    ) -> np.ndarray:
+        """Random rankings: the mean over draws first, then one draw for each further row of weights [row, prompt]."""
+        found, exact = self.scores[metric, site, method], self._cells(self.exact[metric, site].values)
+        assert found.draws is not None
+        known = ~np.isnan(exact).any(0)
+        means, draws = weights @ exact[:, known], found.draws.reshape(len(found.draws), -1)[:, known]
+        every = self._apply(statistic, draws, np.repeat(means[:1], len(draws), axis=0))
+        turns = np.arange(len(means) - 1) % len(draws)
+        rest = self._apply(statistic, draws[turns], means[1:], means[0])
+        return np.concatenate([[every.mean()], rest])
 
     def _pair(
         self, metric: str, site: str, method: str, prompts: Sequence[int]
@@ -169,9 +223,9 @@ class Comparison:
         """One row per metric, site and method, tidy.
 
         Columns: metric, site, method; each statistic with `_low` and `_high` (95 % bootstrap interval over prompts);
-        n_cells; n_ranked (cells above the floor, see `compare`); n_prompts; forwards, backwards, seconds and peak_mb
-        of the method for all sites together; and of activation patching for this site (exact_...); unsigned; note
-        (why cells are missing).
+        n_cells; n_ranked (cells above the floor, see `compare`); for each top_k, top_k_cells: the k that was used,
+        at most n_ranked; n_prompts; forwards, backwards, seconds and peak_mb of the method for all sites together;
+        and of activation patching for this site (exact_...); unsigned; note (why cells or numbers are missing).
         """
         rows = []
         for (metric, site, method), found in self.scores.items():
@@ -182,11 +236,18 @@ class Comparison:
             kept, truth = self._pair(metric, site, method, range(self.n_prompts))
             cells = 0 if kept is None else kept.shape[1]
             ranked = int(above_floor(truth.mean(0), self.floor).sum()) if cells else 0
-            row |= {"n_cells": cells, "n_ranked": ranked, "n_prompts": self.n_prompts}
+            row |= {"n_cells": cells, "n_ranked": ranked}
+            row |= {f"top_{k}_cells": min(k, ranked) for k in self.ks}
+            row |= {"n_prompts": self.n_prompts}
             row |= vars(found.cost)
             exact = self.exact[metric, site].cost
             row |= {"exact_forwards": exact.forwards, "exact_seconds": exact.seconds}
-            row |= {"unsigned": found.unsigned, "note": "; ".join(found.why)}
+            notes = [*found.why, *([] if kept is None else _doubts(kept.mean(0), truth.mean(0)))]
+            if found.draws is not None:
+                notes.append(
+                    f"mean over {len(found.draws)} random rankings; intervals over them and the prompts"
+                )
+            row |= {"unsigned": found.unsigned, "note": "; ".join(notes)}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -195,7 +256,7 @@ class Comparison:
         return self.table()
 
     def noise_floor(self) -> pd.DataFrame:
-        """Exact against exact on halves of the prompts, per metric and site: mean and 95 % range of 20 splits.
+        """Exact against exact on halves of the prompts, per metric and site: mean and 95 % range of 20 splits; note.
 
         Agreement above this is not to be had with half as many prompts; the method RANDOM shows the other end.
         """
@@ -208,6 +269,7 @@ class Comparison:
                 statistic = partial(self._apply, name, mean=cells.mean(0))
                 value, low, high = halves(cells, statistic, SPLITS, self.seed)
                 row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            row["note"] = "" if cells.any() else NO_EFFECT
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -215,13 +277,19 @@ class Comparison:
         """Where LRP loses: each LRP method minus GRADIENT, paired over bootstrap samples; worst first.
 
         Columns: metric, site, method, gradient, lrp, difference, difference_low, difference_high, loses (the whole
-        interval lies below 0).
+        interval lies below 0).  No rows without LRP methods.
+
+        Args:
+            statistic: pearson, spearman, sign_agreement or top_k; of a scale more is not better.
 
         Raises:
             InputError: if GRADIENT is not among the methods, or for an unknown statistic.
         """
-        if statistic not in self.statistics:
-            raise InputError(f"A statistic is one of {', '.join(self.statistics)}; received {statistic!r}.")
+        ordered = [name for name in self.statistics if name != "scale"]
+        if statistic not in ordered:
+            raise InputError(
+                f"A statistic of which more is better is one of {', '.join(ordered)}; received {statistic!r}."
+            )
         if not any(method == "GRADIENT" for _, _, method in self.scores):
             raise InputError("LRP loses or wins against GRADIENT, which was not compared. Add it to methods.")
         rows = []
@@ -236,7 +304,8 @@ class Comparison:
                 | {"difference": difference, "difference_low": low, "difference_high": high}
                 | {"loses": high < 0}
             )
-        return pd.DataFrame(rows).sort_values("difference", kind="stable").reset_index(drop=True)
+        table = pd.DataFrame(rows, columns=list(LOSSES))
+        return table.sort_values("difference", kind="stable").reset_index(drop=True)
 
     def view(self, site: str, method: str | None = None, metric: str | None = None) -> View:
         """Mean scores of one site, dims as transformer_lens lays them out; of activation patching without `method`.
@@ -261,12 +330,12 @@ class Comparison:
             notes=(f"metric: {metric}", f"site: {site}", f"{self.direction}, {self.n_prompts} prompts"),
         )
 
-    def plot(self, site: str, methods: Sequence[str] | None = None, metric: str | None = None) -> Any:
+    def plot(self, site: str, methods: str | Sequence[str] | None = None, metric: str | None = None) -> Any:
         """Per method: heat maps of exact and method on one scale, and their scatter with the identity line.
 
         Args:
             site: a compared site.
-            methods: names; every method with scores by default.
+            methods: names, or one of them; every method with scores by default.
             metric: name of the metric; the first by default.
 
         Returns:
@@ -275,23 +344,35 @@ class Comparison:
         from lrp_lens.plots.comparison import plot_comparison
 
         metric = metric or next(iter(self.exact))[0]
-        names = methods or [
+        names = [
             method
             for (name, where, method), found in self.scores.items()
             if (name, where) == (metric, site) and found.values is not None
         ]
+        names = names if methods is None else as_list(methods, "methods")
         exact = self.view(site, None, metric)
         return plot_comparison(exact, [self.view(site, name, metric) for name in names], title=site)
 
     def __repr__(self) -> str:
         sites, methods = list(self.facets), list(dict.fromkeys(method for _, _, method in self.scores))
-        return (
+        lines = [
             f"Comparison({self.n_prompts} prompts of {self.length} tokens, {self.direction}; sites "
             f"{', '.join(sites)}; methods {', '.join(methods)})"
-        )
+        ]
+        for metric, site in self.exact:
+            agree = [
+                f"{method} {self.on_prompts(metric, site, method, range(self.n_prompts), 'pearson'):.2f}"
+                for name, where, method in self.scores
+                if (name, where) == (metric, site)
+            ]
+            lines.append(f"  Pearson with activation patching, {metric}, {site}: {', '.join(agree)}")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "n_cells"]
-        columns += ["spearman", "sign_agreement", "n_ranked"]
-        note = f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs.</p>"
+        columns += ["spearman", "sign_agreement", *(f"top_{k}" for k in self.ks), "n_ranked", "note"]
+        note = (
+            f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs; "
+            "the top k are at most as many.</p>"
+        )
         return str(self.table()[columns].round(3).to_html(index=False)) + note

@@ -1,12 +1,16 @@
 """Controls: what a method must beat, and what needs no counterfactual.
 
-1. Random ranking: normal noise, seeded.
+1. Random ranking: normal noise, seeded, drawn anew for each site; `compare` averages over several draws.
 2. Gradient × input: the activation of the run itself in place of the change, a ⊙ g.
 3. Attention rollout (Abnar & Zuidema 2005.00928): with A = (mean over heads of P + I) / 2 per layer, the product of A
    over this and all later layers says how much of each stream arrives at the position that the metric reads.
    Unsigned, and defined on the residual stream only.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,11 +29,27 @@ def random_scores(like: Float[Tensor, "batch layer ..."], seed: int) -> Float[Te
     return noise.to(like).expand_as(like)
 
 
+def random_draws(shape: Sequence[int], site: str, seed: int, draws: int) -> Float[np.ndarray, "draw ..."]:
+    """Several random rankings of a site's cells, independent of each other and of every other site's.
+
+    Args:
+        shape: of the cells, [layer, *axes].
+        site: the facet's name.
+        seed: of all sites together.
+        draws: how many.
+
+    Example:
+        >>> random_draws((4, 15), "mlp_out", 0, 20).shape
+        (20, 4, 15)
+    """
+    return np.random.default_rng([seed, *site.encode()]).normal(size=(draws, *shape))
+
+
 def gradient_times_input(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batch layer ..."]:
     """Activation ⊙ gradient (under rules: relevance) of the run itself, summed as a facet's patches are."""
     names = passed.require(facet)
     zeros = {name: torch.zeros_like(passed.activations[name]) for name in names if name in passed.gradients}
-    return -passed.scores(zeros, facet)
+    return -replace(passed, path_end=None).scores(zeros, facet)
 
 
 def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batch layer pos"]:

@@ -17,7 +17,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.text import tokenize
-from lrp_lens.metrics import CallableMetric, Metric, as_metric
+from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 
 Direction = Literal["denoising", "noising"]
@@ -62,6 +62,11 @@ def per_prompt(metric: Any, model: Any) -> Metric:
 
     A scalar over a batch becomes that scalar for each prompt, so that the mean over prompts is always the scalar.
     """
+    if metric is None:
+        raise InputError(
+            "A pass of one run needs a metric; received None. Pass one such as LogitDiff: which token is the clean "
+            "run's first choice is not to be seen in the corrupted run."
+        )
     if isinstance(metric, Metric):
         return metric.resolve(model)
     as_metric(metric)  # refuses what is no callable
@@ -73,6 +78,54 @@ def per_prompt(metric: Any, model: Any) -> Metric:
 
     function.__name__ = getattr(metric, "__name__", "callable")
     return CallableMetric(function)
+
+
+def default_metric(model: Any, clean: Any) -> LogitDiff:
+    """Where none is given: each clean prompt's top token against its runner-up, for both runs.
+
+    Raises:
+        InputError: for activations instead of prompts.
+    """
+    if is_cache(clean):
+        raise InputError(
+            "Without a metric, the clean run's first choice is set against its runner-up, which needs its prompts; "
+            "received a cache of activations. Pass a metric such as LogitDiff, or the clean tokens."
+        )
+    tokens = aligned_tokens(model, clean, "clean")
+    with torch.no_grad():
+        logits = forward(model, tokens, None)
+    return RunnerUp().concrete(logits[:, -1:])
+
+
+def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> None:
+    """Raise InputError unless a metric is finite in both runs, and depends on the logits.
+
+    Args:
+        name: the metric's, for the message.
+        metric: one number per prompt.
+        logits: of the run that is patched, [batch, pos, d_vocab].
+        there: the metric of the other run, [batch].
+    """
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_(isinstance(metric, CallableMetric))
+        value = metric(leaf)
+        for one in (value, there):
+            if not bool(torch.isfinite(one).all()):
+                raise InputError(
+                    f"A metric is a finite number for each prompt; {name} gives {one.detach().tolist()}."
+                )
+        if not leaf.requires_grad:
+            return  # metrics of lrp_lens read logits by construction
+        if not value.requires_grad:
+            raise InputError(
+                f"A metric depends on the logits differentiably; {name} does not. Avoid constants, .item() and argmax."
+            )
+        (slope,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if (slope is None or not bool(slope.any())) and torch.equal(value.detach(), there.detach()):
+        raise InputError(
+            f"A metric depends on the logits; {name} is the constant {value[0].item():.3g} in both runs. Read the "
+            "logits in it."
+        )
 
 
 def activations(model: Any, tokens: Int[Tensor, "batch pos"], names: Iterable[str]) -> dict[str, Tensor]:

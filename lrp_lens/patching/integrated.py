@@ -30,9 +30,11 @@ def integrated_pass(
     patching_metric: PatchingMetric,
     *,
     steps: int = 5,
-    rules: RuleSet = GRADIENT,
+    rules: RuleSet | str = GRADIENT,
 ) -> PatchingPass:
     """A `PatchingPass` whose gradients are averages along the embedding path; hand it to the twins as `backward`.
+
+    It serves these clean prompts only, which are the end of its path.
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
@@ -40,7 +42,7 @@ def integrated_pass(
         clean_tokens: the other end of the path, aligned with it.
         patching_metric: logits → scalar, or one number per prompt.
         steps: m, the number of points of the path (5 in EAP-IG).
-        rules: LRP rules, to average LRP coefficients.
+        rules: LRP rules (or the name of a preset), to average LRP coefficients.
 
     Raises:
         InputError: steps below 1, or prompts that are not aligned.
@@ -56,13 +58,14 @@ def integrated_pass(
         >>> get_attribution_patch_resid_pre(model, corrupted, clean, metric, backward=passed).shape
         torch.Size([4, 15])
     """
-    if not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
     base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules)
     clean = aligned_tokens(model, clean_tokens, "clean")
     require_aligned((clean.shape[0], clean.shape[1]), (base.tokens.shape[0], base.tokens.shape[1]))
     point = resolve(model).embedding.point
-    end = activations(model, clean, [Names.EMBED])[Names.EMBED]
+    recognised = activations(model, clean, [Names.EMBED, Names.resid_pre(0)])
+    end = recognised[Names.EMBED]
     total: dict[str, Tensor] = {}
     for step in range(steps):
         share = (step + 0.5) / steps
@@ -75,4 +78,11 @@ def integrated_pass(
         for name, gradient in passed.gradients.items():
             total[name] = total[name] + gradient if name in total else gradient
     gradients = {name: gradient / steps for name, gradient in total.items()}
-    return replace(base, gradients=gradients, forwards=2 + steps, backwards=1 + steps)
+    return replace(
+        base,
+        gradients=gradients,
+        forwards=2 + steps,
+        backwards=1 + steps,
+        path_end=clean,
+        _end=recognised,
+    )

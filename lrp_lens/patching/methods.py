@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.patching.atp_star import atp_star
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
-from lrp_lens.patching.controls import attention_rollout, gradient_times_input, random_scores
+from lrp_lens.patching.checks import require_whole, rules_of
+from lrp_lens.patching.controls import attention_rollout, gradient_times_input
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.inputs import PatchingMetric
 from lrp_lens.patching.integrated import integrated_pass
@@ -37,6 +39,8 @@ class Method:
     """Whether scores have no sign: they are compared with |exact|."""
     lrp: bool = False
     """Whether LRP rules are at work."""
+    draws: int = 0
+    """Random rankings in place of scores, without running the model: statistics are means over so many draws."""
 
     def why_missing(self, passed: PatchingPass, facet: Facet) -> tuple[str, ...]:
         """Why layers of a facet are NaN."""
@@ -55,12 +59,19 @@ def _rollout(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
     return attention_rollout(passed, facet)
 
 
+def _no_pass(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
+    """For scores that need neither activations nor gradients."""
+    value = torch.full((len(tokens),), torch.nan)
+    return PatchingPass(model, tokens, metric, GRADIENT, {}, {}, value, {}, forwards=0, backwards=0)
+
+
 def _random(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
-    return random_scores(passed.scores(source, facet), seed=0)
+    raise InputError("RANDOM has no pass to score; use random_scores or random_draws.")
 
 
-def of_rules(rules: RuleSet) -> Method:
-    """Attribution patching (GRADIENT) or relevance patching under a rule set."""
+def of_rules(rules: RuleSet | str) -> Method:
+    """Attribution patching (GRADIENT) or relevance patching under a rule set, or a preset's name."""
+    rules = rules_of(rules)
 
     def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
         return patching_pass(model, tokens, metric, rules=rules)
@@ -68,8 +79,10 @@ def of_rules(rules: RuleSet) -> Method:
     return Method(rules.name, make, _plain, lrp=rules != GRADIENT)
 
 
-def integrated(rules: RuleSet = GRADIENT, steps: int = 5, name: str | None = None) -> Method:
+def integrated(rules: RuleSet | str = GRADIENT, steps: int = 5, name: str | None = None) -> Method:
     """Integrated gradients (or LRP coefficients) on the embedding path."""
+    rules = rules_of(rules)
+    require_whole(steps, "steps", 1)
 
     def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
         return integrated_pass(model, tokens, other, metric, steps=steps, rules=rules)
@@ -96,8 +109,8 @@ METHODS: dict[str, Method] = {
         integrated(),
         integrated(RELP),
         Method("GRADIENT_X_INPUT", _GRADIENT.make, _gradient_times_input, forwards=0),
-        Method("ROLLOUT", _GRADIENT.make, _rollout, forwards=1, unsigned=True),
-        Method("RANDOM", _GRADIENT.make, _random, forwards=0),
+        Method("ROLLOUT", _no_pass, _rollout, forwards=1, unsigned=True),
+        Method("RANDOM", _no_pass, _random, forwards=0, draws=20),
     )
 }
 """Name → method.  GRADIENT is attribution patching (AtP); ROLLOUT and RANDOM are controls."""
@@ -113,7 +126,7 @@ def method_of(method: "str | RuleSet | Method") -> Method:
         return method
     if isinstance(method, RuleSet):
         return of_rules(method)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(
             f"A method is a RuleSet, a Method, or one of {', '.join(METHODS)}; received {method!r}."
         )

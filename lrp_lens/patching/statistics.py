@@ -3,13 +3,16 @@
 1. Scores are kept per prompt, [prompt, cell]; a method is judged by its mean over prompts.
 2. A bootstrap sample draws prompts with replacement; the same samples serve every method, so differences are paired.
 3. Statistics: Pearson, Spearman (average ranks, as most ties are exact zeros), sign agreement over the cells in which
-   the exact effect is not 0, and the overlap of the k cells with the largest |score|.
+   the exact effect is not 0, and the overlap of the k cells with the largest |score| (its expectation, where cells
+   tie for the last places).
 4. Ranks and signs count a cell without effect as much as the strongest one, so they are taken over the cells above a
    floor, a share of the largest |exact|.  Pearson and the scale keep every cell: a method that blames cells without
    effect is to be seen somewhere.
 """
 
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,23 +26,25 @@ NOTHING = 1e-6
 """Cells with an exact effect below this share of the largest have no sign."""
 
 
-def require_floor(floor: float | int) -> None:
-    """Raise InputError unless 0 <= floor < 1."""
-    if not 0 <= floor < 1:
+def require_floor(floor: Any) -> None:
+    """Raise InputError unless 0 <= floor < 1, a number."""
+    number = isinstance(floor, Real) and not isinstance(floor, bool)
+    if not (number and 0 <= floor < 1):
         raise InputError(
             f"floor is a share of the largest effect, 0 <= floor < 1; received {floor!r}. 0 ranks every cell."
         )
 
 
 def above_floor(exact: Float[np.ndarray, " cell"], floor: float | int) -> Bool[np.ndarray, " cell"]:
-    """Cells whose |exact| reaches that share of the largest; every cell for a floor of 0.
+    """Cells whose |exact| reaches that share of the largest; every cell for a floor of 0, none where all are 0.
 
     Example:
         >>> above_floor(np.array([0.0, -0.5, 10.0]), 0.01).tolist()
         [False, True, True]
     """
     size = np.abs(exact)
-    return size >= floor * size.max(initial=0)
+    largest = size.max(initial=0)
+    return (size >= floor * largest) & (largest > 0)
 
 
 def pearson(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
@@ -98,21 +103,32 @@ def scale(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
 def top_overlap(k: int) -> Statistic:
     """Share of the k cells with the largest |exact| that are among the k with the largest |score|.
 
+    Cells that tie for the last places are drawn at random; the result is the expected share, so that no order of the
+    cells matters.  NaN with fewer than k cells, or where no cell has an effect.
+
     Example:
         >>> top_overlap(1)(np.array([[1.0, -2.0]]), np.array([[2.0, 4.0]])).tolist()
         [1.0]
+        >>> top_overlap(1)(np.array([[0.0, 0.0]]), np.array([[2.0, 4.0]])).tolist()  # no opinion: chance
+        [0.5]
     """
 
     def overlap(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
-        if scores.shape[-1] < k:
+        if not 1 <= k <= scores.shape[-1]:
             return np.full(len(scores), np.nan)
-        hits = np.zeros((2, *scores.shape), dtype=bool)
-        for hit, values in zip(hits, (scores, exact), strict=True):
-            order = np.argsort(-np.abs(values), axis=-1, kind="stable")[:, :k]
-            np.put_along_axis(hit, order, True, axis=-1)
-        return (hits[0] & hits[1]).sum(-1) / k
+        shared = (_chosen(scores, k) * _chosen(exact, k)).sum(-1) / k
+        return np.where(exact.any(-1), shared, np.nan)
 
     return overlap
+
+
+def _chosen(values: Rows, k: int) -> Rows:
+    """Probability of each cell to be among the k of its row with the largest |value|, ties drawn at random."""
+    size = np.abs(values)
+    last = -np.partition(-size, k - 1, axis=-1)[:, k - 1 : k]
+    above, tied = size > last, size == last
+    places = k - above.sum(-1, keepdims=True)
+    return np.asarray(above + tied * places / tied.sum(-1, keepdims=True))
 
 
 def bootstrap_weights(n_prompts: int, samples: int, seed: int) -> Float[np.ndarray, "sample prompt"]:
@@ -146,5 +162,8 @@ def halves(
         first.append(exact[order[:middle]].mean(0))
         second.append(exact[order[middle:]].mean(0))
     values = statistic(np.stack(first), np.stack(second))
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(np.nanmean(values)), float(low), float(high)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)

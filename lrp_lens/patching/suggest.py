@@ -8,18 +8,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.patching.checks import as_list, require_whole, rules_of
 from lrp_lens.patching.compare import SITES, compare
 from lrp_lens.patching.comparison import Comparison
-from lrp_lens.patching.inputs import Direction, PatchingMetric
+from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned_tokens
 from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
 
 CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)
+STATISTICS = ("pearson", "spearman", "sign_agreement", "top_10")
+"""What a choice may be made by: more is better.  (Of the scale 1 is best, so it ranks nothing.)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,10 @@ def suggest_rules(
     model: Any,
     clean: Any,
     corrupted: Any,
-    metric: PatchingMetric,
+    metric: PatchingMetric | None = None,
     *,
-    sites: Sequence[str] = SITES,
-    candidates: Sequence[RuleSet] = CANDIDATES,
+    sites: str | Sequence[str] = SITES,
+    candidates: RuleSet | str | Sequence[RuleSet | str] = CANDIDATES,
     calibration: float = 0.5,
     statistic: str = "pearson",
     seed: int = 0,
@@ -61,9 +65,9 @@ def suggest_rules(
         model: HookedTransformer or TransformerBridge in eval mode.
         clean: prompts of one length.
         corrupted: their corrupted twins.
-        metric: one number per prompt.
-        sites: names of `FACETS`.
-        candidates: rule sets to choose from; GRADIENT is attribution patching.
+        metric: one number per prompt; default: each clean prompt's top token against its runner-up.
+        sites: names of `FACETS`, or one of them.
+        candidates: rule sets to choose from, or names of presets; GRADIENT is attribution patching.
         calibration: share of the prompts that the choice is made on.
         statistic: pearson, spearman, sign_agreement or top_10.
         seed: of the split.
@@ -71,7 +75,8 @@ def suggest_rules(
         direction: "denoising" or "noising".
 
     Raises:
-        InputError: fewer than two prompts on either side, or an unknown statistic.
+        InputError: fewer than two prompts on either side, an unknown statistic, several metrics, or what `compare`
+            refuses; before the first patch.
 
     Example:
         >>> from lrp_lens import LogitDiff, load_demo_model
@@ -84,23 +89,21 @@ def suggest_rules(
         >>> suggest_rules(model, clean, corrupted, LogitDiff("mary", "john"), sites=["mlp_out"]).table.shape[0]
         1
     """
-    if not 0 < calibration < 1:
-        raise InputError(f"calibration is a share of the prompts between 0 and 1; received {calibration!r}.")
+    if not isinstance(statistic, str) or statistic not in STATISTICS:
+        raise InputError(
+            f"A statistic to choose by is one of {', '.join(STATISTICS)}; received {statistic!r}."
+        )
+    if isinstance(metric, Mapping):
+        raise InputError(f"Rules are chosen for one metric; received {list(metric)}. Call it once for each.")
+    sites = as_list(sites, "sites")
+    sets = [rules_of(one) for one in as_list(candidates, "candidates", (str, RuleSet))]
+    n_prompts = len(aligned_tokens(model, clean, "clean"))
+    chosen_on, held_out = _split(n_prompts, calibration, require_whole(seed, "seed", 0))
     found = compare(
-        model, clean, corrupted, metric, sites=sites, methods=candidates, samples=0, seed=seed,
+        model, clean, corrupted, metric, sites=sites, methods=sets, samples=0, seed=seed,
         floor=floor, direction=direction, ks=(10,),
     )  # fmt: skip
-    if statistic not in found.statistics:
-        raise InputError(f"A statistic is one of {', '.join(found.statistics)}; received {statistic!r}.")
-    order = np.random.default_rng(seed).permutation(found.n_prompts).tolist()
-    middle = round(calibration * found.n_prompts)
-    chosen_on, held_out = order[:middle], order[middle:]
-    if min(len(chosen_on), len(held_out)) < 2:
-        raise InputError(
-            f"Calibration and held-out set have two prompts each at least; received {len(chosen_on)} and "
-            f"{len(held_out)}. Pass more prompts."
-        )
-    by_name = {rules.name: rules for rules in candidates}
+    by_name = {rules.name: rules for rules in sets}
     rules, rows = {}, []
     for site in sites:
         parts: list[dict[str, float]] = [
@@ -118,3 +121,19 @@ def suggest_rules(
         row = {"site": site, "chosen": best, "calibration": parts[0][best], "held_out": parts[1][best]}
         rows.append(row | {"best_held_out": parts[1][top], "best": top} | parts[1])
     return Suggestion(rules, pd.DataFrame(rows), found)
+
+
+def _split(n_prompts: int, calibration: Any, seed: int) -> tuple[list[int], list[int]]:
+    """Calibration and held-out prompts."""
+    share = isinstance(calibration, Real) and not isinstance(calibration, bool)
+    if not (share and 0 < calibration < 1):
+        raise InputError(f"calibration is a share of the prompts between 0 and 1; received {calibration!r}.")
+    order = np.random.default_rng(seed).permutation(n_prompts).tolist()
+    middle = round(calibration * n_prompts)
+    chosen_on, held_out = order[:middle], order[middle:]
+    if min(len(chosen_on), len(held_out)) < 2:
+        raise InputError(
+            f"Calibration and held-out set have two prompts each at least; received {len(chosen_on)} and "
+            f"{len(held_out)}. Pass more prompts."
+        )
+    return chosen_on, held_out

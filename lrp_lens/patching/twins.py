@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.patching.activation import Engine, activation_values
+from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
+from lrp_lens.patching.checks import Engine, one_metric, require_engine, rules_of
 from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
-from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, per_prompt
+from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
 from lrp_lens.rules import GRADIENT, RELP, RuleSet
 
 
@@ -75,10 +76,12 @@ class _Sweep(_Named):
         model: Any,
         corrupted_tokens: Any,
         clean_cache: Any,
-        patching_metric: PatchingMetric,
+        patching_metric: PatchingMetric | None = None,
         *,
+        metric: PatchingMetric | None = None,
         direction: Direction = "denoising",
         engine: Engine = "auto",
+        **others: Any,
     ) -> Tensor:
         """The metric of every patched run.
 
@@ -86,24 +89,30 @@ class _Sweep(_Named):
             model: HookedTransformer or TransformerBridge in eval mode.
             corrupted_tokens: token ids [batch, pos], or prompts of one length.
             clean_cache: ActivationCache of the clean run, or the clean prompts.
-            patching_metric: logits → scalar, or one number per prompt (their mean is returned).
+            patching_metric: logits → scalar, or one number per prompt (their mean is returned);
+                default: the clean run's top token against its runner-up (needs prompts for clean_cache).
+            metric: the same, by the name that transformer_lens' bundles give it.
             direction: "denoising" puts clean activations into the corrupted run; "noising" the reverse, and needs
                 prompts for clean_cache.
             engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
+            others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
             The metric, with the axes of the facet; NaN in a bundle where the model lacks the part.
 
         Raises:
-            InputError: runs that are not aligned, train mode, noising with a cache.
+            InputError: runs that are not aligned, train mode, noising with a cache, an unknown engine, or options
+                that only transformer_lens.patching has (index_df, return_index_df, patch_setter).
             SiteError: the model has no such part, or the host drops the edit.
         """
+        require_engine(engine)
+        asked = one_metric(self.__name__, patching_metric, metric, others)
         tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
-        metric = per_prompt(patching_metric, model)
+        asked = per_prompt(default_metric(model, clean_cache) if asked is None else asked, model)
         results: list[Tensor | None] = []
         for facet in _facets(self.facet):
             try:
-                values = activation_values(model, tokens, source, facet, [metric], engine=engine)
+                values = activation_values(model, tokens, source, facet, [asked], engine=engine)
                 results.append(values[0].mean(0))
             except SiteError:
                 if self.facet not in BUNDLES:
@@ -143,12 +152,14 @@ class _Twin(_Named):
         model: Any,
         corrupted_tokens: Any,
         clean_cache: Any,
-        patching_metric: PatchingMetric,
+        patching_metric: PatchingMetric | None = None,
         *,
-        rules: RuleSet | None = None,
+        metric: PatchingMetric | None = None,
+        rules: RuleSet | str | None = None,
         backward: PatchingPass | None = None,
         direction: Direction = "denoising",
         baseline: bool = False,
+        **others: Any,
     ) -> Tensor:
         """First-order effect of every patch.
 
@@ -156,28 +167,35 @@ class _Twin(_Named):
             model: HookedTransformer or TransformerBridge in eval mode.
             corrupted_tokens: token ids [batch, pos], or prompts of one length.
             clean_cache: ActivationCache of the clean run, or the clean prompts.
-            patching_metric: logits → scalar, or one number per prompt (its mean is attributed).
-            rules: LRP rules, default RELP; attribution patching has none.
-            backward: a pass made by `patching_pass` (or `integrated_pass`), to serve several twins.
+            patching_metric: logits → scalar, or one number per prompt (its mean is attributed);
+                default: the clean run's top token against its runner-up (needs prompts for clean_cache).
+            metric: the same, by the name that transformer_lens' bundles give it.
+            rules: LRP rules or the name of a preset, default RELP; attribution patching has none.
+            backward: a pass made by `patching_pass` (or `integrated_pass`) of this model, run, metric and rule set,
+                to serve several twins; without a metric, its own.
             direction: as in activation patching; with "noising" the pass is one of the clean run.
             baseline: add the metric of the unpatched run, as `get_act_patch_*` has it.
+            others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
             Scores in the metric's units, with the axes of the facet.  NaN (and a `CutOffWarning`) where a rule cuts
             the activation off; heads of k and v are key-value heads.
 
         Raises:
-            InputError: runs that are not aligned, train mode, or a pass of another run, metric or rule set.
+            InputError: runs that are not aligned, train mode, or a pass of another model, run, metric or rule set;
+                options that only transformer_lens.patching has (index_df, return_index_df).
             SiteError: the model has no such part.
         """
+        asked = one_metric(self.__name__, patching_metric, metric, others)
+        rules = self._rules(rules, backward)
         tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
         facets = _facets(self.facet)
-        rules = self._rules(rules, backward)
         if backward is None:
             parts = {facet.part for facet in facets}
-            backward = patching_pass(model, tokens, patching_metric, rules=rules, parts=parts)
+            asked = default_metric(model, clean_cache) if asked is None else asked
+            backward = patching_pass(model, tokens, asked, rules=rules, parts=parts)
         else:
-            _require_same(backward, tokens, patching_metric, rules)
+            _require_same(backward, model, tokens, backward.metric if asked is None else asked, rules)
         results: list[Tensor | None] = []
         told: list[str] = []
         for facet in facets:
@@ -193,7 +211,10 @@ class _Twin(_Named):
         scores = _bundled(self.facet, _filled(results, facets))
         return scores + backward.value.mean() if baseline else scores
 
-    def _rules(self, rules: RuleSet | None, backward: PatchingPass | None) -> RuleSet:
+    def _rules(self, rules: RuleSet | str | None, backward: Any) -> RuleSet:
+        if backward is not None and not isinstance(backward, PatchingPass):
+            raise InputError(f"backward is a pass made by patching_pass; received {type(backward).__name__}.")
+        rules = None if rules is None else rules_of(rules)
         if self.default == GRADIENT:
             given = rules or (GRADIENT if backward is None else backward.rules)
             if given != GRADIENT:
@@ -204,8 +225,15 @@ class _Twin(_Named):
         return rules or (self.default if backward is None else backward.rules)
 
 
-def _require_same(backward: PatchingPass, tokens: Tensor, metric: PatchingMetric, rules: RuleSet) -> None:
-    """Raise InputError unless the pass is one of this run, metric and rule set."""
+def _require_same(
+    backward: PatchingPass, model: Any, tokens: Tensor, metric: PatchingMetric, rules: RuleSet
+) -> None:
+    """Raise InputError unless the pass is one of this model, run, metric and rule set."""
+    if backward.model is not model:
+        raise InputError(
+            "A backward pass serves the model that it was made with; this one is of another model object. Make it "
+            "with patching_pass from this model."
+        )
     if backward.tokens.shape != tokens.shape or not torch.equal(backward.tokens, tokens):
         raise InputError(
             "A backward pass serves the run that it was made from; this one is of other tokens. For noising make it "

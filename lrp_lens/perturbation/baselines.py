@@ -15,6 +15,7 @@ Gradient × input is the preset GRADIENT.
 """
 
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,23 @@ def _path_gradient(
     return gradient.double().sum(0), differences[0]
 
 
+def pattern_points(model: Any) -> list[Any]:
+    """The hook point of each layer's attention pattern.
+
+    Raises:
+        SiteError: the host does not compute patterns.
+    """
+    points = []
+    for site in resolve(model).of(AttentionSite):
+        if site.pattern is None:
+            raise SiteError(
+                f"Attention scores need patterns, which {site} does not compute here. Load with eager attention, "
+                "or leave the attention baselines out."
+            )
+        points.append(site.pattern.point)
+    return points
+
+
 def _patterns(question: Question) -> list[Float[Tensor, "query key"]]:
     """The attention pattern of each layer, mean over heads.
 
@@ -98,19 +116,12 @@ def _patterns(question: Question) -> list[Float[Tensor, "query key"]]:
         SiteError: the host does not compute patterns.
     """
     kept: list[Tensor] = []
+    points = pattern_points(question.model)
 
     def keep(value: Tensor, hook: object = None) -> None:
         kept.append(value[0].mean(0).double())
 
-    points = []
-    for site in resolve(question.model).of(AttentionSite):
-        if site.pattern is None:
-            raise SiteError(
-                f"Attention scores need patterns, which {site} does not compute here. Load with eager attention, "
-                "or leave the attention baselines out."
-            )
-        points.append((site.pattern.point, keep))
-    with torch.no_grad(), attached(points):
+    with torch.no_grad(), attached([(point, keep) for point in points]):
         forward(question.model, question.tokens[None], None)
     return kept
 
@@ -184,8 +195,8 @@ BASELINES = MappingProxyType(
         method.name: method
         for method in (
             TokenMethod("random", random_scores, "0"),
-            TokenMethod("attention", attention_scores, "1F"),
-            TokenMethod("attention rollout", rollout_scores, "1F"),
+            TokenMethod("attention", attention_scores, "1F", pattern_points),
+            TokenMethod("attention rollout", rollout_scores, "1F", pattern_points),
             integrated_gradients(),
             ablation_regression(),
             TokenMethod("leave-one-out", leave_one_out_scores, "nF"),

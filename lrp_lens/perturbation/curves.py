@@ -10,6 +10,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -59,6 +61,34 @@ class Plan:
     def tops(self, n: int) -> Int[np.ndarray, " fraction"]:
         """⌈f n⌉ for each fraction f."""
         return np.ceil(np.asarray(self.fractions, dtype=float) * n - 1e-9).astype(int)
+
+
+def as_plan(steps: Any, limit: Any, fractions: Any) -> Plan:
+    """The plan from a user's arguments.
+
+    Raises:
+        InputError: steps or limit is no whole number of at least 1, or fractions is no sequence of numbers in (0, 1].
+
+    Example:
+        >>> as_plan(5, 2, [0.5]).grid(10).tolist()
+        [0, 2, 4, 6, 8, 10]
+    """
+    whole = steps is None or is_whole(steps)
+    if not whole or not is_whole(limit):
+        raise InputError(
+            "Tokens are masked one by one, so steps (or None) and limit are whole numbers; received "
+            f"steps={steps!r} and limit={limit!r}."
+        )
+    if np.ndim(fractions) != 1 or not all(isinstance(one, Real) for one in fractions):
+        raise InputError(
+            f"fractions is a sequence of fractions of tokens, e.g. (0.1, 0.5); received {fractions!r}."
+        )
+    return Plan(None if steps is None else int(steps), int(limit), tuple(float(one) for one in fractions))
+
+
+def is_whole(number: Any) -> bool:
+    """Whether this is an int (numpy's, too) and no bool."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, eq=False)

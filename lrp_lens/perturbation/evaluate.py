@@ -6,17 +6,18 @@
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lrp_lens.hosts.forward import require_eval
-from lrp_lens.perturbation.curves import AOPC_FRACTIONS, Plan, curves
-from lrp_lens.perturbation.methods import MethodLike, TokenMethod, as_methods
-from lrp_lens.perturbation.question import MetricLike, Question, questions
+from lrp_lens.hosts.forward import require_eval, require_gradients
+from lrp_lens.perturbation.curves import AOPC_FRACTIONS, Plan, as_plan, curves
+from lrp_lens.perturbation.measures import MEASURES
+from lrp_lens.perturbation.methods import MethodLike, TokenMethod, as_methods, inapplicable
+from lrp_lens.perturbation.question import MetricLike, Question, questions, require_seed
 from lrp_lens.perturbation.replacement import ReplacementName
 from lrp_lens.perturbation.result import Faithfulness
 from lrp_lens.views import View
@@ -43,7 +44,7 @@ def faithfulness(
         model: a HookedTransformer or TransformerBridge in eval mode.
         cases: cases (`lrp_lens.Case` or anything with its fields), texts, or token ids [pos]; or one of these.
         methods: rule sets, names of presets and baselines, `TokenMethod`s, or functions question → scores [pos];
-            None for every preset and every baseline.
+            None for every preset and every baseline; of these, one that the model cannot have is a row of "–".
         metric: one metric for all cases, or one for each; None takes each case's target against its contrast, or
             first choice against runner-up for plain prompts.
         replacement: what masked embeddings become: "mean" (over the vocabulary), "zero", "pad" or "resample".
@@ -57,10 +58,11 @@ def faithfulness(
         Per-case table, curves and summary with bootstrap intervals over cases.
 
     Raises:
-        InputError: no cases, a prompt with nothing to mask, an unknown method or replacement, steps, limit or
-            fractions out of range, or scores that are not one finite number per token.
+        InputError: no cases, a prompt with nothing to mask, an unknown method or replacement, steps, limit,
+            fractions or seed out of range, train or inference mode, or scores that are not one finite number per
+            token.
         MetricError: a target or contrast that is not one token.
-        RuleError: a rule that cannot be applied to this model.
+        RuleError, SiteError: a method that was asked for and cannot be applied to this model; before any work.
 
     Example:
         >>> from lrp_lens import ATTN_LRP, demo_cases, load_demo_model
@@ -70,27 +72,30 @@ def faithfulness(
         >>> result.summary().columns.tolist()
         ['method', 'measure', 'mean', 'low', 'high', 'n']
     """
-    plan = Plan(steps, limit, tuple(fractions))
+    plan = as_plan(steps, limit, fractions)
+    require_seed(seed)
     chosen = as_methods(methods)
+    require_gradients()
     require_eval(model)
+    left_out = inapplicable(model, chosen, refuse=methods is not None)
     listed, shared = questions(model, cases, metric, replacement, seed)
     points = np.linspace(0, 1, (20 if steps is None else steps) + 1)
     rows: list[list[dict[str, Any]]] = []
     drawn: list[np.ndarray] = []
     seconds = {one.name: 0.0 for one in chosen} | {"masking": 0.0}
-    notes: tuple[str, ...] = ()
+    notes = tuple(f"{name} cannot be applied to this model: {reason}" for name, reason in left_out.items())
     try:
         bar = tqdm(
             listed, desc="faithfulness", unit="case", disable=None if progress is None else not progress
         )
         for question in bar:
-            own, drawings = _measure(question, chosen, plan, points, seconds)
+            own, drawings = _measure(question, chosen, left_out, plan, points, seconds)
             rows.append([{"case": len(rows)} | row for row in own])
             drawn.append(drawings)
     except KeyboardInterrupt:
         if not rows:
             raise
-        notes = (f"Interrupted after {len(rows)} of {len(listed)} cases.",)
+        notes = (*notes, f"Interrupted after {len(rows)} of {len(listed)} cases.")
     labels = {
         "method": tuple(one.name for one in chosen),
         "masked": tuple(f"{100 * point:.4g} %" for point in points),
@@ -123,13 +128,27 @@ def faithfulness(
 def _measure(
     question: Question,
     methods: Sequence[TokenMethod],
+    left_out: Collection[str],
     plan: Plan,
     points: np.ndarray,
     seconds: dict[str, float],
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Rows of every method on one case, and its curves [2, method, point], interpolated between whole tokens."""
-    rows, drawn = [], np.empty((2, len(methods), len(points)))
+    """Rows of every method on one case, and its curves [2, method, point], interpolated between whole tokens.
+
+    A method that is left out keeps its row, with NaN for every measure.
+    """
+    rows, drawn = [], np.full((2, len(methods), len(points)), np.nan)
     for index, method in enumerate(methods):
+        row: dict[str, Any] = {
+            "suite": question.suite,
+            "correct": question.correct,
+            "tokens": len(question.maskable),
+            "metric": question.full,
+            "method": method.name,
+        }
+        if method.name in left_out:
+            rows.append(row | dict.fromkeys(MEASURES, float("nan")))
+            continue
         start = time.perf_counter()
         scores = method.scores(question)
         middle = time.perf_counter()
@@ -138,12 +157,5 @@ def _measure(
         seconds["masking"] += time.perf_counter() - middle
         drawn[0, index] = np.interp(points, found.masked, found.morf)
         drawn[1, index] = np.interp(points, found.masked, found.lerf)
-        row: dict[str, Any] = {
-            "suite": question.suite,
-            "correct": question.correct,
-            "tokens": len(question.maskable),
-            "metric": question.full,
-            "method": method.name,
-        }
         rows.append(row | found.measures)
     return rows, drawn

@@ -4,7 +4,7 @@ Scores are signed: positive says that the token pushes the metric up.  A method 
 question → scores [pos]; it finds the model, the tokens and the metric on the question.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts.names import Names
 from lrp_lens.perturbation.question import Question
 from lrp_lens.relevance import run_with_relevance
@@ -29,6 +29,8 @@ class TokenMethod:
     """question → scores [pos], a tensor or an array; values at special tokens are ignored."""
     cost: str = "?"
     """Passes per prompt: F forward, B backward, n the number of tokens."""
+    requires: Callable[[Any], object] | None = None
+    """model → anything; raises where the method cannot be applied to that model, before any work."""
 
     def scores(self, question: Question) -> Float[np.ndarray, " pos"]:
         """The scores in float64, checked.
@@ -67,7 +69,30 @@ def relevance_method(rules: RuleSet) -> TokenMethod:
         )
         return relevance.sum_to_positions(Names.EMBED)[0]
 
-    return TokenMethod(rules.name, score, "1F + 1B")
+    return TokenMethod(rules.name, score, "1F + 1B", rules.plan)
+
+
+def inapplicable(model: Any, methods: Sequence[TokenMethod], refuse: bool) -> dict[str, str]:
+    """Name → reason of each method that this model cannot have.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        methods: the methods.
+        refuse: raise the first reason instead, as befits methods that were asked for by name.
+
+    Raises:
+        RuleError, SiteError: with `refuse`, what the method itself says.
+    """
+    reasons = {}
+    for method in methods:
+        try:
+            if method.requires is not None:
+                method.requires(model)
+        except (RuleError, SiteError) as error:
+            if refuse:
+                raise
+            reasons[method.name] = str(error)
+    return reasons
 
 
 MethodLike = TokenMethod | RuleSet | str | Callable[[Question], Any]

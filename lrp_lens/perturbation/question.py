@@ -9,6 +9,7 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -182,15 +183,22 @@ class Question:
         return found
 
 
+def require_seed(seed: Any) -> None:
+    """Raise InputError unless the seed is a whole number, 0 or more."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"A seed is a whole number, 0 or more; received {seed!r}.")
+
+
 def questions(
     model: Any, cases: Any, metric: MetricLike | Sequence[MetricLike] | None, replacement: str, seed: int
 ) -> tuple[list[Question], Replacement]:
     """The cases as questions, and the replacement that they share.
 
     Raises:
-        InputError: no cases, a prompt with nothing to mask, as many metrics as cases are needed, or a bad
+        InputError: a bad seed, no cases, a prompt with nothing to mask, as many metrics as cases are needed, or a bad
             replacement.
     """
+    require_seed(seed)
     listed: list[Any] = [cases] if isinstance(cases, str | CaseLike) or _is_ids(cases) else list(cases)
     if not listed:
         raise InputError("Faithfulness is measured on at least one case or prompt; received none.")

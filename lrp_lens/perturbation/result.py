@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.perturbation import storage
 from lrp_lens.perturbation.measures import MEASURES
 from lrp_lens.perturbation.statistics import bootstrap_mean
 from lrp_lens.views import View
@@ -135,6 +138,29 @@ class Faithfulness:
         rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy().tolist()]
         return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + f"\n\n{self._caption()}"
 
+    def plot(self, measure: str | None = None, *, methods: Sequence[str] | None = None) -> Any:
+        """Deletion curves of the methods, or one measure of each with its interval; a plotly figure.
+
+        Args:
+            measure: a column of `MEASURES`, e.g. "delta_a"; None draws the curves.
+            methods: the methods to show; None shows all.
+
+        Raises:
+            InputError: no such measure or method.
+        """
+        from lrp_lens.plots.faithfulness import plot_faithfulness, plot_faithfulness_measure
+
+        if measure is None:
+            return plot_faithfulness(self.curves(), methods=methods)
+        self._require(None, measure)
+        summary = self.summary()
+        for method in methods or ():
+            self._require(method, measure)
+        shown = summary if methods is None else summary[summary["method"].isin(list(methods))]
+        found = MEASURES[measure]
+        title = f"{found.title}: {found.words}"
+        return plot_faithfulness_measure(shown, measure, title=title, higher_is_better=found.higher)
+
     def _caption(self) -> str:
         seen = f"{self.n_cases} case{'s' if self.n_cases > 1 else ''}"
         said = (
@@ -149,11 +175,39 @@ class Faithfulness:
         if measure not in MEASURES:
             raise InputError(f"A measure is one of {', '.join(MEASURES)}; received {measure!r}.")
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to one safetensors file (words as JSON in its header; no pickle)."""
+        storage.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Faithfulness":
+        """Read a faithfulness result written by `save`.
+
+        Raises:
+            InputError: the file is missing or is not a saved faithfulness result.
+        """
+        return cls(**storage.load(path))
+
     def __repr__(self) -> str:
         return f"Faithfulness of {len(self.methods)} methods\n{self.table().to_string()}\n{self._caption()}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table().to_html(index_names=False, border=0)}<p>{self._caption()}</p>"
+        """`table`, each column shaded from its worst method (white) to its best (blue)."""
+        from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
+
+        table, means = self.table(), self.summary().set_index(["method", "measure"])["mean"]
+        strengths: list[Any] = []
+        for measure in _SHOWN:
+            values = np.array([means[method, measure] for method in self.methods], dtype=np.float64)
+            values = values if MEASURES[measure].higher else -values
+            low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 0.0)
+            strengths.append((values - low) / (high - low) if high > low else np.full(len(values), np.nan))
+        rows = []
+        for index, (method, cells) in enumerate(zip(self.methods, table.to_numpy().tolist(), strict=True)):
+            shaded = [shaded_cell(text, own[index]) for text, own in zip(cells[1:], strengths, strict=True)]
+            rows.append([word_cell(method), word_cell(cells[0]), *shaded])
+        caption = f"{self._caption()} Shade: worst (white) to best (blue) method of each column."
+        return f"{html_table(['method', 'passes'], list(table.columns[1:]), rows)}<p>{escape(caption)}</p>"
 
 
 def _cell(row: Any) -> str:

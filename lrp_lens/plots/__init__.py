@@ -13,6 +13,7 @@ print it from a browser.
 from lrp_lens.plots.bars import plot_components, plot_segments
 from lrp_lens.plots.circuits import plot_circuit_curve, plot_component_edges
 from lrp_lens.plots.comparison import plot_comparison
+from lrp_lens.plots.cumulative import plot_cumulative
 from lrp_lens.plots.decomposition import plot_decomposition
 from lrp_lens.plots.facets import plot_facets
 from lrp_lens.plots.faithfulness import plot_faithfulness, plot_faithfulness_measure
@@ -20,7 +21,7 @@ from lrp_lens.plots.graph import plot_graph
 from lrp_lens.plots.graph_page import graph_html
 from lrp_lens.plots.graph_profiles import plot_composition, plot_profile_steps
 from lrp_lens.plots.ledger import plot_ledger
-from lrp_lens.plots.maps import plot_heads, plot_layers
+from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.masking import plot_masking
 from lrp_lens.plots.palette import Palette, legend_words, visible_token
 from lrp_lens.plots.tokens_html import token_heatmap_html
@@ -35,6 +36,7 @@ __all__ = [
     "plot_component_edges",
     "plot_components",
     "plot_composition",
+    "plot_cumulative",
     "plot_decomposition",
     "plot_facets",
     "plot_faithfulness",
@@ -46,6 +48,7 @@ __all__ = [
     "plot_masking",
     "plot_profile_steps",
     "plot_segments",
+    "plot_sources",
     "token_heatmap_html",
     "token_heatmap_text",
     "visible_token",

@@ -16,6 +16,7 @@ from lrp_lens.plots.palette import (
     plotly_text,
     positive_hue,
     require_dims,
+    signed,
 )
 from lrp_lens.views import View
 
@@ -55,7 +56,7 @@ def plot_segments(view: View, *, palette: Palette = "default") -> go.Figure:
     """
     require_dims(view, (("segment",),), "plot_segments")
     total = float(np.nan_to_num(view.values).sum())
-    return _bars(view, list(range(view.shape[0])), f", {total:+.3g} together", palette)
+    return _bars(view, list(range(view.shape[0])), f", {signed(float(total), '+.3g')} together", palette)
 
 
 def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figure:
@@ -71,7 +72,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
             y=list(range(len(names))),
             orientation="h",
             marker={"color": [f"rgb{colours[amount >= 0]}" for amount in amounts]},
-            text=[f"{amount:+.2f}" for amount in amounts],
+            text=[signed(float(amount)) for amount in amounts],
             textposition="outside",
             cliponaxis=False,
             customdata=[[name] for name in names],

@@ -9,7 +9,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue
+from lrp_lens.plots.palette import (
+    LIGHT,
+    Palette,
+    negative_hue,
+    plotly_text,
+    positive_hue,
+    require_table,
+    signed,
+)
 
 _COLUMNS = ("component", "direct", "indirect", "total")
 _CONNECTOR, _TOTAL = "#9aa3ad", "#7a838f"
@@ -36,13 +44,10 @@ def plot_decomposition(
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
-        InputError: a column is missing, or the table holds several examples.
+        InputError: not a table, a missing column, or several examples.
     """
-    missing = [name for name in _COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(
-            f"A decomposition's table has the columns {', '.join(_COLUMNS)}; {missing} are missing."
-        )
+    remedy = "Pass `decomposition.table()`, or call `decomposition.plot()`."
+    require_table(table, _COLUMNS, "plot_decomposition", remedy)
     if "example" in table and table["example"].nunique() > 1:
         raise InputError(
             f"A waterfall shows one example; received {table['example'].nunique()}. "
@@ -55,7 +60,7 @@ def plot_decomposition(
     if len(rest):
         names.append(f"({len(rest)} others)")
         direct.append(float(rest["direct"].sum()))
-        hover.append(f"<b>{len(rest)} others</b><br>direct {direct[-1]:+.4g} {plotly_text(units)}")
+        hover.append(f"<b>{len(rest)} others</b><br>direct {signed(float(direct[-1]), '+.4g')} {plotly_text(units)}")
     metric = float(table["direct"].sum())
     rows = list(range(len(names) + 1))
     hues = {True: f"rgb{LIGHT[positive_hue(palette)]}", False: f"rgb{LIGHT[negative_hue(palette)]}"}
@@ -80,7 +85,7 @@ def plot_decomposition(
             decreasing={"marker": {"color": hues[False]}},
             totals={"marker": {"color": _TOTAL}},
             connector={"line": {"width": 1, "color": _CONNECTOR, "dash": "dot"}},
-            customdata=[[text] for text in (*hover, f"metric {metric:+.4g} {plotly_text(units)}")],
+            customdata=[[text] for text in (*hover, f"metric {signed(float(metric), '+.4g')} {plotly_text(units)}")],
             hovertemplate="%{customdata[0]}<extra></extra>",
         ),
         row=1,
@@ -106,9 +111,8 @@ def plot_decomposition(
     for value in direct:
         levels.append(levels[-1] + value)
     for column, (low, high) in enumerate((_span(levels), _span([0.0, *indirect])), start=1):
-        figure.update_xaxes(
-            range=[low, high], title={"text": plotly_text(units), "font": {"size": 11}}, row=1, col=column
-        )
+        words = plotly_text(units) + (", running total" if column == 1 else ", a scale of its own")
+        figure.update_xaxes(range=[low, high], title={"text": words, "font": {"size": 11}}, row=1, col=column)
     figure.update_yaxes(
         tickmode="array",
         tickvals=rows,
@@ -161,10 +165,12 @@ def _span(values: list[float]) -> tuple[float, float]:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.2f}" if abs(value) >= 0.005 or value == 0 else f"{value:+.1g}"
+    return signed(float(value), "+.2f" if abs(value) >= 0.005 or value == 0 else "+.1g")
 
 
 def _hover(row: pd.Series, units: str) -> str:
     lines = [f"<b>{plotly_text(str(row['component']))}</b>"]
-    lines += [f"{part} {row[part]:+.4g} {plotly_text(units)}" for part in ("direct", "indirect", "total")]
+    lines += [
+        f"{part} {signed(float(row[part]), '+.4g')} {plotly_text(units)}" for part in ("direct", "indirect", "total")
+    ]
     return "<br>".join(lines)

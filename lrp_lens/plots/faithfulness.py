@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import plotly_text
+from lrp_lens.plots.palette import plotly_text, require_table
 
 # Okabe & Ito's colours, safe for colour-blind readers; later methods repeat them with another dash.
 _COLOURS = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "86,180,233", "90,90,90")
@@ -30,13 +30,15 @@ def plot_faithfulness(
     Args:
         curves: columns method, order ("MoRF" or "LeRF"), masked (fraction), mean, low, high, as
             `Faithfulness.curves()` gives them.
-        methods: the methods to show, in this order; None shows all. Up to four come with their intervals.
+        methods: the methods to show, in this order; None shows all. Up to four come with their intervals; one without
+            values is left out.
         units: units of the metric.
 
     Raises:
-        InputError: a column is missing, or no such method.
+        InputError: not a table, a missing column, or no such method.
     """
-    shown = _shown(curves, _CURVES, methods)
+    shown = _shown(curves, _CURVES, methods, "plot_faithfulness", "result.curves()")
+    shown = [one for one in shown if curves.loc[curves["method"] == one, "mean"].notna().any()]
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=list(_PANELS.values()), horizontal_spacing=0.06
     )
@@ -111,9 +113,9 @@ def plot_faithfulness_measure(
         reference: method whose mean is drawn as a line, if it is among the methods.
 
     Raises:
-        InputError: a column or the measure is missing.
+        InputError: not a table, or a missing column or measure.
     """
-    _shown(summary, _SUMMARY, None)
+    _shown(summary, _SUMMARY, None, "plot_faithfulness_measure", "result.summary()")
     rows = summary[summary["measure"] == measure]
     if not len(rows):
         measures = ", ".join(dict.fromkeys(summary["measure"]))
@@ -167,11 +169,11 @@ def plot_faithfulness_measure(
     return figure
 
 
-def _shown(frame: pd.DataFrame, columns: tuple[str, ...], methods: Sequence[str] | None) -> list[str]:
+def _shown(
+    frame: pd.DataFrame, columns: tuple[str, ...], methods: Sequence[str] | None, what: str, call: str
+) -> list[str]:
     """The methods to show; InputError for missing columns or methods."""
-    missing = set(columns) - set(frame.columns)
-    if missing:
-        raise InputError(f"A faithfulness table has the columns {columns}; {sorted(missing)} are missing.")
+    require_table(frame, columns, what, f"Pass `{call}`, or call `result.plot()`.")
     known = list(dict.fromkeys(frame["method"]))
     wanted = known if methods is None else list(methods)
     if not wanted or set(wanted) - set(known):

@@ -9,7 +9,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue
+from lrp_lens.plots.palette import (
+    LIGHT,
+    Palette,
+    negative_hue,
+    plotly_text,
+    positive_hue,
+    require_table,
+    signed,
+)
 
 _LISTED = 6
 
@@ -30,11 +38,15 @@ def plot_ledger(
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
-        InputError: a column is missing.
+        InputError: not a table, a missing column, or several examples.
     """
-    missing = {"name", "kind", "amount"} - set(table.columns)
-    if missing:
-        raise InputError(f"A ledger table has the columns name, kind, amount; {sorted(missing)} are missing.")
+    remedy = "Pass `ledger.to_dataframe()`, or call `ledger.plot()`."
+    require_table(table, ("name", "kind", "amount"), "plot_ledger", remedy)
+    if "example" in table and table["example"].nunique() > 1:
+        raise InputError(
+            f"A waterfall shows one example; received {table['example'].nunique()}. "
+            'Pick one with table[table["example"] == 0].'
+        )
     groups = [
         (str(kind), rows, float(rows["amount"].sum())) for kind, rows in table.groupby("kind", sort=False)
     ]
@@ -58,7 +70,7 @@ def plot_ledger(
             decreasing={"marker": {"color": f"rgb{hues[False]}"}},
             totals={"marker": {"color": "#7a838f"}},
             connector={"line": {"width": 1, "color": GREY_LINE, "dash": "dot"}},
-            customdata=[[text] for text in (*hover, f"total: {total:+.4g} {plotly_text(units)}")],
+            customdata=[[text] for text in (*hover, f"total: {signed(float(total), '+.4g')} {plotly_text(units)}")],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )
     )
@@ -94,7 +106,7 @@ GREY_LINE = "#9aa3ad"
 
 def _number(amount: float) -> str:
     """Two decimals, as the bars of other figures have, unless there is nothing left of the number."""
-    return f"{amount:+.2f}" if abs(amount) >= 0.005 or not amount else f"{amount:+.0e}"
+    return signed(float(amount), "+.2f" if abs(amount) >= 0.005 or not amount else "+.0e")
 
 
 def _legend(towards: tuple[str, str] | None, palette: Palette) -> str:
@@ -105,9 +117,13 @@ def _legend(towards: tuple[str, str] | None, palette: Palette) -> str:
 def _hover(kind: str, rows: pd.DataFrame, units: str) -> str:
     """The kind's sum and its largest entries."""
     order = rows["amount"].abs().sort_values(ascending=False).index
-    lines = [f"<b>{plotly_text(kind)}</b>: {rows['amount'].sum():+.4g} {plotly_text(units)}"]
+    lines = [
+        f"<b>{plotly_text(kind)}</b>: {signed(float(rows['amount'].sum()), '+.4g')} {plotly_text(units)}"
+    ]
     for index in order[:_LISTED]:
-        lines.append(f"{plotly_text(str(rows.loc[index, 'name']))}: {rows.loc[index, 'amount']:+.4g}")
+        lines.append(
+            f"{plotly_text(str(rows.loc[index, 'name']))}: {signed(float(rows.loc[index, 'amount']), '+.4g')}"
+        )
     if len(order) > _LISTED:
         lines.append(f"… and {len(order) - _LISTED} more")
     return "<br>".join(lines)

@@ -1,9 +1,10 @@
-"""Heat maps: layer × position and layer × head, as plotly figures.
+"""Heat maps: layer × position, layer × head and head × source token, as plotly figures.
 
-Both share one look: diverging and symmetric about 0, special positions grey and out of the scale, axes
+All share one look: diverging and symmetric about 0, special positions grey and out of the scale, axes
 keyed by position or index (repeated tokens stay apart), hover text with every coordinate.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lrp_lens.plots.palette import (
     plotly_text,
     require_dims,
     scale_ticks,
+    signed,
     visible_token,
 )
 from lrp_lens.views import View
@@ -57,8 +59,41 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
     require_dims(view, (("layer", "head"),), "plot_heads")
     figure = _heat_map(view, list(view.axis_labels("head")), "head", palette, floor)
     if view.values.size <= _CELLS_WITH_NUMBERS:
-        numbers = [["" if np.isnan(one) else f"{one:+.2f}" for one in row] for row in view.values]
+        numbers = [["" if np.isnan(one) else signed(float(one)) for one in row] for row in view.values]
         figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": view.name})
+    return figure
+
+
+def plot_sources(
+    view: View, *, show: int = 24, palette: Palette = "default", floor: float | None = None
+) -> go.Figure:
+    """Which source tokens each head moved, and what that adds: heads upwards, source tokens to the right.
+
+    Args:
+        view: dims ("layer", "head", "position"), as `decompose(...).by_source()` gives it.
+        show: how many heads to show at most, those with the largest Σ |value|, in the order of the layers.
+        palette: "default" (blue positive) or "lrp" (red positive).
+        floor: least value that may get full colour; None takes 0.1 for logits.
+
+    Raises:
+        InputError: other dims, or an unknown palette.
+
+    Example:
+        >>> view = View(np.array([[[0.1, 0.0], [3.0, -1.0]]]), ("layer", "head", "position"))
+        >>> plot_sources(view, show=1).layout.yaxis.ticktext
+        ('L0H1',)
+    """
+    require_dims(view, (("layer", "head", "position"),), "plot_sources")
+    names = [one + other for one in view.axis_labels("layer") for other in view.axis_labels("head")]
+    values = view.values.reshape(len(names), -1)
+    size = np.nansum(np.abs(values), axis=1)
+    kept = np.sort(np.argsort(-size, kind="stable")[:show])
+    labels = {"layer": tuple(names[i] for i in kept), "position": view.axis_labels("position")}
+    heads = replace(view, values=values[kept], dims=("layer", "position"), labels=labels)
+    figure = _heat_map(heads, [visible_token(one) for one in labels["position"]], "position", palette, floor)
+    if len(kept) < len(names):
+        words = f"{figure.layout.title.text}; the largest {len(kept)} of {len(names)} heads"
+        figure.update_layout(title={"text": words})
     return figure
 
 
@@ -170,7 +205,7 @@ def _hover(view: View, ticks: list[str], across: str, columns: np.ndarray) -> di
                 if across == "head"
                 else f"{plotly_text(layer)}, position {j}: <b>{tick}</b>"
             )
-            told = "missing" if np.isnan(value) else f"{value:+.4g} {plotly_text(view.units)}"
+            told = "missing" if np.isnan(value) else f"{signed(float(value), '+.4g')} {plotly_text(view.units)}"
             row.append(
                 f"{where}<br>{told}" + ("<br>special token, out of the scale" if special[i, j] else "")
             )

@@ -9,6 +9,7 @@
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
@@ -83,7 +84,7 @@ def scale_ticks(top: float) -> dict[str, list[float] | list[str]]:
     values = [-top, -top / 2, 0.0, top / 2, top]
     return {
         "tickvals": values,
-        "ticktext": [f"{one:+.2g}".replace("-", "−") if one else "0" for one in values],
+        "ticktext": [signed(float(one), "+.2g") if one else "0" for one in values],
     }
 
 
@@ -107,9 +108,37 @@ def visible_token(token: str) -> str:
     return "".join(_WHITESPACE.get(one, one if one.isprintable() else f"\\x{ord(one):02x}") for one in token)
 
 
+def signed(value: float, form: str = "+.2f") -> str:
+    """A number as plotly writes it on its axes, with a minus sign and not a hyphen.
+
+    Example:
+        >>> signed(-1.5), signed(0.25, "+.1g")
+        ('−1.50', '+0.2')
+    """
+    return format(value, form).replace("-", "−")
+
+
 def plotly_text(text: str) -> str:
     """Text that plotly shows literally: it reads <…> as markup, so a token '<bos>' would vanish."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def require_table(table: object, columns: tuple[str, ...], what: str, remedy: str) -> None:
+    """Raise InputError unless this is a table with these columns.
+
+    Args:
+        table: what the user passed.
+        columns: names that have to be there.
+        what: name of the plot function.
+        remedy: what to do instead where this is no table at all, e.g. the result object itself.
+    """
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"{what} draws a table; received a {type(table).__name__}. {remedy}")
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise InputError(
+            f"{what} draws a table with the columns {', '.join(columns)}; {missing} are missing."
+        )
 
 
 def require_dims(view: View, allowed: tuple[tuple[str, ...], ...], what: str) -> None:

@@ -30,13 +30,24 @@ def facts(view: "View") -> list[str]:
     share = view.special_share
     if share is not None:
         line += f", special tokens hold {numbers(100 * np.asarray(share), '.1f')} % of it"
+    if in_order(view):  # states of one stream, one after the other: their sum means nothing
+        line = f"{len(view.values)} stages, in order"
     lines.append(line + (f", {missing} missing" if missing else ""))
     return lines + [f"note: {note}" for note in view.notes]
 
 
+def in_order(view: "View") -> bool:
+    """Whether the view is a line over the layers, to be read from the first to the last."""
+    return view.dims == ("layer",)
+
+
 def describe(view: "View") -> str:
-    """The facts and the largest values, as plain text."""
+    """The facts and the largest values, as plain text; of a line over the layers all, in order."""
     lines = facts(view)
+    if in_order(view):
+        return "\n".join(
+            lines + [_line(*one) for one in zip(view.axis_labels("layer"), view.values, strict=True)]
+        )
     top = view.top(_ROWS)
     if len(top):
         shown = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
@@ -51,7 +62,7 @@ def describe(view: "View") -> str:
 
 def describe_html(view: "View") -> str:
     """The same as an HTML table; everything from the model or the prompt is escaped."""
-    top = view.top(2 * _ROWS)
+    top = view.to_dataframe().dropna(subset=["value"]) if in_order(view) else view.top(2 * _ROWS)
     limit = float(top["value"].abs().max()) if len(top) else 0.0
     head = "".join(f"<th>{escape(str(column))}</th>" for column in top.columns)
     body = []
@@ -63,6 +74,10 @@ def describe_html(view: "View") -> str:
     lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f"<div><strong>{title}</strong>{lines}{table}</div>"
+
+
+def _line(label: str, value: float) -> str:
+    return f"  {label:<12}{value:>+12.4g}"
 
 
 def _cell(column: str, value: Any, limit: float) -> str:
