@@ -60,7 +60,9 @@ def plot_decomposition(
     if len(rest):
         names.append(f"({len(rest)} others)")
         direct.append(float(rest["direct"].sum()))
-        hover.append(f"<b>{len(rest)} others</b><br>direct {signed(float(direct[-1]), '+.4g')} {plotly_text(units)}")
+        hover.append(
+            f"<b>{len(rest)} others</b><br>direct {signed(float(direct[-1]), '+.4g')} {plotly_text(units)}"
+        )
     metric = float(table["direct"].sum())
     rows = list(range(len(names) + 1))
     hues = {True: f"rgb{LIGHT[positive_hue(palette)]}", False: f"rgb{LIGHT[negative_hue(palette)]}"}
@@ -85,7 +87,9 @@ def plot_decomposition(
             decreasing={"marker": {"color": hues[False]}},
             totals={"marker": {"color": _TOTAL}},
             connector={"line": {"width": 1, "color": _CONNECTOR, "dash": "dot"}},
-            customdata=[[text] for text in (*hover, f"metric {signed(float(metric), '+.4g')} {plotly_text(units)}")],
+            customdata=[
+                [text] for text in (*hover, f"metric {signed(float(metric), '+.4g')} {plotly_text(units)}")
+            ],
             hovertemplate="%{customdata[0]}<extra></extra>",
         ),
         row=1,
@@ -171,6 +175,7 @@ def _number(value: float) -> str:
 def _hover(row: pd.Series, units: str) -> str:
     lines = [f"<b>{plotly_text(str(row['component']))}</b>"]
     lines += [
-        f"{part} {signed(float(row[part]), '+.4g')} {plotly_text(units)}" for part in ("direct", "indirect", "total")
+        f"{part} {signed(float(row[part]), '+.4g')} {plotly_text(units)}"
+        for part in ("direct", "indirect", "total")
     ]
     return "<br>".join(lines)

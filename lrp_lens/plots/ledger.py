@@ -70,7 +70,9 @@ def plot_ledger(
             decreasing={"marker": {"color": f"rgb{hues[False]}"}},
             totals={"marker": {"color": "#7a838f"}},
             connector={"line": {"width": 1, "color": GREY_LINE, "dash": "dot"}},
-            customdata=[[text] for text in (*hover, f"total: {signed(float(total), '+.4g')} {plotly_text(units)}")],
+            customdata=[
+                [text] for text in (*hover, f"total: {signed(float(total), '+.4g')} {plotly_text(units)}")
+            ],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )
     )

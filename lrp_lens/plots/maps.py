@@ -205,7 +205,9 @@ def _hover(view: View, ticks: list[str], across: str, columns: np.ndarray) -> di
                 if across == "head"
                 else f"{plotly_text(layer)}, position {j}: <b>{tick}</b>"
             )
-            told = "missing" if np.isnan(value) else f"{signed(float(value), '+.4g')} {plotly_text(view.units)}"
+            told = (
+                "missing" if np.isnan(value) else f"{signed(float(value), '+.4g')} {plotly_text(view.units)}"
+            )
             row.append(
                 f"{where}<br>{told}" + ("<br>special token, out of the scale" if special[i, j] else "")
             )
