@@ -28,6 +28,7 @@ from lrp_lens import ATTN_LRP, LogitDiff, attribution_graph, run_with_relevance
 from lrp_lens.edges.account import LayerAccount
 from lrp_lens.edges.batch_packed import packed_rows
 from lrp_lens.edges.state_pass import StatePass
+from lrp_lens.relevance import ask
 
 METRIC = LogitDiff(11, 22)
 COPIES = 16
@@ -55,7 +56,8 @@ def tokens_of(length: int) -> torch.Tensor:
 
 def one_layer(length: int, passes: int) -> None:
     """All edges of one layer, both ways."""
-    run = StatePass(transformer_bridge(1), tokens_of(length), METRIC, ATTN_LRP)
+    model = transformer_bridge(1)
+    run = StatePass(model, *ask(model, tokens_of(length), METRIC), ATTN_LRP)
     tensors = run.layer(0)
 
     def closed() -> torch.Tensor:

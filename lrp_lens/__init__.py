@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         RunnerUp,
         SequenceLogit,
         SequenceLogitDiff,
+        SequenceLogProb,
         TopKContrast,
     )
     from lrp_lens.patching import Comparison as Comparison
@@ -89,6 +90,7 @@ _ROOMS = {
         "MeanContrast",
         "Metric",
         "RunnerUp",
+        "SequenceLogProb",
         "SequenceLogit",
         "SequenceLogitDiff",
         "TopKContrast",
@@ -168,6 +170,7 @@ __all__ = [
     "RuleError",
     "RuleSet",
     "RunnerUp",
+    "SequenceLogProb",
     "SequenceLogit",
     "SequenceLogitDiff",
     "SiteError",

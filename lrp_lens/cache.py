@@ -24,11 +24,13 @@ from lrp_lens import reductions
 from lrp_lens.errors import InputError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Balance, Ledger
 from lrp_lens.views import View
 
 Key = str | tuple[Any, ...]
-FORMAT = "lrp_lens.RelevanceCache/1"
+FORMAT = "lrp_lens.RelevanceCache/2"
+_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles")
 _EXAMPLES_SHOWN = 4
 
 
@@ -77,11 +79,8 @@ class RelevanceCache(Mapping[str, Tensor]):
         metric_value: Tensor,
         metric_text: str,
         rules_text: str,
-        tokens: Tensor,
-        token_strings: tuple[tuple[str, ...], ...],
-        special: Tensor,
+        batch: TokenBatch,
         n_layers: int,
-        single: bool,
         towards: tuple[str, str] | None,
         metric: Any = None,
         rules: Any = None,
@@ -89,19 +88,15 @@ class RelevanceCache(Mapping[str, Tensor]):
         finished_ledger: Ledger | None = None,
     ) -> None:
         self.activations = TensorsByName(activations, n_layers, "activation")
-        """What the model computed, [batch, pos, ...]."""
+        """What the model computed, [batch, pos, ...]; two rows for each prompt where a metric appends two answers."""
         self.gradients = TensorsByName(gradients, n_layers, "gradient")
         """Gated gradient of the metric, same shapes."""
         self.metric_value = metric_value
         """The metric, [batch]."""
         self.metric_text, self.rules_text = metric_text, rules_text
-        self.token_ids = tokens
-        """Token ids, [batch, pos]."""
-        self.token_strings = token_strings
-        """Text of each token, per example; "" at padding."""
-        self.special = special
-        """True at BOS, EOS and padding, [batch, pos]."""
-        self.n_layers, self.single = n_layers, single
+        self.batch = batch
+        """The rows of tokens that were run, answers that the metric appended included."""
+        self.n_layers = n_layers
         self.towards = towards
         """Words for the sign: positive pushes towards the first, negative towards the second."""
         self.metric, self.rules = metric, rules
@@ -128,6 +123,31 @@ class RelevanceCache(Mapping[str, Tensor]):
         return len(self.activations)
 
     @property
+    def token_ids(self) -> Tensor:
+        """Token ids of each row that was run, [row, pos]."""
+        return self.batch.ids
+
+    @property
+    def token_strings(self) -> tuple[tuple[str, ...], ...]:
+        """Text of each token of each example, its answers behind the prompt; "" at padding."""
+        return self.batch.shown.strings
+
+    @property
+    def special(self) -> Tensor:
+        """True at BOS, EOS and padding, [batch, pos]."""
+        return self.batch.shown.special
+
+    @property
+    def answers(self) -> tuple[tuple[str, ...], ...]:
+        """Of each token, the word for the answer that it belongs to (answer, target, contrast); "" in the prompt."""
+        return self.batch.shown.answers
+
+    @property
+    def single(self) -> bool:
+        """Whether one prompt was given, so that views have no batch axis."""
+        return self.batch.single
+
+    @property
     def balance(self) -> Balance | None:
         """What the ledger is closed from; None if `names_filter` left something out, or after loading from a file."""
         return self._balance
@@ -144,13 +164,13 @@ class RelevanceCache(Mapping[str, Tensor]):
         if Names.EMBED in self:
             tokens = self.tokens()
             shown = token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
-        more = len(self.token_ids) - _EXAMPLES_SHOWN
+        more = self.batch.n_examples - _EXAMPLES_SHOWN
         rest = f"<div><small>and {more} more prompts</small></div>" if more > 0 and shown else ""
         return f"<div><strong>RelevanceCache</strong>{lines}{shown}{rest}</div>"
 
     def _facts(self) -> tuple[str, ...]:
         """Hook points, prompts, metric with its value, rules."""
-        batch, length = self.token_ids.shape
+        batch, length = self.batch.n_examples, self.batch.width
         value = ", ".join(f"{number:.4g}" for number in self.metric_value[:_EXAMPLES_SHOWN].tolist())
         more = ", ..." if batch > _EXAMPLES_SHOWN else ""
         return (
@@ -161,9 +181,9 @@ class RelevanceCache(Mapping[str, Tensor]):
         )
 
     def sum_to_positions(self, key: Key) -> Tensor:
-        """Relevance summed over everything but batch and position, [batch, pos]."""
+        """Relevance summed over everything but batch and position, [batch, pos]; answers behind the prompt."""
         relevance = self[key]
-        return relevance.flatten(2).sum(-1) if relevance.ndim > 2 else relevance
+        return self.batch.per_position(relevance.flatten(2).sum(-1) if relevance.ndim > 2 else relevance)
 
     def tokens(self) -> View:
         """Relevance of each input token, [pos] or [batch, pos]; position embeddings are apart in `positions()`."""
@@ -227,7 +247,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         for owner in (self.activations, self.gradients):
             owner._tensors = {name: tensor.to(device) for name, tensor in owner._tensors.items()}
         self.metric_value = self.metric_value.to(device)
-        self.token_ids, self.special = self.token_ids.to(device), self.special.to(device)
+        self.batch = replace(self.batch, ids=self.batch.ids.to(device), special=self.batch.special.to(device))
         if self._balance is not None:
             self._balance = self._balance.to(device)
         return self
@@ -236,15 +256,18 @@ class RelevanceCache(Mapping[str, Tensor]):
         """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
         tensors = {f"activation/{name}": tensor for name, tensor in self.activations.items()}
         tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
-        tensors |= {"metric_value": self.metric_value, "tokens": self.token_ids, "special": self.special}
+        tensors |= {
+            "metric_value": self.metric_value,
+            "tokens": self.batch.ids,
+            "special": self.batch.special,
+        }
         complete = self._ledger is not None or self._balance is not None
         header = {
             "format": FORMAT,
             "metric": self.metric_text,
             "rules": self.rules_text,
-            "token_strings": self.token_strings,
+            "batch": {name: getattr(self.batch, name) for name in _OF_BATCH},
             "n_layers": self.n_layers,
-            "single": self.single,
             "towards": self.towards,
             "ledger": self.ledger().to_dict() if complete else None,
         }
@@ -280,11 +303,14 @@ class RelevanceCache(Mapping[str, Tensor]):
             metric_value=tensors["metric_value"],
             metric_text=header["metric"],
             rules_text=header["rules"],
-            tokens=tensors["tokens"],
-            token_strings=tuple(map(tuple, header["token_strings"])),
-            special=tensors["special"],
+            batch=TokenBatch(ids=tensors["tokens"], special=tensors["special"], **_tuples(header["batch"])),
             n_layers=header["n_layers"],
-            single=header["single"],
             towards=tuple(header["towards"]) if header["towards"] else None,
             finished_ledger=None if header["ledger"] is None else Ledger.from_dict(header["ledger"]),
         )
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a TokenBatch from JSON's lists."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return fields | {"strings": tuple(map(tuple, data["strings"]))}

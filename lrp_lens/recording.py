@@ -27,7 +27,7 @@ from lrp_lens.hosts.sites import (
     RouterSite,
     Sites,
 )
-from lrp_lens.hosts.text import TokenBatch
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Calls
 from lrp_lens.rules import Epsilon, Plain, RuleSet
 
@@ -165,7 +165,9 @@ def backward(value: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[s
         return torch.zeros_like(tensor) if result is None else result
 
     calls = {
-        name: Calls(tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors))
+        name: Calls(
+            tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors), recorder.batch.examples
+        )
         for name, tensors in recorder.kept.items()
     }
     unreached = {
@@ -183,7 +185,7 @@ def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
         own = calls[name]
         shape = own.activations[0].shape
         extra = [gradient.reshape(shape) for other in record.plus for gradient in calls[other].gradients]
-        calls[name] = Calls(own.activations, (own.gradients[0] + sum(extra),))
+        calls[name] = replace(own, gradients=(own.gradients[0] + sum(extra),))
 
 
 def accounts_only(sites: Sites) -> Sites:

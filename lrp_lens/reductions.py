@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Ledger
 from lrp_lens.views import View
 
@@ -17,9 +18,7 @@ from lrp_lens.views import View
 class Cache(Protocol):
     """What a reduction reads of a RelevanceCache."""
 
-    special: Tensor
-    single: bool
-    token_strings: tuple[tuple[str, ...], ...]
+    batch: TokenBatch
     n_layers: int
     metric_text: str
     rules_text: str
@@ -41,16 +40,15 @@ class Cache(Protocol):
 def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labels: tuple[Any, ...]) -> View:
     """A view of `values` [batch, *dims]; without a batch axis if the caller gave a single prompt."""
     array = values.detach().cpu().numpy()
-    special: np.ndarray | None = cache.special.cpu().numpy()
-    if cache.single:
-        array = array[0]
-    else:
-        dims = ("batch", *dims)
+    single, shown = cache.batch.single, cache.batch.shown
+    special: np.ndarray | None = None
+    answer: np.ndarray | None = None
     if "position" in dims:
-        labels["position"] = cache.token_strings[0] if cache.single else cache.token_strings
-        special = special[0] if cache.single and special is not None else special
-    else:
-        special = None
+        labels["position"] = shown.strings[0] if single else shown.strings
+        special, answer = shown.special.cpu().numpy(), np.array(shown.answers)
+        special, answer = (special[0], answer[0]) if single else (special, answer)
+        answer = answer if (answer != "").any() else None
+    array, dims = (array[0], dims) if single else (array, ("batch", *dims))
     return View(
         values=array,
         dims=dims,
@@ -58,6 +56,7 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
         name=name,
         units="logits",
         special=special,
+        answer=answer,
         towards=cache.towards,
         notes=(f"metric: {cache.metric_text}", f"rules: {cache.rules_text.splitlines()[0]}"),
     )
@@ -91,7 +90,9 @@ def layers(cache: Cache, mid: bool) -> View:
 
 def heads(cache: Cache, by_position: bool) -> View:
     """Relevance of z summed over d_head (and positions)."""
-    parts = [cache["z", layer].sum(-1).transpose(1, 2) for layer in range(cache.n_layers)]
+    parts = [
+        cache.batch.per_position(cache["z", layer].sum(-1)).transpose(1, 2) for layer in range(cache.n_layers)
+    ]
     values = torch.stack(parts, dim=1)
     if by_position:
         return _view(cache, values, ("layer", "head", "position"), "head relevance")
@@ -106,7 +107,7 @@ def neurons(cache: Cache, layer: int, by_position: bool) -> View:
             f"Layer {layer} keeps no neurons; attention-only blocks and mixtures of experts have none at one hook "
             "point. Use components() for the MLP as a whole."
         )
-    values = cache[key]
+    values = cache.batch.per_position(cache[key])
     dims = ("position", "neuron") if by_position else ("neuron",)
     return _view(cache, values if by_position else values.sum(1), dims, f"L{layer} neuron relevance")
 
@@ -117,7 +118,7 @@ def components(cache: Cache) -> View:
     if Names.POS_EMBED in cache:
         parts.append(("pos_embed", cache.sum_to_positions(Names.POS_EMBED).sum(-1)))
     for layer in range(cache.n_layers):
-        z = cache["z", layer].sum((1, 3))
+        z = cache.batch.per_example(cache["z", layer].sum((1, 3)))
         parts += [(f"L{layer}H{head}", z[:, head]) for head in range(z.shape[1])]
         if Names.mlp_out(layer) in cache:
             parts.append((f"L{layer} MLP", cache.sum_to_positions(Names.mlp_out(layer)).sum(-1)))

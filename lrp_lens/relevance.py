@@ -24,9 +24,10 @@ from lrp_lens.hosts.forward import forward, require_eval, require_finite, requir
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
-from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
+from lrp_lens.hosts.text import PaddingSide, token_strings, tokenize, with_answers
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Balance
-from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
+from lrp_lens.metrics import BoundMetric, Metric, as_metric
 from lrp_lens.recording import (
     NamesFilter,
     Recorder,
@@ -42,26 +43,30 @@ from lrp_lens.recording import (
 )
 from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
 
-Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor]
+Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor] | TokenBatch
+
+
+def ask(
+    model: Any,
+    prompt: Prompt,
+    metric: Metric | Callable[[Tensor], Tensor] | None,
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+) -> tuple[TokenBatch, BoundMetric]:
+    """The question as rows of tokens, answers appended, and as a metric bound to them.
+
+    Raises:
+        InputError, MetricError: as `run_with_relevance`.
+    """
+    batch = tokenize(model, prompt, padding_side, prepend_bos)
+    asked = as_metric(metric).resolve(model)
+    batch = with_answers(model, batch, asked.branches())
+    return batch, asked.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
 
 
 def describe_metric(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
     """The metric in words, and the two ends of its sign."""
-    if not isinstance(metric, LogitDiff):
-        return (
-            getattr(metric.function, "__name__", "callable")
-            if isinstance(metric, CallableMetric)
-            else str(metric)
-        ), None
-    target = token_strings(model, metric.target)
-    contrast = tuple(
-        ", ".join(repr(text) for text in token_strings(model, others)) for others in metric.contrast
-    )
-    if len(set(target)) > 1 or len(set(contrast)) > 1:
-        return "LogitDiff(one target and contrast per prompt)", ("the target", "the contrast")
-    mean = "mean of " if len(metric.contrast[0]) > 1 else ""
-    ends = (target[0], contrast[0].strip("'\"") if not mean else f"{mean}{contrast[0]}")
-    return f"LogitDiff({target[0]!r} - {mean}{contrast[0]}) at position {metric.pos}", ends
+    return metric.words(lambda ids: token_strings(model, ids))
 
 
 def unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
@@ -81,8 +86,9 @@ def run_with_relevance(
     rules: RuleSet = ATTN_LRP,
     names_filter: NamesFilter = None,
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
     logits: Literal["all", "metric"] = "all",
-) -> tuple[Float[Tensor, "batch pos d_vocab"], RelevanceCache]:
+) -> tuple[Float[Tensor, "row pos d_vocab"], RelevanceCache]:
     """Run the model once, forward and backward, and return logits and the relevance at every hook point.
 
     Args:
@@ -94,11 +100,13 @@ def run_with_relevance(
         names_filter: None keeps every default hook point (nothing quadratic in length); or a name, a list of names,
             or a predicate, as in `run_with_cache`.
         padding_side: side on which shorter prompts of a batch are padded; default right.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         logits: "all", or "metric" to unembed only the positions the metric reads (faster; the returned logits then
             have those positions only).
 
     Returns:
-        logits: [batch, pos, d_vocab], bit-identical to a plain forward pass.
+        logits: [batch, pos, d_vocab], bit-identical to a plain forward pass.  A metric of answers of several tokens
+            appends them: its logits have their positions, too, and for two answers two rows for each prompt.
         cache: RelevanceCache; `cache["z", 5]` has the shape of the activation.
 
     Raises:
@@ -121,9 +129,7 @@ def run_with_relevance(
         raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
     if logits not in ("all", "metric"):
         raise InputError(f"logits is 'all' or 'metric'; received {logits!r}.")
-    batch = tokenize(model, prompt, padding_side)
-    asked = as_metric(metric).resolve(model)
-    bound = asked.bind(batch.starts, batch.lengths, vocabulary_size(model))
+    batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
     keep = selector(names_filter, sites)
     chosen = {record.name for record in sites.records if keep(record)}
     everything = names_filter is None
@@ -143,7 +149,7 @@ def run_with_relevance(
         value = bound.read(rows)
         if not value.requires_grad:
             raise MetricError(
-                f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax."
+                f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
             )
         if everything and (not bound.metric.linear or isinstance(rules.softcap, Plain)):
             # the ledger's account of what follows the unembedding
@@ -166,7 +172,7 @@ def run_with_relevance(
             biases,
             {name: tuple(inputs) for name, inputs in recorder.norm_inputs.items()},
             bound.metric.linear,
-            len(batch.lengths),
+            batch.n_examples,
         )
     text, towards = describe_metric(model, bound.metric)
     kept = {
@@ -180,11 +186,8 @@ def run_with_relevance(
         metric_value=value.detach(),
         metric_text=text,
         rules_text=str(rules),
-        tokens=batch.ids,
-        token_strings=batch.strings,
-        special=batch.special,
+        batch=batch,
         n_layers=sites.n_layers,
-        single=batch.single,
         towards=towards,
         metric=bound,
         rules=rules,
@@ -239,7 +242,8 @@ def _hooks(
 
 
 def concrete_metric(bound: BoundMetric, rows: Tensor, batch: TokenBatch) -> BoundMetric:
-    """RunnerUp becomes the LogitDiff that these logits select."""
-    if not isinstance(bound.metric, RunnerUp):
-        return bound
-    return bound.metric.concrete(rows.detach()).bind(batch.starts, batch.lengths, rows.shape[-1])
+    """The metric with the tokens chosen that it reads off these logits, e.g. RunnerUp's LogitDiff."""
+    chosen = bound.metric.concrete(rows.detach())
+    return (
+        bound if chosen is bound.metric else chosen.bind(batch.starts, batch.prompt_lengths, rows.shape[-1])
+    )

@@ -40,6 +40,7 @@ from lrp_lens.edges.stream import Pruning, prune_transition
 from lrp_lens.hosts import scores
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.recording import Recorder
+from lrp_lens.relevance import ask
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
@@ -199,7 +200,7 @@ def test_nodes_are_the_relevance_of_the_stream(build: Callable[[str], Any], name
 def one_at_a_time(model: Any, rules: RuleSet, source: str, target: str, gradient: Tensor) -> np.ndarray:
     """A[j, i] from one whole forward pass and one backward pass for each target."""
     tokens = zoo.prompt_tokens(1, 9)
-    run = StatePass(model, tokens, METRIC, rules)
+    run = StatePass(model, *ask(model, tokens, METRIC), rules)
     recorder = Recorder(run.sites, run.batch)
     plan = rules.plan(model)
     hooks = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
@@ -597,7 +598,7 @@ def test_rows_are_streamed(build: Callable[[str], Any], monkeypatch: pytest.Monk
     monkeypatch.setattr(stream, "_CLASS_BITS", 56)  # few classes: their sums are not what is measured here
     monkeypatch.setattr(stream, "_CLASSES", 2**8)
     model, tokens = build("gpt2"), zoo.prompt_tokens(1, 96)
-    run = StatePass(model, tokens, METRIC, ATTN_LRP)
+    run = StatePass(model, *ask(model, tokens, METRIC), ATTN_LRP)
     run.layer(1)
     tensors = run.layer(0)
     attention, received = run.attention(tensors)

@@ -269,12 +269,12 @@ def test_metrics_that_read_several_positions() -> None:
     """The decision is then read at the last position, apart from what the metric reads."""
     model = zoo.bridge("llama", torch.float32)
     tokens = zoo.prompt_tokens(1, 7)[0]
-    (question,), _ = questions(model, tokens, SequenceLogit([4, 5], start=2), "zero", 0)
+    (question,), _ = questions(model, tokens, SequenceLogit([4, 5]), "zero", 0)
     with torch.no_grad():
-        logits = model(tokens[None])[0]
+        logits = model(torch.cat([tokens, torch.tensor([4])])[None])[0]
     runs = question.masked(np.zeros((1, 7), dtype=bool))
     assert question.decision == 6
-    assert runs.values[0] == pytest.approx(float(logits[2, 4] + logits[3, 5]) / 2, abs=1e-5)
+    assert runs.values[0] == pytest.approx(float(logits[6, 4] + logits[7, 5]), abs=1e-5)
     assert runs.choices[0] == logits[6].argmax()
     assert runs.probabilities[0] == pytest.approx(float(logits[6].softmax(-1).max()), abs=1e-5)
 

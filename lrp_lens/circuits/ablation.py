@@ -35,7 +35,7 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import TokenBatch
+from lrp_lens.hosts.token_batch import TokenBatch
 
 Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
 

@@ -175,6 +175,7 @@ def faithfulness_curve(
     direction: str = "noising",
     reference: Any = None,
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
     random_controls: int = 1,
     seed: int = 0,
     n_resamples: int = 1000,
@@ -196,6 +197,7 @@ def faithfulness_curve(
         direction: as in `evaluate_circuits`.
         reference: prompts of the mean.
         padding_side: of prompts of several lengths.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         random_controls: random rankings; their mean is one row of the curve.
         seed: of random rankings and of the bootstrap.
         n_resamples: bootstrap samples of the prompts.
@@ -244,6 +246,7 @@ def faithfulness_curve(
         direction=direction,
         reference=reference,
         padding_side=padding_side,
+        prepend_bos=prepend_bos,
         max_rows=max_rows,
     )
     values = found.values.reshape(-1, len(shares), found.values.shape[-1])

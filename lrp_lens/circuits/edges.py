@@ -59,6 +59,7 @@ def component_edges(
     steps: int = 1,
     direction: str = "noising",
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
 ) -> ComponentEdges:
     """Score every edge of the component graph.
 
@@ -74,6 +75,7 @@ def component_edges(
         direction: with corrupted prompts and one step, "noising" takes gradients at the clean run, "denoising" at the
             corrupted one.  Either way a positive score means that the clean side raises the metric.
         padding_side: side on which shorter prompts of a batch are padded; default right.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Returns:
         ComponentEdges: `values` [batch, writer, reader], or with `positions` [batch, writer, reader, position], in
@@ -94,7 +96,7 @@ def component_edges(
         (1, 21, 53)
     """
     _check(corrupted, rules, steps, direction)
-    pair = read_pair(model, clean, corrupted, metric, padding_side)
+    pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
     graph = component_graph(model)
     writers = Writers(model, graph)
     names = list(dict.fromkeys(writers.names() + reader_names(model, graph)))
@@ -109,16 +111,9 @@ def component_edges(
     scores: Tensor | None = None
     arriving: Tensor | None = None
     for share in tqdm(_path(steps), desc="steps", disable=True if steps == 1 else None, leave=False):
-        ids = chosen.ids if share is None else pair.clean.ids
         with attached(_interpolation(model, pair, runs, share)):
             _, cache = run_with_relevance(
-                model,
-                _prompts(ids, chosen),
-                pair.metric,
-                rules=rules,
-                names_filter=names,
-                padding_side=_side(chosen),
-                logits="metric",
+                model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
             )
         if share is None:
             runs[id(chosen)], values[id(chosen)] = cache.activations, cache.metric_value
@@ -136,7 +131,7 @@ def component_edges(
         _method(rules, corrupted is not None, steps, direction),
         cache.metric_text,
         str(rules),
-        pair.clean.strings,
+        pair.clean.shown.strings,
         cache.towards,
     )
 
@@ -174,18 +169,6 @@ def _path(steps: int) -> list[float | None]:
     return [None] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
 
 
-def _side(batch: Any) -> PaddingSide:
-    return "left" if any(batch.starts) else "right"
-
-
-def _prompts(ids: Tensor, batch: Any) -> Any:
-    """Token ids without padding, one tensor per prompt (one tensor in all where no prompt is padded)."""
-    if len(set(batch.lengths)) == 1 and not any(batch.starts):
-        return ids
-    spans = zip(ids, batch.starts, batch.lengths, strict=True)
-    return [row[start : start + length] for row, start, length in spans]
-
-
 def _interpolation(
     model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None
 ) -> list[tuple[Any, Any]]:
@@ -209,6 +192,7 @@ def _score(
     positions: bool,
 ) -> tuple[Tensor, Tensor]:
     """[batch, writer, reader(, position)], and what arrives at each reader, [batch, reader]."""
+    batch = cache.batch
     graph, (n_examples, length) = writers.graph, cache.token_ids.shape
     wide_dtype = wide(cache.gradients[Names.EMBED]).dtype
     shape = (n_examples, len(graph.writers), len(graph.readers), *([length] if positions else []))
@@ -231,7 +215,10 @@ def _score(
             else:
                 found = torch.einsum("wbpd,rbpd->bwr", before, block.gradients)
                 scores[examples, : block.stop, into] += found.cpu()
-    return scores, arriving
+    arriving = batch.per_example(arriving)
+    if not positions:
+        return batch.per_example(scores), arriving
+    return batch.per_position(scores.movedim(-1, 1)).movedim(1, -1), arriving
 
 
 def _stream(

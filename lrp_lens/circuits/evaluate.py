@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +26,8 @@ from lrp_lens.circuits.runs import Pair, plain_run, positions_read, read_pair
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import Sites
-from lrp_lens.hosts.text import PaddingSide, TokenBatch
+from lrp_lens.hosts.text import PaddingSide
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric, Metric
 
 ROW_BYTES = 512 * 2**20
@@ -78,6 +79,7 @@ def evaluate_circuits(
     direction: str = "noising",
     reference: Any = None,
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
     max_rows: int | None = None,
 ) -> CircuitValues:
     """Run the model with every edge outside each circuit replaced.
@@ -92,6 +94,7 @@ def evaluate_circuits(
         direction: "noising" runs the clean prompts; "denoising" (with ablation="corrupted") the corrupted ones.
         reference: prompts of the mean, best none of the clean ones; needed for ablation="mean".
         padding_side: of prompts of several lengths.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         max_rows: circuits × prompts that go through the model at once; by default what fits in half a GiB.
 
     Raises:
@@ -121,7 +124,7 @@ def evaluate_circuits(
             f"Denoising restores clean outputs in a corrupted run; received ablation={ablation!r}. Use "
             "ablation='corrupted', or direction='noising'."
         )
-    pair = read_pair(model, clean, corrupted, metric, padding_side)
+    pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
     require_ablation(ablation, pair.corrupted, reference)
     graph = component_graph(model)
     _require_circuits(chosen, graph, pair.clean)
@@ -162,6 +165,11 @@ def _require_circuits(circuits: list[Circuit], graph: ComponentGraph, batch: Tok
             raise InputError(
                 f"A circuit is run on the model whose graph it is of; received a circuit of {circuit.graph} for a "
                 f"model of {graph}."
+            )
+        if circuit.by_position and batch.branches:
+            raise InputError(
+                "A circuit by position is run on one row of tokens for each prompt; this metric appends two answers, "
+                "two rows. Score the edges without positions."
             )
         if circuit.by_position and circuit.mask.shape[-1] != batch.ids.shape[1]:
             raise InputError(
@@ -233,16 +241,8 @@ def _require_live(writers: Writers, pair: Pair) -> None:
     if _checked.get(writers.model) is writers.sites:
         return
     batch = pair.clean
-    one = TokenBatch(
-        batch.ids[:1, batch.starts[0] : batch.starts[0] + batch.lengths[0]],
-        (0,),
-        batch.lengths[:1],
-        batch.strings[:1],
-        batch.special[:1],
-        True,
-    )
-    ids = (one.ids + 1) % int(writers.model.cfg.d_vocab)
-    another = TokenBatch(ids, (0,), one.lengths, one.strings, one.special, True)
+    one = batch.example(0)
+    another = replace(one, ids=(one.ids + 1) % int(writers.model.cfg.d_vocab))
     expected = plain_run(writers.model, another, ())[0]
     mask = torch.from_numpy(writers.graph.connected.copy())[None].to(expected.device)
     mask[:, 0] = False

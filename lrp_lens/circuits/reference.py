@@ -13,7 +13,8 @@ from lrp_lens.circuits.graph import FIXED
 from lrp_lens.circuits.runs import plain_run
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.text import TokenBatch, tokenize
+from lrp_lens.hosts.text import tokenize
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
 
 Ablation = Literal["corrupted", "mean", "zero"]
@@ -50,7 +51,12 @@ def replacements(
     if ablation == "zero":
         other = torch.zeros_like(own)
     else:
-        batch = tokenize(writers.model, reference, None)
+        if clean.forced:
+            raise InputError(
+                "A mean over prompts goes position by position, and this metric appends answers to the prompts; "
+                "received ablation='mean'. Use ablation='corrupted' or 'zero', or a metric of one token."
+            )
+        batch = tokenize(writers.model, reference)
         if len(set(batch.lengths + clean.lengths)) > 1:
             raise InputError(
                 f"A mean over prompts goes position by position, so all prompts have one length; received "

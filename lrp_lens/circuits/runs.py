@@ -12,8 +12,10 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import PaddingSide, TokenBatch, tokenize
-from lrp_lens.metrics import BoundMetric, Metric, RunnerUp, as_metric
+from lrp_lens.hosts.text import PaddingSide, tokenize, with_answers
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.metrics import BoundMetric, Metric
+from lrp_lens.relevance import ask, concrete_metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +34,12 @@ def read_pair(
     corrupted: Any,
     metric: Metric | Callable[[Tensor], Tensor] | None,
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
 ) -> Pair:
     """Tokenise both sides, check that they fit, and bind the metric.
 
-    Without a metric: the clean run's top token against its runner-up, for both runs.
+    Without a metric: the clean run's top token against its runner-up, for both runs.  A metric's answers are appended
+    to both sides.
 
     Raises:
         InputError: for train mode, or clean and corrupted prompts of different number or length.
@@ -43,28 +47,28 @@ def read_pair(
     """
     resolve(model)
     require_eval(model)
-    batch = tokenize(model, clean, padding_side)
-    other = None if corrupted is None else tokenize(model, corrupted, padding_side)
-    if other is not None:
+    batch, bound = ask(model, clean, metric, padding_side, prepend_bos)
+    other = None
+    if corrupted is not None:
+        other = tokenize(model, corrupted, padding_side, prepend_bos)
+        if other.n_examples == batch.n_examples:
+            other = with_answers(model, other, bound.metric.branches())
         require_aligned(batch, other)
-    d_vocab = int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
-    asked = as_metric(metric).resolve(model)
-    bound = asked.bind(batch.starts, batch.lengths, d_vocab)
-    if isinstance(asked, RunnerUp):
-        logits = plain_run(model, batch, ())[0]
-        asked = asked.concrete(bound.select(logits))
-        bound = asked.bind(batch.starts, batch.lengths, d_vocab)
-    return Pair(batch, other, asked, bound)
+    if bound.metric.chooses:
+        logits = plain_run(model, batch, (), bound)[0]
+        bound = concrete_metric(bound, logits, batch)
+    return Pair(batch, other, bound.metric, bound)
 
 
 def require_aligned(clean: TokenBatch, corrupted: TokenBatch) -> None:
     """Raise InputError unless each clean prompt has a corrupted one of the same number of tokens."""
-    if len(clean.lengths) != len(corrupted.lengths):
+    if clean.n_examples != corrupted.n_examples:
         raise InputError(
-            f"Each clean prompt has its corrupted prompt; received {len(clean.lengths)} clean and "
-            f"{len(corrupted.lengths)} corrupted ones. Repeat or drop prompts."
+            f"Each clean prompt has its corrupted prompt; received {clean.n_examples} clean and "
+            f"{corrupted.n_examples} corrupted ones. Repeat or drop prompts."
         )
-    for index, (one, other) in enumerate(zip(clean.lengths, corrupted.lengths, strict=True)):
+    for index in range(clean.n_examples):
+        one, other = (batch.prompt_lengths[batch.rows_of(index)[0]] for batch in (clean, corrupted))
         if one != other:
             raise InputError(
                 f"Edges are compared position by position, so clean and corrupted prompts have the same number of "

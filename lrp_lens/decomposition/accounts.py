@@ -57,6 +57,10 @@ class Accounts:
         """What a point passed on at the positions that are read, [batch, read, ...]."""
         return wide(self.cache.activations[name][:, self.columns])
 
+    def relevance(self, name: str) -> Tensor:
+        """Activation ⊙ gradient of each row, summed to positions, [batch, pos]."""
+        return self.cache[name].flatten(2).sum(-1)
+
     def spread(self, values: Tensor) -> Tensor:
         """[batch, read, ...] → [batch, pos, ...], 0 where the metric reads nothing."""
         full = values.new_zeros(self.batch, self.length, *values.shape[2:])
@@ -88,7 +92,7 @@ class Accounts:
         ):
             if name in self.cache:
                 direct = self.spread((self.activation(name) * self.u).sum(-1))
-                self.add(component, direct, self.cache.sum_to_positions(name))
+                self.add(component, direct, self.relevance(name))
         self.stage("embed", self.activation(Names.resid_pre(0)))
         for layer in range(self.cache.n_layers):
             self.attention(layer)
@@ -130,7 +134,7 @@ class Accounts:
         """The MLP without its output bias, b_out, and the bias of a post-norm."""
         norm, name = post_norm(self.sites, layer, "mlp"), Names.mlp_out(layer)
         direct = self.spread((self.activation(name) * self.u).sum(-1))
-        total = self.cache.sum_to_positions(name)
+        total = self.relevance(name)
         behind, site = self.u, self.bias_of(layer, "b_out")
         if norm is not None and site is not None:
             written = self.balance.calls[site.record].activations[-1][:, self.columns]

@@ -74,6 +74,8 @@ class Decomposition:
     token_strings: tuple[tuple[str, ...], ...]
     special: np.ndarray
     """True at BOS, EOS and padding, [batch, pos]."""
+    answers: tuple[tuple[str, ...], ...]
+    """Of each token, the word for the answer that a metric appended (answer, target, contrast); "" in the prompt."""
     single: bool
     towards: tuple[str, str] | None
     metric_text: str
@@ -273,6 +275,7 @@ class Decomposition:
 
     def _view(self, values: np.ndarray, dims: tuple[str, ...], name: str, labels: dict[str, Any]) -> View:
         special = self.special if "position" in dims else None
+        answer = np.array(self.answers) if special is not None and any(map(any, self.answers)) else None
         if "position" in dims:
             labels = labels | {"position": self.token_strings[0] if self.single else self.token_strings}
         return View(
@@ -281,6 +284,7 @@ class Decomposition:
             labels=labels,
             name=name,
             special=special[0] if self.single and special is not None else special,
+            answer=answer[0] if self.single and answer is not None else answer,
             towards=self.towards,
             notes=(f"metric: {self.metric_text}", f"rules: {self.rules_text}"),
         )

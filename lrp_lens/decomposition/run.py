@@ -19,9 +19,10 @@ from lrp_lens.decomposition.result import Component, Decomposition
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
-from lrp_lens.hosts.text import PaddingSide, tokenize
-from lrp_lens.metrics import Metric, as_metric
-from lrp_lens.relevance import Prompt, run_with_relevance
+from lrp_lens.hosts.text import PaddingSide
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.metrics import Metric
+from lrp_lens.relevance import Prompt, ask, run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
 
@@ -32,6 +33,7 @@ def decompose(
     *,
     rules: RuleSet = ATTN_LRP,
     padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
 ) -> Decomposition:
     """Split a metric over components: directly, indirectly and in total.
 
@@ -47,6 +49,7 @@ def decompose(
             that is not linear in the logits is linearised where it stands, and the residual has a row of its own.
         rules: the rule set of the total contributions; default AttnLRP.
         padding_side: side on which shorter prompts of a batch are padded; default right.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`; SiteError also for weights that the host does
@@ -60,18 +63,15 @@ def decompose(
         True
     """
     sites = resolve(model)
-    batch = tokenize(model, prompt, padding_side)
-    d_vocab = int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
-    read = as_metric(metric).resolve(model).bind(batch.starts, batch.lengths, d_vocab).positions
+    batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
+    read = bound.positions
     columns = torch.arange(batch.ids.shape[1]) if read is None else read.unique()
     columns = columns.to(batch.ids.device)
     patterns: dict[int, Tensor] = {}
     hooks = [] if read is None else _pattern_hooks(list(sites.of(AttentionSite)), columns, patterns)
     with ExitStack() as stack:
         stack.enter_context(attached(hooks))
-        _, cache = run_with_relevance(
-            model, prompt, metric, rules=rules, padding_side=padding_side, logits="metric"
-        )
+        _, cache = run_with_relevance(model, batch, bound.metric, rules=rules, logits="metric")
     balance = cache.balance
     assert balance is not None
     accounts = Accounts(model, cache, balance, columns, patterns)
@@ -96,14 +96,18 @@ def _pattern_hooks(
 def _result(accounts: Accounts, named: bool) -> Decomposition:
     cache, residuals = accounts.cache, accounts.residuals
     components = tuple(accounts.components)
-    direct, total = np.stack(accounts.direct, axis=1), np.stack(accounts.total, axis=1)
+    batch = cache.batch
+    direct, total = (_by_position(batch, parts) for parts in (accounts.direct, accounts.total))
     after = [c.layer is None and c.kind == "bias" for c in components]
     constant = direct[:, after].sum((1, 2)) + sum(residuals.values(), start=np.zeros(len(direct)))
-    frozen = torch.stack(accounts.frozen, dim=1).cpu().double().numpy() + constant[:, None]
-    recomputed = torch.stack(accounts.recomputed, dim=1).cpu().double().numpy() + constant[:, None]
+    frozen, recomputed = (
+        batch.per_example(torch.stack(stages, dim=1)).cpu().double().numpy() + constant[:, None]
+        for stages in (accounts.frozen, accounts.recomputed)
+    )
     sources = None
     if len(accounts.sources) == cache.n_layers:
-        sources = torch.stack(accounts.sources, dim=1).cpu().double().numpy()
+        stacked = torch.stack(accounts.sources, dim=1).cpu().double()  # [row, layer, head, pos]
+        sources = batch.per_position(stacked.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
     reason = "the host does not show the attention patterns it used; load it with eager attention"
     if not named:
         reason = "a callable does not say which positions it reads; use a Metric such as LogitDiff"
@@ -120,8 +124,15 @@ def _result(accounts: Accounts, named: bool) -> Decomposition:
         without_sources="" if sources is not None else reason,
         token_strings=cache.token_strings,
         special=cache.special.cpu().numpy(),
+        answers=cache.answers,
         single=cache.single,
         towards=cache.towards,
         metric_text=cache.metric_text,
         rules_text=cache.rules_text.splitlines()[0],
     )
+
+
+def _by_position(batch: TokenBatch, parts: list[np.ndarray]) -> np.ndarray:
+    """[row, pos] of each component → [batch, component, position]."""
+    rows = torch.from_numpy(np.stack(parts, axis=-1))
+    return batch.per_position(rows).transpose(1, 2).numpy()

@@ -9,9 +9,11 @@ from lrp_lens.views import files
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
 
-_KIND = "Decomposition/1"
+_KIND = "Decomposition/2"
 _ARRAYS = ("direct", "total", "metric", "frozen", "recomputed", "sources", "special")
-_WORDS = ("stages", "without_sources", "token_strings", "single", "towards", "metric_text", "rules_text")
+_WORDS = (
+    "stages", "without_sources", "token_strings", "answers", "single", "towards", "metric_text", "rules_text",
+)  # fmt: skip
 _RESIDUAL = "residual: "
 
 
@@ -33,6 +35,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
         **{name: arrays.get(name) for name in _ARRAYS},
         "residuals": {name: arrays[_RESIDUAL + name] for name in words["residuals"]},
         "stages": tuple(words["stages"]),
-        "token_strings": tuple(tuple(one) for one in words["token_strings"]),
+        "token_strings": tuple(map(tuple, words["token_strings"])),
+        "answers": tuple(map(tuple, words["answers"])),
         "towards": None if towards is None else (towards[0], towards[1]),
     }

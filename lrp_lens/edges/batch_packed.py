@@ -56,18 +56,21 @@ def packed_rows(
     require_eval(run.model)
     (first, from_mid), (last, to_mid) = source, target
     end = Names.resid_mid(last) if to_mid else Names.resid_post(last - 1)
-    gradient = run.gradients[end][0]
+    gradient = run.at_positions(run.gradients[end])
     recorder = Recorder(run.sites, run.batch)
     names = {Names.resid_mid(first)} if from_mid else set()
     if to_mid:
         names.add(Names.resid_mid(last))
     names |= {other for name in names for other in run.sites.record_of[name].plus}
-    state = run.calls[first].state.expand(len(positions), -1, -1).clone().requires_grad_(True)
+    lines, places = run.batch.home[
+        positions.start : positions.stop
+    ].T  # the row of each target, and the column there
+    state = run.calls[first].state[lines].clone().requires_grad_(True)
     with run.hooked(recorder, names):
         output = state
         for layer in range(first, last + to_mid):
-            output = run.calls[layer].run(output)
-            run.require_same(layer, output)
+            output = run.calls[layer].run(output, lines)
+            run.require_same(layer, output, int(lines[0]))
         if to_mid:
             output = recorder.kept[Names.resid_mid(last)][-1]
         sources = [state]
@@ -75,10 +78,16 @@ def packed_rows(
             record = run.sites.record_of[Names.resid_mid(first)]
             sources = [recorder.kept[name][-1] for name in (record.name, *record.plus)]
         cotangent = torch.zeros_like(output)
-        lines = torch.arange(len(positions), device=output.device)
-        places = torch.tensor(positions, device=output.device)
-        cotangent[lines, places] = gradient[places].to(output.dtype)
-        found = torch.autograd.grad(output, sources, cotangent, allow_unused=True)
+        copies = torch.arange(len(positions), device=output.device)
+        cotangent[copies, places] = gradient[positions.start : positions.stop].to(output.dtype)
+        gradients = torch.autograd.grad(output, sources, cotangent, allow_unused=True)
     wide = accumulation_dtype(state.dtype)
-    total = sum(one.to(wide) for one in found if one is not None)
-    return (total * sources[0].detach().to(wide)).sum(-1)
+    total = sum(one.to(wide) for one in gradients if one is not None)
+    relevance = (total * sources[0].detach().to(wide)).sum(-1)
+    if not run.batch.branches:
+        return relevance
+    columns = run.batch.columns[
+        lines
+    ]  # padding, at -1, has no relevance: it goes into a column that is cut off
+    found = relevance.new_zeros(len(positions), run.length + 1)
+    return found.scatter_add(1, columns % (run.length + 1), relevance)[:, :-1]

@@ -185,11 +185,12 @@ class StateGraph:
         )
         counts = [len(one.relevance) for one in transitions]
         final = self.boundaries[-1].name == run.final
-        read = run.gradients[run.final][0].abs().sum(-1).nonzero().flatten().tolist()
+        read = run.at_positions(run.gradients[run.final].abs()).sum(-1).nonzero().flatten().tolist()
         return AttributionGraph(
             boundaries=self.boundaries,
-            token_strings=run.batch.strings[0],
-            special=run.batch.special[0].cpu().numpy(),
+            token_strings=run.batch.shown.strings[0],
+            special=run.batch.shown.special[0].cpu().numpy(),
+            answers=run.batch.shown.answers[0] if run.batch.forced else (),
             node_relevance=np.stack(
                 [self.relevance[one.name].double().cpu().numpy() for one in self.boundaries]
             ),

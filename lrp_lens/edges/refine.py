@@ -6,7 +6,6 @@ it refines; an entry for the rest makes it close where biases or nonlinearities 
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lrp_lens.edges.account import LayerAccount
@@ -62,15 +61,14 @@ def refine(
 
 
 def _gradient(run: StatePass, boundary: Boundary) -> Tensor:
-    """The metric's gradient at a boundary, [1, pos, d_model]."""
+    """The metric's gradient at a boundary, [row, pos, d_model]."""
     return run.gradients[boundary.name]
 
 
-def _only(gradient: Tensor, position: int) -> Tensor:
-    """A gradient at one position alone."""
-    one = torch.zeros_like(gradient)
-    one[:, position] = gradient[:, position]
-    return one
+def _at(run: StatePass, node: tuple[Boundary, int]) -> Tensor:
+    """The metric's gradient at a node, [d_model]."""
+    boundary, position = node
+    return run.at_positions(_gradient(run, boundary))[position]
 
 
 def _state(run: StatePass, boundary: Boundary) -> Tensor:
@@ -79,7 +77,7 @@ def _state(run: StatePass, boundary: Boundary) -> Tensor:
         return _back(run, boundary, _gradient(run, boundary)).activation(boundary.name)
     layer = 0 if boundary.layer is None else boundary.layer + 1
     state = run.final_state if layer == run.sites.n_layers else run.calls[layer].state
-    return state[0].to(accumulation_dtype(state.dtype))
+    return run.batch.first_of_position(state)[0].to(accumulation_dtype(state.dtype))
 
 
 def _back(run: StatePass, boundary: Boundary, gradient: Tensor) -> LayerTensors:
@@ -89,15 +87,14 @@ def _back(run: StatePass, boundary: Boundary, gradient: Tensor) -> LayerTensors:
 
 def _node_dimensions(run: StatePass, node: tuple[Boundary, int]) -> np.ndarray:
     boundary, position = node
-    gradient = _gradient(run, boundary)[0]
     state = _state(run, boundary)
-    return (state[position] * gradient[position].to(state)).double().cpu().numpy()
+    return (state[position] * _at(run, node).to(state)).double().cpu().numpy()
 
 
 def _edge_dimensions(
     run: StatePass, source: tuple[Boundary, int], target: tuple[Boundary, int]
 ) -> np.ndarray:
-    tensors = _back(run, target[0], _only(_gradient(run, target[0]), target[1]))
+    tensors = _back(run, target[0], run.only(_gradient(run, target[0]), target[1]))
     product = tensors.activation(_own(source[0], target[0])) * tensors.gradient(_own(source[0], target[0]))
     return product[source[1]].double().cpu().numpy()
 
@@ -122,7 +119,7 @@ def _node_heads(run: StatePass, node: tuple[Boundary, int]) -> dict[str, float]:
     g = _gradient(run, boundary)
     after_attention = Names.resid_mid(layer) if run.mid_states else Names.resid_post(layer)
     tensors = run.layer(layer, g, at=after_attention)
-    at = g[0, position]
+    at = _at(run, node)
 
     def written(name: str) -> float:
         return float((tensors.activation(name)[position] * at).sum())
@@ -143,8 +140,8 @@ def _node_heads(run: StatePass, node: tuple[Boundary, int]) -> dict[str, float]:
 def _node_neurons(run: StatePass, node: tuple[Boundary, int]) -> dict[str, float]:
     """Each neuron of the MLP that wrote the state, and everything else in it."""
     boundary, position = node
-    tensors = _with_neurons(run, boundary, _only(_gradient(run, boundary), position))
-    at = _gradient(run, boundary)[0, position]
+    tensors = _with_neurons(run, boundary, run.only(_gradient(run, boundary), position))
+    at = _at(run, node)
     post = Names.mlp(tensors.layer, "post")
     neurons = (tensors.activation(post) * tensors.gradient(post))[position]
     total = float((tensors.activation(boundary.name)[position] * at).sum())
@@ -175,7 +172,7 @@ def _edge_neurons(
             "Neurons carry the edge of a position to itself through one MLP; received "
             f"{start.label} at {i} → {end.label} at {j}. Use a graph with split='mid' and an edge from a mid state."
         )
-    tensors = _with_neurons(run, end, _only(_gradient(run, end), j))
+    tensors = _with_neurons(run, end, run.only(_gradient(run, end), j))
     post = Names.mlp(tensors.layer, "post")
     neurons = (tensors.activation(post) * tensors.gradient(post))[j]
     coarse = _edge_heads(run, source, target)

@@ -9,7 +9,8 @@ gradient at hook_z, P the pattern, S the scores, and images v̂, k̂, q̂ of the
 3. OV edge: P[j, i] g_j · v̂_i.   K edge: dS[j, i] q_j · k̂_i.   Q, on the diagonal: Σ_i dS[j, i] q̂_j · k_i.
 4. What the target's z held and no source receives: biases, the norm, the softmax.
 
-Arrays are [head, row, key]; keys outside the causal window of the block are never formed.
+Arrays are [head, row, key]; keys outside the causal window of the block are never formed.  A token sees the prompt
+before it, and of several answers its own (`Places`).
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from lrp_lens.edges.tangents import Projection
 from lrp_lens.hosts.scores import ScoreGeometry
+from lrp_lens.hosts.token_batch import Places
 from lrp_lens.ratios import softcap_ratio
 from lrp_lens.rules import Plain, RuleSet, TemperedSoftmax
 
@@ -57,6 +59,7 @@ class AttentionEdges:
     q: Projection
     k: Projection
     v: Projection
+    places: Places
     reaches_pattern: bool
     temperature: float
     identity_softcap: bool
@@ -80,7 +83,7 @@ class AttentionEdges:
     def rows(self, start: int, stop: int) -> Rows:
         """The edges into positions start … stop - 1."""
         window = self.geometry.window
-        first = 0 if window is None else max(0, start - window + 1)
+        first = 0 if window is None else max(0, int(self.places.depth[start:stop].min()) - window + 1)
         g, query = self.gradient[:, start:stop], self.q.value[:, start:stop]
         key, value = self._keys(self.k.value, first, stop), self._keys(self.v.value, first, stop)
         pattern, slope, sink = self._pattern(query, key, start, first)
@@ -116,11 +119,12 @@ class AttentionEdges:
             capped = torch.tanh(u)
             slope = slope * (softcap_ratio(u) if self.identity_softcap else 1 - capped * capped)
             logits = geometry.softcap * capped
-        row = torch.arange(start, start + query.shape[1], device=query.device)[:, None]
-        column = torch.arange(first, first + key.shape[1], device=query.device)
+        depth, branch = (one.to(query.device) for one in self.places)
+        rows, columns = slice(start, start + query.shape[1]), slice(first, first + key.shape[1])
+        row, column = depth[rows, None], depth[columns]
         if geometry.slopes is not None:
             logits = logits + geometry.slopes.to(logits)[:, None, None] * (column - row)
-        hidden = column > row
+        hidden = (column > row) | ((branch[columns] > 0) & (branch[columns] != branch[rows, None]))
         if geometry.window is not None:
             hidden = hidden | (column <= row - geometry.window)
         logits = logits.masked_fill(hidden, -torch.inf)

@@ -10,7 +10,6 @@ to compute it, are in `batch_packed`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from numbers import Integral
 from os import PathLike
 from typing import Any
@@ -24,9 +23,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients
-from lrp_lens.hosts.text import tokenize
-from lrp_lens.metrics import CallableMetric, Metric, as_metric
-from lrp_lens.relevance import Prompt, vocabulary_size
+from lrp_lens.metrics import Metric
+from lrp_lens.relevance import Prompt, ask, vocabulary_size
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
 
@@ -36,6 +34,7 @@ def attribution_graph(
     metric: Metric | Callable[[Tensor], Tensor] | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
+    prepend_bos: bool | None = None,
     layers: Sequence[int] | None = None,
     split: Split = "mid",
     method: Method = "closed_form",
@@ -55,6 +54,7 @@ def attribution_graph(
             list of graphs, one after the other.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.
         rules: a rule set; default AttnLRP.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         layers: boundaries to keep, ascending: 0 is the embedding, l + 1 the stream after block l; default all.
             Neighbours further apart than one block are joined by batch-packed edges.
         split: "mid" for nodes after attention, too, or None.  Parallel and attention-only blocks have no such state.
@@ -89,20 +89,17 @@ def attribution_graph(
     require_gradients()
     sites = resolve(model)
     kept = _layers(layers, sites.n_layers)
-    batch = tokenize(model, prompt, None)
-    asked = as_metric(metric).resolve(model)
-    asked.bind(batch.starts, batch.lengths, vocabulary_size(model))
+    batch, bound = ask(model, prompt, metric, None, prepend_bos)
     if checkpoint is not None and not batch.single:
         raise InputError(
-            f"A checkpoint holds one graph; received {len(batch.lengths)} prompts. Call once for each "
+            f"A checkpoint holds one graph; received {batch.n_examples} prompts. Call once for each "
             "prompt, with a folder each."
         )
-    spans = enumerate(zip(batch.starts, batch.lengths, strict=True))
-    prompts = [batch.ids[row, start : start + length] for row, (start, length) in spans]
-    graphs = [
-        StateGraph(StatePass(model, ids, _of_example(asked, row), rules), kept, options).build()
-        for row, ids in enumerate(prompts)
-    ]
+    graphs = []
+    for index in range(batch.n_examples):
+        one = batch.example(index)
+        own = bound.metric.example(index).bind(one.starts, one.prompt_lengths, vocabulary_size(model))
+        graphs.append(StateGraph(StatePass(model, one, own, rules), kept, options).build())
     return graphs[0] if batch.single else graphs
 
 
@@ -122,11 +119,3 @@ def _layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
             f"received {layers!r}."
         )
     return tuple(map(int, kept))
-
-
-def _of_example(metric: Metric, row: int) -> Metric:
-    """The metric of one prompt of a batch."""
-    names = [name for name in ("target", "contrast", "token") if hasattr(metric, name)]
-    if isinstance(metric, CallableMetric) or len(metric.terms()) == 1:
-        return metric
-    return replace(metric, **{name: [getattr(metric, name)[row]] for name in names})

@@ -4,15 +4,17 @@
    at the final stream, so that the metric's gradient there costs one unembedding.
 2. From the last block to the first: run the block again under the rules, backward from its output's gradient to
    everything recorded inside.  One layer's graph is alive at a time (Chen et al. 2016, 1604.06174).
-3. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
+3. Answers that a metric appends may be two rows of one example; their gradients add up in the prompt, which both share
+   (`hosts.token_batch`), so that the example is one axis of positions: a tree, where each token sees its ancestors.
+4. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
    are not adjacent, for refinements.
 
 Gradients equal those of `run_with_relevance`; memory is O(pos · width · layers) plus one block's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,11 +32,11 @@ from lrp_lens.hosts.replay import BlockCall, blocks_captured, is_attention_only
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.scores import score_geometry
 from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
-from lrp_lens.hosts.text import TokenBatch, tokenize
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Calls
-from lrp_lens.metrics import Metric, as_metric
+from lrp_lens.metrics import BoundMetric
 from lrp_lens.recording import Recorder, backward, complete, total, with_completions
-from lrp_lens.relevance import Prompt, concrete_metric, describe_metric, unembedded, vocabulary_size
+from lrp_lens.relevance import concrete_metric, describe_metric, unembedded
 from lrp_lens.rules import RuleSet
 
 
@@ -49,18 +51,19 @@ class LayerTensors:
 
     layer: int
     calls: dict[str, Calls]
+    batch: TokenBatch
 
     def __contains__(self, name: str) -> bool:
         return name in self.calls
 
     def activation(self, name: str) -> Tensor:
         """What the point passed on, [pos, ...], in float32 at least."""
-        tensor = self.calls[name].activations[-1][0]
+        tensor = self.batch.first_of_position(self.calls[name].activations[-1])[0]
         return tensor.to(accumulation_dtype(tensor.dtype))
 
     def gradient(self, name: str) -> Tensor:
         """The gated gradient there, [pos, ...], in float32 at least."""
-        tensor = total(self.calls[name].gradients)[0]
+        tensor = self.batch.per_position(total(self.calls[name].gradients))[0]
         return tensor.to(accumulation_dtype(tensor.dtype))
 
     def relevance(self, name: str) -> Tensor:
@@ -72,31 +75,31 @@ class LayerTensors:
 
 
 class StatePass:
-    """The pass behind one attribution graph: a model, one prompt, a metric and its boundary gradients.
+    """The pass behind one attribution graph: a model, one example, its metric and the gradients at the boundaries.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        batch: the rows of one example, without padding on the left.
+        bound: the metric bound to them.
+        rules: the rule set.
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`.
     """
 
-    def __init__(
-        self, model: Any, prompt: Prompt, metric: Metric | Callable[[Tensor], Tensor] | None, rules: RuleSet
-    ) -> None:
+    def __init__(self, model: Any, batch: TokenBatch, bound: BoundMetric, rules: RuleSet) -> None:
         self.model, self.rules = model, rules
         self.sites: Sites = resolve(model)
         require_eval(model)
         if not isinstance(rules, RuleSet):
             raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
-        self.batch: TokenBatch = tokenize(model, prompt, None)
-        if len(self.batch.lengths) != 1:
-            raise InputError(
-                f"One pass explains one prompt; received {len(self.batch.lengths)}. attribution_graph takes lists."
-            )
+        self.batch = batch
         self.attention_only = is_attention_only(model)
         self.mid_states = not (self.attention_only or self.sites.parallel)
         self.calls: dict[int, BlockCall] = {}
         self._plan = rules.plan(model)
         self._names = [self._names_of(layer) for layer in range(self.sites.n_layers)]
-        self._forward(metric)
+        self._forward(bound)
         self.gradients: dict[str, Tensor] = {self.final: self._final_gradient}
 
     @property
@@ -106,8 +109,17 @@ class StatePass:
 
     @property
     def length(self) -> int:
-        """Number of positions."""
-        return int(self.batch.ids.shape[1])
+        """Number of positions, answers included."""
+        return self.batch.width
+
+    def at_positions(self, rows: Tensor) -> Tensor:
+        """[row, pos, ...] → [position, ...], for gradients."""
+        return self.batch.per_position(rows)[0]
+
+    def only(self, gradient: Tensor, position: int) -> Tensor:
+        """A gradient [row, pos, d_model] at one position alone."""
+        here = (self.batch.columns == position).to(gradient.device)
+        return torch.where(here[..., None], gradient, 0)
 
     def _names_of(self, layer: int) -> set[str]:
         """The records of a layer: stream, sublayers, heads, and whatever biases were added to."""
@@ -123,9 +135,7 @@ class StatePass:
         return with_completions(names, self.sites)
 
     # ------------------------------------------------------------------------------- forward
-    def _forward(self, metric: Metric | Callable[[Tensor], Tensor] | None) -> None:
-        asked = as_metric(metric).resolve(self.model)
-        bound = asked.bind(self.batch.starts, self.batch.lengths, vocabulary_size(self.model))
+    def _forward(self, bound: BoundMetric) -> None:
         last = self.sites.record_of[self.final].port
         if last is None:
             raise SiteError(f"A graph ends at {self.final}; {self.sites.host} has no hook point there.")
@@ -153,7 +163,7 @@ class StatePass:
             value = bound.read(output)
             if not value.requires_grad:
                 raise MetricError(
-                    f"A metric depends on the logits differentiably; {asked} does not. Avoid .item() and argmax."
+                    f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
                 )
             (gradient,) = torch.autograd.grad(value.sum(), leaves[-1])
         self.metric, self.metric_value = bound, float(value.detach()[0])
@@ -166,8 +176,8 @@ class StatePass:
 
         Args:
             layer: block index.
-            cotangent: gradient to start from, [1, pos, d_model]; default the metric's at the block's output, known once
-                the blocks after it have been run.
+            cotangent: gradient to start from, [row, pos, d_model]; default the metric's at the block's output, known
+                once the blocks after it have been run.
             at: name of the state at which it starts; default the block's output.
         """
         require_gradients()
@@ -187,13 +197,14 @@ class StatePass:
                     self.gradients[name] = total(calls[name].gradients)
             if layer:
                 self.gradients[Names.resid_post(layer - 1)] = self.gradients[Names.resid_pre(layer)]
-        return LayerTensors(layer, calls)
+        return LayerTensors(layer, calls, self.batch)
 
-    def require_same(self, layer: int, output: Tensor) -> None:
-        """Raise InputError unless a block that ran again wrote what it had written before."""
+    def require_same(self, layer: int, output: Tensor, row: int = 0) -> None:
+        """Raise InputError unless a block that ran again wrote, in the first copy, what it had written before."""
         last = layer == self.sites.n_layers - 1
         before = self.final_state if last else self.calls[layer + 1].state
-        error = float((output[:1].detach() - before).abs().max() / before.abs().max().clamp_min(1e-9))
+        before = before[row]
+        error = float((output[0].detach() - before).abs().max() / before.abs().max().clamp_min(1e-9))
         if not error < max(1e-4, 4 * torch.finfo(before.dtype).eps):
             raise InputError(
                 f"A graph's blocks run again as they ran before; block {layer} now writes something else (by "
@@ -226,7 +237,10 @@ class StatePass:
             SiteError: if z cannot be recomputed from q, k and v: an attention that lrp_lens does not know.
         """
         layer = tensors.layer
-        geometry = score_geometry(self.model, self.sites, layer, self.length)
+        geometry = score_geometry(self.model, self.sites, layer, self.batch.ids.shape[1])
+        if self.batch.branches and geometry.rotary is not None:
+            cos, sin = (table[self.batch.places.depth.to(table.device)] for table in geometry.rotary)
+            geometry = replace(geometry, rotary=(cos, sin))
         x = tensors.activation(Names.resid_pre(layer))
         names = {part: Names.attention(layer, part) for part in "qkvz"}
         parts = {
@@ -242,6 +256,7 @@ class StatePass:
             parts["q"].heads_first(),
             parts["k"].heads_first(),
             parts["v"].heads_first(),
+            self.batch.places,
             **softmax_rule(self.rules, layer),
         )
         last = edges.rows(self.length - 1, self.length).z

@@ -18,7 +18,8 @@ from lrp_lens.failures.case import Case
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.failures.masking import masking_check
 from lrp_lens.hosts.forward import forward
-from lrp_lens.hosts.text import TokenBatch, token_id, token_strings, tokenize
+from lrp_lens.hosts.text import token_id, token_strings, tokenize
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import LogitDiff
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, PRESETS, RuleSet

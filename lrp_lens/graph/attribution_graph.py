@@ -107,6 +107,9 @@ class AttributionGraph:
     rules_text: str
     towards: tuple[str, str] | None = None
     """Words for the sign, as in View."""
+    answers: tuple[str, ...] = ()
+    """[n], word for the answer that a token belongs to (answer, target, contrast), "" in the prompt; () for none.  A
+    token sees the prompt before it, and of two answers its own."""
     target_positions: tuple[int, ...] = ()
     """Positions whose logits the metric reads, e.g. (n - 1,)."""
     notes: tuple[str, ...] = ()

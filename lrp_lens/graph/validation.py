@@ -38,6 +38,12 @@ def checked(graph: "AttributionGraph") -> dict[str, Any]:
     fields["part_values"] = parts if parts.dtype == np.float32 else parts.astype(np.float64)
     for name in ("boundaries", "token_strings", "parts", "sink_kinds", "notes"):
         fields[name] = tuple(getattr(graph, name))
+    fields["answers"] = tuple(graph.answers)
+    if len(fields["answers"]) not in (0, len(fields["token_strings"])):
+        raise InputError(
+            f"A graph says of each of its {len(fields['token_strings'])} tokens which answer it belongs to, or of "
+            f"none; received {len(fields['answers'])} answers."
+        )
     fields["target_positions"] = tuple(int(one) for one in graph.target_positions)
     fields["refinements"] = dict(graph.refinements)
     fields["metric_value"] = float(graph.metric_value)

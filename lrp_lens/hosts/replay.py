@@ -20,19 +20,27 @@ _STATE = "hidden_states"
 
 @dataclass(frozen=True, eq=False)
 class BlockCall:
-    """One block, and what the host called it with, for one prompt."""
+    """One block, and what the host called it with, for the rows of one example."""
 
     module: nn.Module
     state: Tensor
-    """The residual stream that it read, [1, pos, d_model], detached."""
+    """The residual stream that it read, [row, pos, d_model], detached."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def run(self, states: Tensor) -> Tensor:
-        """The residual stream after the block, [copies, pos, d_model], from states of that shape."""
-        copies = states.shape[0]
-        args = tuple(_repeat(value, copies) for value in self.args)
-        kwargs = {name: _repeat(value, copies, name) for name, value in self.kwargs.items()}
+    def run(self, states: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The residual stream after the block, [copies, pos, d_model].
+
+        Args:
+            states: the stream before it, same shape.
+            rows: which row each copy is of; default the rows themselves.
+        """
+        if rows is None:
+            args, kwargs = self.args, self.kwargs
+        else:
+            count = self.state.shape[0]
+            args = tuple(_of_rows(value, rows, count) for value in self.args)
+            kwargs = {name: _of_rows(value, rows, count, name) for name, value in self.kwargs.items()}
         output = self.module(states, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
@@ -42,16 +50,14 @@ def _is_cache(value: Any) -> bool:
     return callable(getattr(value, "get_seq_length", None)) or "KeyValueCache" in type(value).__name__
 
 
-def _repeat(value: Any, copies: int, name: str = "") -> Any:
-    """An argument for several copies of the prompt; tensors that broadcast over the batch stay as they are."""
-    if copies == 1:
-        return value
+def _of_rows(value: Any, rows: Tensor, count: int, name: str = "") -> Any:
+    """An argument for copies of some of `count` rows; tensors that broadcast over the batch stay as they are."""
     if isinstance(value, tuple):
-        return tuple(_repeat(one, copies, name) for one in value)
-    if isinstance(value, Tensor) and name == "alibi":  # one row per head: [head, 1, pos]
-        return value.repeat(copies, *[1] * (value.ndim - 1))
-    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == 1:
-        return value.expand(copies, *value.shape[1:])
+        return tuple(_of_rows(one, rows, count, name) for one in value)
+    if isinstance(value, Tensor) and name == "alibi":  # one row per head: [row · head, 1, pos]
+        return value.unflatten(0, (count, -1))[rows.to(value.device)].flatten(0, 1)
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == count:
+        return value[rows.to(value.device)] if count > 1 else value.expand(len(rows), *value.shape[1:])
     return value
 
 

@@ -1,48 +1,26 @@
-"""Text → token ids and back, the same on every host: one example at a time, then padded."""
+"""Text → token ids and back, the same on every host: one example at a time, then padded.
 
+A text gets the token that begins every text (BOS) where the model's configuration says so, but never a second one: a
+text that begins with it already, as one from a chat template does, gets none, and a `TextWarning` says so.
+"""
+
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.token_batch import Branch, TokenBatch
 
 PaddingSide = Literal["left", "right"]
 
 
-@dataclass(frozen=True, eq=False)
-class TokenBatch:
-    """Token ids of a batch of prompts, padded to one length."""
-
-    ids: Int[Tensor, "batch pos"]
-    starts: tuple[int, ...]
-    """Column of the first real token of each prompt."""
-    lengths: tuple[int, ...]
-    """Number of real tokens of each prompt."""
-    strings: tuple[tuple[str, ...], ...]
-    """Token strings, "" at padding."""
-    special: Bool[Tensor, "batch pos"]
-    """BOS, EOS and padding."""
-    single: bool
-    """Whether the caller gave one prompt, so that views have no batch axis."""
-
-    @property
-    def real(self) -> Bool[Tensor, "batch pos"]:
-        """False at padding."""
-        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
-        start = torch.tensor(self.starts, device=self.ids.device)[:, None]
-        return (columns >= start) & (
-            columns < start + torch.tensor(self.lengths, device=self.ids.device)[:, None]
-        )
-
-    @property
-    def left_mask(self) -> Bool[Tensor, "batch pos"] | None:
-        """The attention mask where padding stands on the left; padding on the right is out of causal sight."""
-        return self.real if any(self.starts) else None
+class TextWarning(UserWarning):
+    """A text was not read as its writer may think."""
 
 
 def _tokenizer(model: Any, what: str) -> Any:
@@ -78,7 +56,7 @@ def token_id(model: Any, text: str) -> int:
         pieces = [model.tokenizer.decode([index]) for index in ids]
         raise MetricError(
             f"A metric's token is exactly one token; {text!r} is {len(ids)}: {pieces}. To use the first one, pass "
-            f"{pieces[0]!r} (id {ids[0]}); for the whole answer use SequenceLogit."
+            f"{pieces[0]!r} (id {ids[0]}); for the whole answer use SequenceLogProb or SequenceLogitDiff."
         )
     return ids[0]
 
@@ -104,14 +82,37 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(tokenizer.decode([int(index)], clean_up_tokenization_spaces=False) for index in ids)
 
 
-def _prompt_ids(model: Any, prompt: object) -> list[int]:
+def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
+    """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
+    tokenizer = _tokenizer(model, "A text prompt")
+    plain: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    if prepend_bos is False:
+        return plain
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if prepend_bos and bos is None:
+        raise InputError(
+            "prepend_bos=True needs a tokenizer with a BOS token; this one has none. Leave it out."
+        )
+    asked = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
+    ids: list[int] = model.to_tokens(text, truncate=False, **asked)[0].tolist()
+    if prepend_bos is None and bos is not None and plain[:1] == [bos] and ids[:2] == [bos, bos]:
+        warnings.warn(
+            f"The prompt begins with {tokenizer.decode([bos])!r} already (a chat template's text does), so no second "
+            "BOS was added. Pass prepend_bos=True to add one, prepend_bos=False to say that there is to be none.",
+            TextWarning,
+            stacklevel=2,
+        )
+        return plain
+    return ids
+
+
+def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise InputError(
                 "A prompt has at least one token besides BOS; received an empty string. Pass some text."
             )
-        _tokenizer(model, "A text prompt")
-        return model.to_tokens(prompt, truncate=False)[0].tolist()
+        return _text_ids(model, prompt, prepend_bos)
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")
@@ -144,21 +145,75 @@ def _prompts(prompt: object) -> tuple[list[object], bool]:
     raise InputError(f"A prompt is text, a list of texts, or token ids; received {type(prompt).__name__}.")
 
 
-def tokenize(model: Any, prompt: object, padding_side: PaddingSide | None) -> TokenBatch:
+def tokenize(
+    model: Any, prompt: object, padding_side: PaddingSide | None = None, prepend_bos: bool | None = None
+) -> TokenBatch:
     """Token ids of one or several prompts; texts get BOS where the model's configuration says so.
 
     Args:
         model: its tokenizer, vocabulary and context length are used.
-        prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.
+        prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors; a TokenBatch is
+            returned as it is.
         padding_side: where shorter prompts of a batch are padded; right by default (no mask needed).
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+            Token ids are taken as they are.
 
     Raises:
         InputError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
+
+    Warns:
+        TextWarning: if a text begins with BOS, so that none was added.
     """
+    if isinstance(prompt, TokenBatch):
+        return prompt
     if padding_side not in (None, "left", "right"):
         raise InputError(f"padding_side is 'left' or 'right'; received {padding_side!r}.")
+    if not (prepend_bos is None or isinstance(prepend_bos, bool)):
+        raise InputError(f"prepend_bos is True, False or None; received {prepend_bos!r}.")
     prompts, single = _prompts(prompt)
-    rows = [_prompt_ids(model, item) for item in prompts]
+    rows = [_prompt_ids(model, item, prepend_bos) for item in prompts]
+    return _padded(model, rows, padding_side == "left", single)
+
+
+def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Branch]]) -> TokenBatch:
+    """The batch with answers appended: one row for each branch of each prompt.
+
+    Args:
+        model: its vocabulary and context length are used.
+        batch: prompts; a batch that has its answers already is returned as it is.
+        branches: for each prompt, or once for all, what its rows append; see `Metric.branches`.
+
+    Raises:
+        InputError: if prompt and answer do not fit the context.
+        MetricError: for another number of prompts.
+    """
+    if batch.examples is not None or not any(branch.ids for row in branches for branch in row):
+        return batch
+    if len(branches) not in (1, len(batch.lengths)):
+        raise MetricError(
+            f"A metric has answers for one prompt or for each; received answers for {len(branches)} and "
+            f"{len(batch.lengths)} prompts. Pass one answer per prompt."
+        )
+    each = list(branches) * (len(batch.lengths) if len(branches) == 1 else 1)
+    rows, examples, appended = [], [], []
+    for example, own in enumerate(each):
+        start, length = batch.starts[example], batch.lengths[example]
+        prompt = batch.ids[example, start : start + length].tolist()
+        for branch in own:
+            rows.append([*prompt, *branch.ids])
+            examples.append(example)
+            appended.append(branch)
+    padded = _padded(model, rows, any(batch.starts), batch.single)
+    return replace(
+        padded,
+        examples=tuple(examples),
+        forced=tuple(len(branch.ids) for branch in appended),
+        roles=tuple(branch.role for branch in appended),
+    )
+
+
+def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool) -> TokenBatch:
+    """Rows of token ids, checked and padded to one length."""
     d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
     for row in rows or [[]]:
         if not row:
@@ -173,7 +228,7 @@ def tokenize(model: Any, prompt: object, padding_side: PaddingSide | None) -> To
     pad = getattr(tokenizer, "pad_token_id", None)
     pad = int(pad) if pad is not None else 0
     width = max(map(len, rows))
-    starts = tuple(width - len(row) if padding_side == "left" else 0 for row in rows)
+    starts = tuple(width - len(row) if left else 0 for row in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     special = torch.ones(len(rows), width, dtype=torch.bool)
     strings = []

@@ -40,6 +40,8 @@ class Calls:
 
     activations: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
+    examples: tuple[int, ...] | None = None
+    """Example of each row; None where each row is one."""
 
     def relevance(self, batch: int) -> Tensor:
         """Σ activation ⊙ gradient per example, float64, [batch]."""
@@ -48,16 +50,20 @@ class Calls:
     def weighted(self, batch: int, factors: tuple[Tensor, ...]) -> Tensor:
         """Σ factor ⊙ gradient per example, for factors that broadcast to the gradients."""
         total = torch.zeros(batch, dtype=torch.float64)
+        examples = range(batch) if self.examples is None else self.examples
         for factor, gradient in zip(factors, self.gradients, strict=True):
             wide = accumulation_dtype(gradient.dtype)
             product = factor.to(wide) * gradient.to(wide)
-            total += product.reshape(batch, -1).sum(-1, dtype=torch.float64).cpu()
+            rows = product.reshape(len(examples), -1).sum(-1, dtype=torch.float64).cpu()
+            total.index_add_(0, torch.tensor(examples), rows)
         return total
 
     def to(self, device: str | torch.device) -> "Calls":
         """Move to a device."""
         return Calls(
-            tuple(a.to(device) for a in self.activations), tuple(g.to(device) for g in self.gradients)
+            tuple(a.to(device) for a in self.activations),
+            tuple(g.to(device) for g in self.gradients),
+            self.examples,
         )
 
 

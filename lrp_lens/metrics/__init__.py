@@ -2,7 +2,7 @@
 
 from lrp_lens.metrics.functions import CallableMetric, as_metric
 from lrp_lens.metrics.metric import BoundMetric, Metric
-from lrp_lens.metrics.sequences import SequenceLogit, SequenceLogitDiff
+from lrp_lens.metrics.sequences import SequenceLogit, SequenceLogitDiff, SequenceLogProb
 from lrp_lens.metrics.tokens import Logit, LogitDiff, LogProb, MeanContrast, RunnerUp, TopKContrast
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MeanContrast",
     "Metric",
     "RunnerUp",
+    "SequenceLogProb",
     "SequenceLogit",
     "SequenceLogitDiff",
     "TopKContrast",

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
-from lrp_lens.metrics.metric import BoundMetric, Metric, Term
+from lrp_lens.metrics.metric import BoundMetric, Metric, Term, TextOf
 from lrp_lens.metrics.tokens import RunnerUp
 
 
@@ -16,11 +15,20 @@ from lrp_lens.metrics.tokens import RunnerUp
 class CallableMetric(Metric):
     """Any function of all logits: [batch, pos, d_vocab] → [batch] (or a scalar for a batch of one)."""
 
-    linear: ClassVar[bool] = False
     function: Callable[[Tensor], Tensor]
+
+    @property
+    def linear(self) -> bool:
+        return False
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
         return ()
+
+    def example(self, index: int) -> Metric:
+        return self
+
+    def words(self, text_of: TextOf) -> tuple[str, tuple[str, str] | None]:
+        return getattr(self.function, "__name__", "callable"), None
 
     def bind(self, starts: Sequence[int], lengths: Sequence[int], d_vocab: int) -> BoundMetric:
         return BoundMetric(self, None)

@@ -7,13 +7,16 @@ A metric is data; it becomes a function of logits in two steps:
 
 Called directly on logits of shape [batch, pos, d_vocab], a metric binds itself to unpadded examples, so the same
 object serves `run_with_relevance`, patching and evaluation.  Each metric says which positions it reads, so that
-only those need unembedding.  Positions count from 0, or back from the last real token with -1.
+only those need unembedding.  Positions count from 0, or back from the last token of the prompt with -1.
+
+Metrics of answers of several tokens (`sequences`) say what they append to each prompt (`branches`): one row of logits
+for each branch, and a prompt's number is the sum over its rows.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,23 +25,81 @@ from torch import Tensor
 from lrp_lens.errors import MetricError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.text import token_id
+from lrp_lens.hosts.token_batch import Branch
 
 Token = int | str
 Tokens = Token | Sequence[Token] | Tensor
-Term = tuple[int, Token, float]
-"""(position, token, coefficient): one logit that a metric reads."""
+TextOf = Callable[[Sequence[int]], Sequence[str]]
+"""Token ids → the text of each."""
+_NO_ANSWER = ((Branch("", ()),),)
+
+
+class Term(NamedTuple):
+    """One logit that a metric reads."""
+
+    position: int
+    """In the prompt: from 0, or back from -1, its last token."""
+    token: Token
+    coefficient: float
+    branch: int = 0
+    """Which of the example's rows."""
+    forced: int = 0
+    """How many positions further, among the answer's tokens behind the prompt."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
     """Logits → scalar per example; subclasses are frozen data."""
 
-    linear: ClassVar[bool] = True
-    """Whether the metric equals Σ logits ⊙ ∂metric/∂logits, so that relevance can sum to it."""
+    token_fields: ClassVar[tuple[str, ...]] = ("target", "contrast", "token")
+    """The fields that hold tokens, one entry for each example or one for all."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether the metric equals Σ logits ⊙ ∂metric/∂logits, so that relevance can sum to it."""
+        return True
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether its sign says which of two answers the model prefers."""
+        return False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether `concrete` chooses tokens that only the logits say."""
+        return False
+
+    @property
+    def log_probabilities(self) -> bool:
+        """Whether the terms read log-probabilities, not logits."""
+        return False
 
     @abstractmethod
     def terms(self) -> tuple[tuple[Term, ...], ...]:
         """The logits read by each example; one entry serves every example of a batch."""
+
+    def branches(self) -> tuple[tuple[Branch, ...], ...]:
+        """What is appended to each example's prompt, one row each; one entry serves every example.
+
+        Raises:
+            MetricError: if an answer is still a string.
+        """
+        return _NO_ANSWER
+
+    def concrete(self, rows: Float[Tensor, "batch read d_vocab"]) -> "Metric":
+        """The metric with every token that it reads off the logits chosen; most have none to choose."""
+        return self
+
+    def example(self, index: int) -> "Metric":
+        """The metric of one example of a batch."""
+        if len(self.terms()) == 1:
+            return self
+        held = [name for name in self.token_fields if hasattr(self, name)]
+        return replace(self, **{name: (getattr(self, name)[index],) for name in held})
+
+    def words(self, text_of: TextOf) -> tuple[str, tuple[str, str] | None]:
+        """The metric in words, and the two ends of its sign (None where it has none)."""
+        return str(self), None
 
     def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"] | None:
         """What is subtracted besides the terms (a mean, a log-sum-exp), from the rows of logits that are read."""
@@ -48,8 +109,8 @@ class Metric(ABC):
         """The metric from all logits at once; only metrics without terms define it."""
         raise MetricError(f"{self} is read at its terms; call it on logits [batch, pos, d_vocab].")
 
-    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        """The metric of each example of an unpadded batch.
+    def __call__(self, logits: Float[Tensor, "row pos d_vocab"]) -> Float[Tensor, " batch"]:
+        """The metric of each example of an unpadded batch; an answer's tokens stand behind the prompt already.
 
         Raises:
             MetricError: if a token is still a string, or a token or position is out of range.
@@ -59,7 +120,8 @@ class Metric(ABC):
                 f"A metric reads logits [batch, pos, d_vocab]; received shape {tuple(logits.shape)}."
             )
         batch, length, d_vocab = logits.shape
-        return self.bind([0] * batch, [length] * batch, d_vocab)(logits)
+        prompt = length - max((len(branch.ids) for row in self.branches() for branch in row), default=0)
+        return self.bind([0] * batch, [prompt] * batch, d_vocab)(logits)
 
     def resolve(self, model: Any) -> "Metric":
         """The same metric with token ids of the model's vocabulary instead of strings.
@@ -68,7 +130,7 @@ class Metric(ABC):
             MetricError: if a string is not exactly one token, or the model has no tokenizer.
         """
         changes = {}
-        for name in ("target", "contrast", "token"):
+        for name in self.token_fields:
             value = getattr(self, name, None)
             if value is not None:
                 changes[name] = _resolved(value, model)
@@ -78,74 +140,96 @@ class Metric(ABC):
         """Fix positions for a batch.
 
         Args:
-            starts: column of the first real token of each example.
-            lengths: number of real tokens of each example.
+            starts: column of the first real token of each row.
+            lengths: number of real tokens of each row's prompt, without the answer that `branches` appends.
             d_vocab: size of the vocabulary.
 
         Raises:
             MetricError: if a token is still a string, or a token, position or batch size does not fit.
         """
-        examples = self.terms()
-        if len(examples) not in (1, len(lengths)):
-            raise MetricError(
-                f"A metric has tokens for one example or for each; {self} has {len(examples)} for a batch of "
-                f"{len(lengths)}. Pass one token per prompt."
-            )
-        examples = examples * (len(lengths) if len(examples) == 1 else 1)
+        rows, examples = self._rows(len(lengths))
         read: list[dict[int, int]] = []
-        for terms, start, length in zip(examples, starts, lengths, strict=True):
+        for terms, start, length in zip(rows, starts, lengths, strict=True):
             columns: dict[int, int] = {}
-            for position, token, _ in terms:
-                _require_token(token, d_vocab, self)
-                columns.setdefault(start + _absolute(position, length, self), len(columns))
+            for term in terms:
+                _require_token(term.token, d_vocab, self)
+                columns.setdefault(start + _absolute(term, length, self), len(columns))
             read.append(columns)
         width = max(map(len, read))
         positions = torch.tensor(
             [list(columns) + [next(iter(columns))] * (width - len(columns)) for columns in read]
         )
-        n_terms = max(map(len, examples))
-        rows = torch.zeros(len(examples), n_terms, dtype=torch.long)
-        ids, coefficients = rows.clone(), torch.zeros(len(examples), n_terms, dtype=torch.float64)
-        for example, (terms, columns) in enumerate(zip(examples, read, strict=True)):
-            for index, (position, token, coefficient) in enumerate(terms):
-                absolute = starts[example] + _absolute(position, lengths[example], self)
-                rows[example, index], ids[example, index] = columns[absolute], int(token)
-                coefficients[example, index] = coefficient
-        return BoundMetric(self, positions, rows, ids, coefficients)
+        n_terms = max(map(len, rows))
+        places = torch.zeros(len(rows), n_terms, dtype=torch.long)
+        ids, coefficients = places.clone(), torch.zeros(len(rows), n_terms, dtype=torch.float64)
+        for row, (terms, columns) in enumerate(zip(rows, read, strict=True)):
+            for index, term in enumerate(terms):
+                absolute = starts[row] + _absolute(term, lengths[row], self)
+                places[row, index], ids[row, index] = columns[absolute], int(term.token)
+                coefficients[row, index] = term.coefficient
+        return BoundMetric(self, positions, places, ids, coefficients, examples)
+
+    def _rows(self, n_rows: int) -> tuple[list[tuple[Term, ...]], Int[Tensor, " row"] | None]:
+        """The terms of each row, and the example of each (None where each row is one)."""
+        examples = self.terms()
+        counts = [1 + max(term.branch for term in terms) for terms in examples]
+        if len(examples) == 1 and n_rows % counts[0] == 0:
+            examples, counts = examples * (n_rows // counts[0]), counts * (n_rows // counts[0])
+        if sum(counts) != n_rows:
+            raise MetricError(
+                f"A metric has tokens for one example or for each; {self} has {len(examples)} and reads "
+                f"{sum(counts)} rows of logits, for a batch of {n_rows}. Pass one token per prompt."
+            )
+        rows = [
+            tuple(term for term in terms if term.branch == branch)
+            for terms, count in zip(examples, counts, strict=True)
+            for branch in range(count)
+        ]
+        if len(rows) == len(examples):
+            return rows, None
+        return rows, torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts))
 
 
 @dataclass(frozen=True, eq=False)
 class BoundMetric:
-    """A metric with absolute positions for one batch."""
+    """A metric with absolute positions for one batch of rows."""
 
     metric: Metric
-    positions: Int[Tensor, "batch read"] | None
+    positions: Int[Tensor, "row read"] | None
     """Columns of the logits that are read, or None for all."""
-    rows: Int[Tensor, "batch term"] | None = None
-    ids: Int[Tensor, "batch term"] | None = None
-    coefficients: Float[Tensor, "batch term"] | None = None
+    rows: Int[Tensor, "row term"] | None = None
+    ids: Int[Tensor, "row term"] | None = None
+    coefficients: Float[Tensor, "row term"] | None = None
+    examples: Int[Tensor, " row"] | None = None
+    """Example of each row; None where each row is one."""
 
-    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
+    def __call__(self, logits: Float[Tensor, "row pos d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of each example, from all logits."""
         return self.read(self.select(logits))
 
-    def select(self, logits: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch read width"]:
+    def select(self, logits: Float[Tensor, "row pos width"]) -> Float[Tensor, "row read width"]:
         """The rows at `positions`, or all of them if the metric reads all logits."""
         if self.positions is None:
             return logits
         index = self.positions.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
         return logits.gather(1, index)
 
-    def read(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
+    def read(self, rows: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of each example, from the logits at `positions` only."""
         rows = rows.to(accumulation_dtype(rows.dtype))
         if self.rows is None or self.ids is None or self.coefficients is None:
             return self.metric.evaluate(rows)
+        if self.metric.log_probabilities:
+            rows = rows.log_softmax(-1)
         example = torch.arange(rows.shape[0], device=rows.device)[:, None]
         chosen = rows[example, self.rows.to(rows.device), self.ids.to(rows.device)]
         value = (chosen * self.coefficients.to(rows)).sum(-1)
         remainder = self.metric.remainder(rows)
-        return value if remainder is None else value - remainder
+        value = value if remainder is None else value - remainder
+        if self.examples is None:
+            return value
+        examples = self.examples.to(value.device)
+        return value.new_zeros(int(examples[-1]) + 1).index_add(0, examples, value)
 
 
 def _resolved(value: Any, model: Any) -> Any:
@@ -163,7 +247,8 @@ def _require_token(token: Token, d_vocab: int, metric: Metric) -> None:
         raise MetricError(f"A token id lies in [0, {d_vocab}), the vocabulary; {metric} has {token}.")
 
 
-def _absolute(position: int, length: int, metric: Metric) -> int:
+def _absolute(term: Term, length: int, metric: Metric) -> int:
+    position = term.position
     if not isinstance(position, int) or isinstance(position, bool):
         raise MetricError(
             f"A metric reads one position, an integer; {metric} has {position!r}. Use -1 for the last."
@@ -172,4 +257,4 @@ def _absolute(position: int, length: int, metric: Metric) -> int:
         raise MetricError(
             f"A position lies in [-{length}, {length}), the tokens of the prompt; {metric} reads {position}."
         )
-    return position % length
+    return position % length + term.forced

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
-from lrp_lens.metrics.metric import Metric, Term, Token
+from lrp_lens.metrics.metric import Metric, Term, TextOf, Token
 
 
 def plain(value: Any) -> Any:
@@ -26,7 +26,7 @@ def token_tuple(tokens: Any, owner: str) -> tuple[Token, ...]:
     if not items or not all(isinstance(item, int | str) and not isinstance(item, bool) for item in items):
         raise MetricError(
             f"{owner} needs a token (string or id), or one per example; received {tokens!r}. "
-            "For several tokens at several positions use SequenceLogit."
+            "For an answer of several tokens use SequenceLogProb or SequenceLogitDiff."
         )
     return items
 
@@ -51,7 +51,7 @@ class Logit(Metric):
         object.__setattr__(self, "token", token_tuple(self.token, "Logit"))
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
-        return tuple(((self.pos, token, 1.0),) for token in self.token)
+        return tuple((Term(self.pos, token, 1.0),) for token in self.token)
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,22 @@ class LogitDiff(Metric):
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
         return tuple(
-            ((self.pos, target, 1.0), *((self.pos, token, -1.0 / len(others)) for token in others))
+            (Term(self.pos, target, 1.0), *(Term(self.pos, token, -1.0 / len(others)) for token in others))
             for target, others in zip(self.target, self.contrast, strict=True)
         )
+
+    @property
+    def contrastive(self) -> bool:
+        return True
+
+    def words(self, text_of: TextOf) -> tuple[str, tuple[str, str] | None]:
+        target = text_of(self.target)
+        contrast = tuple(", ".join(repr(text) for text in text_of(others)) for others in self.contrast)
+        if len(set(target)) > 1 or len(set(contrast)) > 1:
+            return "LogitDiff(one target and contrast per prompt)", ("the target", "the contrast")
+        mean = "mean of " if len(self.contrast[0]) > 1 else ""
+        ends = (target[0], text_of(self.contrast[0])[0] if not mean else f"{mean}{contrast[0]}")
+        return f"LogitDiff({target[0]!r} - {mean}{contrast[0]}) at position {self.pos}", ends
 
 
 def nested(item: object) -> bool:
@@ -131,7 +144,7 @@ class MeanContrast(Metric):
         object.__setattr__(self, "target", token_tuple(self.target, "MeanContrast"))
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
-        return tuple(((self.pos, token, 1.0),) for token in self.target)
+        return tuple((Term(self.pos, token, 1.0),) for token in self.target)
 
     def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
         return rows[:, 0].mean(-1)
@@ -160,7 +173,7 @@ class TopKContrast(Metric):
             raise MetricError(f"TopKContrast averages at least one logit; received k={self.k}. Use k=10.")
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
-        return tuple(((self.pos, token, 1.0),) for token in self.target)
+        return tuple((Term(self.pos, token, 1.0),) for token in self.target)
 
     def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
         row = rows[:, 0]
@@ -184,18 +197,22 @@ class LogProb(Metric):
         [0.25]
     """
 
-    linear: ClassVar[bool] = False
     token: Any
     pos: int = -1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token", token_tuple(self.token, "LogProb"))
 
-    def terms(self) -> tuple[tuple[Term, ...], ...]:
-        return tuple(((self.pos, token, 1.0),) for token in self.token)
+    @property
+    def linear(self) -> bool:
+        return False
 
-    def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
-        return rows[:, 0].logsumexp(-1)
+    @property
+    def log_probabilities(self) -> bool:
+        return True
+
+    def terms(self) -> tuple[tuple[Term, ...], ...]:
+        return tuple((Term(self.pos, token, 1.0),) for token in self.token)
 
 
 @dataclass(frozen=True)
@@ -211,8 +228,12 @@ class RunnerUp(Metric):
 
     pos: int = -1
 
+    @property
+    def chooses(self) -> bool:
+        return True
+
     def terms(self) -> tuple[tuple[Term, ...], ...]:
-        return (((self.pos, 0, 0.0),),)
+        return ((Term(self.pos, 0, 0.0),),)
 
     def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
         ids = rows[:, 0].detach().topk(2, dim=-1).indices

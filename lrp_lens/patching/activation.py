@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,6 +26,7 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.attribution import missing_parts, require_part
 from lrp_lens.patching.checks import Engine, require_engine, require_whole
@@ -39,7 +40,7 @@ BATCH_ROWS = 64
 
 def activation_values(
     model: Any,
-    tokens: Int[Tensor, "batch pos"],
+    batch: TokenBatch,
     source: Any,
     facet: Facet,
     metrics: Sequence[Metric],
@@ -51,7 +52,7 @@ def activation_values(
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
-        tokens: the run that is patched.
+        batch: the run that is patched, the metrics' answers appended.
         source: the other run: ActivationCache or prompts.
         facet: an entry of `FACETS`.
         metrics: one number per prompt each; all read the same patched runs.
@@ -66,10 +67,10 @@ def activation_values(
     require_whole(batch_rows, "batch_rows", 1)
     live, right = patchable(model, facet, engine)
     n_layers = resolve(model).n_layers
-    other = source_activations(model, source, live.values(), (tokens.shape[0], tokens.shape[1]))
+    other = source_activations(model, source, live.values(), (batch.ids.shape[0], batch.ids.shape[1]))
     if right and engine != "batched":
-        return _by_transformer_lens(model, tokens, other, facet, metrics, n_layers)
-    return _batched(model, tokens, other, facet, metrics, live, batch_rows)
+        return _by_transformer_lens(model, batch.ids, other, facet, metrics, n_layers)
+    return _batched(model, batch.ids, other, facet, metrics, live, batch_rows)
 
 
 def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[int, str], bool]:
@@ -122,7 +123,7 @@ def _by_transformer_lens(
     with torch.no_grad():
         sweep(facet.name, model, tokens, other, read)
     sizes = _axis_sizes(facet, next(iter(other.values())))
-    return torch.stack(values, dim=-1).reshape(len(metrics), tokens.shape[0], n_layers, *sizes)
+    return torch.stack(values, dim=-1).reshape(*values[0].shape, n_layers, *sizes)
 
 
 def _axis_sizes(facet: Facet, activation: Tensor) -> list[int]:
@@ -164,7 +165,7 @@ def _batched(
             layers[layer] = torch.stack(found, dim=-1)
     some = next(iter(layers.values()))
     full = [layers.get(layer, torch.full_like(some, math.nan)) for layer in range(n_layers)]
-    return torch.stack(full, dim=2).reshape(len(metrics), n_prompts, n_layers, *sizes)
+    return torch.stack(full, dim=2).reshape(*some.shape[:2], n_layers, *sizes)
 
 
 def _patch_points(

@@ -84,7 +84,7 @@ class AtPStar(PatchingPass):
             heads = other[name].shape[2]
             grouped = by_pos.unflatten(2, (heads, by_pos.shape[2] // heads)).sum(-1)
             rows[layer] = grouped if "pos" in facet.axes else grouped.sum(1)
-        return torch.stack([rows[layer] for layer in range(self.layers())], dim=1)
+        return self.batch.per_example(torch.stack([rows[layer] for layer in range(self.layers())], dim=1))
 
     def _softmax(self, patches: Mapping[str, Tensor]) -> list[Softmax]:
         """Scores and pattern of every layer, each with its own patch only; kept for the next facet."""
@@ -92,7 +92,7 @@ class AtPStar(PatchingPass):
         before, result = self._softmaxes.get(key, ({}, []))
         if result and all(torch.equal(before[name], value) for name, value in patches.items()):
             return result
-        result = read_softmax(self.model, self.tokens, patches, self.activations)
+        result = read_softmax(self.model, self.batch.ids, patches, self.activations)
         self._softmaxes[key] = (dict(patches), result)
         return result
 
@@ -104,7 +104,7 @@ def read_softmax(
 
     Args:
         model: HookedTransformer or TransformerBridge.
-        tokens: the run, [batch, pos].
+        tokens: the run, [row, pos].
         patches: hook name → what to put there; each layer's z is put back, so that no other layer sees it.
         own: activations of the run, z included.
 
@@ -200,6 +200,7 @@ def atp_star(
     qk_fix: bool = True,
     grad_drop: bool = True,
     signed: bool = False,
+    prepend_bos: bool | None = None,
 ) -> AtPStar:
     """AtP* of one run; hand the result to `get_attribution_patch_*` as `backward`.
 
@@ -214,6 +215,7 @@ def atp_star(
         qk_fix: recompute the softmax for queries and keys.
         grad_drop: average over gradients with one layer dropped each.
         signed: keep signs in that average (the paper takes absolute values).
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Raises:
         InputError: as `run_with_relevance`, or GradDrop on a model of one layer.
@@ -229,13 +231,13 @@ def atp_star(
     sites = resolve(model)
     if grad_drop and sites.n_layers < 2:
         raise InputError("GradDrop averages over L - 1 layers; this model has one. Pass grad_drop=False.")
-    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules)
+    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
     drops = []
     for layer in range(sites.n_layers if grad_drop else 0):
         names = [record_name(part, layer) for part in ("attn_out", "mlp_out")]
         hooks = [(_point(sites, name), _drop) for name in names if name in sites.record_of]
         with attached(hooks):
-            one = patching_pass(model, base.tokens, patching_metric, rules=rules)
+            one = patching_pass(model, base.batch, patching_metric, rules=rules)
         drops.append(replace(one, _sources=base._sources))
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     fields |= {"forwards": 1 + len(drops) + (3 if qk_fix else 0), "backwards": 1 + len(drops)}

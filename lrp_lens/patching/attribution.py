@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.patching.checks import rules_of
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
     PatchingMetric,
     activations,
-    aligned_tokens,
+    aligned,
     is_cache,
     per_prompt,
     require_aligned,
@@ -52,8 +53,8 @@ class PatchingPass:
     """
 
     model: Any
-    tokens: Int[Tensor, "batch pos"]
-    """The run that is patched."""
+    batch: TokenBatch
+    """The run that is patched, the metric's answers appended."""
     metric: PatchingMetric
     """As the caller gave it."""
     rules: RuleSet
@@ -67,12 +68,17 @@ class PatchingPass:
     """Hook name → why it has no gradient."""
     forwards: int = 1
     backwards: int = 1
-    path_end: Int[Tensor, "batch pos"] | None = None
-    """The clean run, where the gradients are averages along the path to it; they serve no other."""
+    path_end: Tensor | None = None
+    """Token ids of the clean run, [row, pos], if the gradients are means along the path to it; they serve no other."""
     _end: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """What the clean run of `path_end` computed where a cache of it can be recognised."""
     _sources: dict[bytes, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     """Token ids → activations of the other run, so that one forward pass serves every facet."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Token ids of the run that is patched, [row, pos]."""
+        return self.batch.ids
 
     def forwards_for(self, facets: Iterable[Facet]) -> int:
         """Forward passes that scoring these facets takes, besides the clean run."""
@@ -122,11 +128,11 @@ class PatchingPass:
 
     def other(self, source: Any, names: Iterable[str]) -> dict[str, Tensor]:
         """Activations of the other run at these hook points; prompts are run once for all facets."""
-        shape = (self.tokens.shape[0], self.tokens.shape[1])
+        shape = (self.batch.ids.shape[0], self.batch.ids.shape[1])
         if is_cache(source):
             self._require_path_end(source, shape)
             return source_activations(self.model, source, names, shape)
-        tokens = aligned_tokens(self.model, source, "clean")
+        tokens = aligned(self.model, source, "clean", self.metric).ids
         require_aligned((tokens.shape[0], tokens.shape[1]), shape)
         if self.path_end is not None and not torch.equal(tokens.to(self.path_end.device), self.path_end):
             raise InputError(_OTHER_END)
@@ -154,16 +160,16 @@ class PatchingPass:
         )
 
     def _laid_out(self, facet: Facet, products: Mapping[int, Tensor]) -> Tensor:
-        rows = {layer: facet.reduce(product) for layer, product in products.items()}
+        rows = {layer: self.batch.per_example(facet.reduce(product)) for layer, product in products.items()}
         shape = next(iter(rows.values())).shape if rows else self._shape(facet)
-        nothing = torch.full(shape, torch.nan, device=self.tokens.device, dtype=self.value.dtype)
+        nothing = torch.full(shape, torch.nan, device=self.batch.ids.device, dtype=self.value.dtype)
         return torch.stack([rows.get(layer, nothing) for layer in range(self.layers())], dim=1)
 
     def _shape(self, facet: Facet) -> tuple[int, ...]:
         """Of one layer, where no layer has a gradient."""
-        cfg, length = self.model.cfg, self.tokens.shape[1]
+        cfg, length = self.model.cfg, self.batch.ids.shape[1]
         heads = (getattr(cfg, "n_key_value_heads", None) if facet.part in "kv" else None) or cfg.n_heads
-        return (self.tokens.shape[0], *(heads if axis == "head" else length for axis in facet.axes))
+        return (self.batch.n_examples, *(heads if axis == "head" else length for axis in facet.axes))
 
     def _share(self, part: str, layer: int) -> float:
         """What the product pattern · v gives the pattern; the rule scales q, k and v, beyond this point."""
@@ -214,6 +220,7 @@ def patching_pass(
     *,
     rules: RuleSet | str = RELP,
     parts: Iterable[str] | None = None,
+    prepend_bos: bool | None = None,
 ) -> PatchingPass:
     """One forward and one backward pass, from which all twins read.
 
@@ -224,6 +231,7 @@ def patching_pass(
         patching_metric: logits → scalar, or one number per prompt.
         rules: a rule set or the name of a preset; `GRADIENT` for attribution patching.
         parts: which activations to keep, of `PARTS`; all by default (the pattern is quadratic in length).
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Returns:
         PatchingPass: hand it to `get_lrp_patch_*` and `get_attribution_patch_*` as `backward`.
@@ -243,7 +251,7 @@ def patching_pass(
         torch.Size([4, 15])
     """
     rules, metric = rules_of(rules), per_prompt(patching_metric, model)
-    tokens = aligned_tokens(model, corrupted_tokens, "corrupted")
+    batch = aligned(model, corrupted_tokens, "corrupted", metric, prepend_bos)
     wanted = tuple(PARTS) if parts is None else tuple(parts)
     unknown = sorted(set(wanted) - set(PARTS))
     if unknown:
@@ -254,7 +262,7 @@ def patching_pass(
     names = (asked - set(missing)) | {record_name("resid_pre", 0)}  # there is always something to go back to
     _, cache = run_with_relevance(
         model,
-        tokens,
+        batch,
         metric,
         rules=rules,
         names_filter=lambda name: name in names,
@@ -265,7 +273,7 @@ def patching_pass(
     found = names & set(cache)
     return PatchingPass(
         model=model,
-        tokens=tokens,
+        batch=batch,
         metric=patching_metric,
         rules=rules,
         activations={name: cache.activations[name] for name in found},

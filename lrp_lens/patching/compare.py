@@ -18,6 +18,7 @@ from torch import Tensor
 from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.activation import activation_values, patchable
 from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
@@ -28,10 +29,11 @@ from lrp_lens.patching.facets import Facet, facet_of
 from lrp_lens.patching.inputs import (
     Direction,
     PatchingMetric,
-    aligned_tokens,
+    aligned,
     base_and_source,
     default_metric,
     per_prompt,
+    require_aligned,
     require_usable,
 )
 from lrp_lens.patching.methods import Method, method_of
@@ -57,6 +59,7 @@ def compare(
     floor: float | int = 0.01,
     direction: Direction = "denoising",
     engine: Engine = "auto",
+    prepend_bos: bool | None = None,
 ) -> Comparison:
     """Compare attribution methods with activation patching.
 
@@ -77,6 +80,7 @@ def compare(
             left.  0 ranks every cell.  Pearson and scale always take every cell.
         direction: "denoising" or "noising".
         engine: how activation patching is run, see `get_act_patch_*`.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Returns:
         Comparison: `.table()`, `.noise_floor()`, `.losses()`, `.view(...)`, `.plot(...)`.
@@ -104,18 +108,20 @@ def compare(
     require_engine(engine)
     sizes = require_sizes(ks)
     samples, seed = require_whole(samples, "samples", 0), require_whole(seed, "seed", 0)
-    tokens, source = base_and_source(model, corrupted, aligned_tokens(model, clean, "clean"), direction)
-    if tokens.shape != source.shape:
-        base_and_source(model, corrupted, clean, "noising")  # raises, and says which
-    if len(tokens) < 2:
+    named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
+    prompts = aligned(model, clean, "clean", prepend_bos=prepend_bos)
+    others = aligned(model, corrupted, "corrupted", prepend_bos=prepend_bos)
+    require_aligned(others.ids.shape, prompts.ids.shape)
+    if others.n_examples < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
     for facet in facets:
         patchable(model, facet, engine)
-    metrics = _metrics(model, clean, metric)
+    metrics = _metrics(model, prompts, named)
+    tokens, source = base_and_source(model, others, prompts, direction, next(iter(metrics.values())))
     base = _base(model, metrics, tokens, source)
     result = Comparison(
-        n_prompts=len(tokens),
-        length=tokens.shape[1],
+        n_prompts=tokens.n_examples,
+        length=tokens.ids.shape[1],
         n_layers=resolve(model).n_layers,
         ks=sizes,
         samples=samples,
@@ -137,22 +143,25 @@ def compare(
     return result
 
 
-def _metrics(
-    model: Any, clean: Any, metric: PatchingMetric | Mapping[str, PatchingMetric] | None
-) -> dict[str, Metric]:
-    named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
+def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric | None]) -> dict[str, Metric]:
     if not named:
         raise InputError("A comparison needs at least one metric; received an empty mapping.")
     given = {name: default_metric(model, clean) if one is None else one for name, one in named.items()}
-    return {name: per_prompt(one, model) for name, one in given.items()}
+    metrics = {name: per_prompt(one, model) for name, one in given.items()}
+    if len({one.branches() for one in metrics.values()}) > 1:
+        raise InputError(
+            f"Metrics that are compared together read the same runs; {', '.join(map(repr, metrics))} append different "
+            "answers to the prompts. Compare them one at a time."
+        )
+    return metrics
 
 
-def _base(model: Any, metrics: Mapping[str, Metric], tokens: Tensor, source: Tensor) -> Tensor:
+def _base(model: Any, metrics: Mapping[str, Metric], tokens: TokenBatch, source: TokenBatch) -> Tensor:
     """Each metric of the unpatched run, [metric, batch]; refuses a metric that cannot tell patches apart."""
     with torch.no_grad():
-        logits = forward(model, source, None)
+        logits = forward(model, source.ids, None)
         there = [one(logits) for one in metrics.values()]
-        logits = forward(model, tokens, None)
+        logits = forward(model, tokens.ids, None)
     for (name, one), value in zip(metrics.items(), there, strict=True):
         require_usable(name, one, logits, value)
     with torch.no_grad():
@@ -172,8 +181,8 @@ def _score(
     method: Method,
     metric_name: str,
     metric: PatchingMetric,
-    tokens: Tensor,
-    source: Tensor,
+    tokens: TokenBatch,
+    source: TokenBatch,
     facets: Sequence[Facet],
     device: torch.device,
 ) -> None:

@@ -20,6 +20,7 @@ from lrp_lens.patching.atp_star import read_softmax
 from lrp_lens.patching.attribution import PatchingPass
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.inputs import per_prompt
+from lrp_lens.relevance import vocabulary_size
 
 
 def random_scores(like: Float[Tensor, "batch layer ..."], seed: int) -> Float[Tensor, "batch layer ..."]:
@@ -62,10 +63,10 @@ def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batc
         raise SiteError(
             f"Attention rollout is defined on resid_pre; received {facet.name}. Leave it out there."
         )
-    layers = read_softmax(passed.model, passed.tokens, {}, passed.activations)
-    batch, length = passed.tokens.shape
+    layers = read_softmax(passed.model, passed.batch.ids, {}, passed.activations)
+    batch, length = passed.batch.ids.shape
     metric = per_prompt(passed.metric, passed.model)
-    bound = metric.bind([0] * batch, [length] * batch, int(passed.model.cfg.d_vocab))
+    bound = metric.bind(passed.batch.starts, passed.batch.prompt_lengths, vocabulary_size(passed.model))
     read = torch.tensor([[-1]] * batch) if bound.positions is None else bound.positions[:, :1]
     row = torch.nn.functional.one_hot(read[:, 0] % length, length).to(layers[0][1])
     rows = []
@@ -74,4 +75,4 @@ def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batc
         mixed = mixed / mixed.sum(-1, keepdim=True)  # rows of a pattern with a sink sum to less than 1
         row = torch.einsum("bi,bij->bj", row.to(mixed), mixed)
         rows.append(row)
-    return torch.stack(rows[::-1], dim=1)
+    return torch.stack(rows[::-1], dim=1)[passed.batch.first_rows]

@@ -3,9 +3,12 @@
 Clean and corrupted prompts are aligned token by token and prompt by prompt: a patch replaces the activation at a
 position by that of the other run at the same position.  transformer_lens' metrics return one number for a batch;
 metrics of lrp_lens return one per prompt, of which the number is the mean.
+
+A metric's answers are appended to the prompts of both runs.  Two answers are two rows of a prompt: a patch at a
+position behind the prompt replaces the activation there in both.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +19,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import tokenize
+from lrp_lens.hosts.text import tokenize, with_answers
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 
@@ -27,24 +31,28 @@ PatchingMetric = Metric | Callable[[Tensor], Tensor]
 """Logits [batch, pos, d_vocab] → a scalar, or one number per prompt [batch] whose mean is the scalar."""
 
 
-def aligned_tokens(model: Any, prompt: Any, what: str) -> Int[Tensor, "batch pos"]:
-    """Token ids of prompts of one length.
+def aligned(
+    model: Any, prompt: Any, what: str, metric: Any = None, prepend_bos: bool | None = None
+) -> TokenBatch:
+    """Prompts of one length, with the answers that a metric appends.
 
     Raises:
         InputError: for train mode, prompts of several lengths, or what `run_with_relevance` refuses.
     """
     require_eval(model)
-    batch = tokenize(model, prompt, None)
-    if len(set(batch.lengths)) > 1:
+    batch = tokenize(model, prompt, None, prepend_bos)
+    if len(set(batch.prompt_lengths)) > 1:
         raise InputError(
             f"Patching goes position by position, so the {what} prompts have one length; received lengths "
-            f"{sorted(set(batch.lengths))}. Patch one length at a time."
+            f"{sorted(set(batch.prompt_lengths))}. Patch one length at a time."
         )
-    return batch.ids
+    return (
+        with_answers(model, batch, metric.resolve(model).branches()) if isinstance(metric, Metric) else batch
+    )
 
 
-def require_aligned(clean: tuple[int, int], corrupted: tuple[int, int]) -> None:
-    """Raise InputError unless [batch, pos] of both runs are equal."""
+def require_aligned(clean: Sequence[int], corrupted: Sequence[int]) -> None:
+    """Raise InputError unless [row, pos] of both runs are equal."""
     if clean[1] != corrupted[1]:
         raise InputError(
             f"Patching goes position by position, so clean and corrupted prompts have the same number of tokens; "
@@ -80,7 +88,7 @@ def per_prompt(metric: Any, model: Any) -> Metric:
     return CallableMetric(function)
 
 
-def default_metric(model: Any, clean: Any) -> LogitDiff:
+def default_metric(model: Any, clean: Any, prepend_bos: bool | None = None) -> LogitDiff:
     """Where none is given: each clean prompt's top token against its runner-up, for both runs.
 
     Raises:
@@ -91,9 +99,8 @@ def default_metric(model: Any, clean: Any) -> LogitDiff:
             "Without a metric, the clean run's first choice is set against its runner-up, which needs its prompts; "
             "received a cache of activations. Pass a metric such as LogitDiff, or the clean tokens."
         )
-    tokens = aligned_tokens(model, clean, "clean")
     with torch.no_grad():
-        logits = forward(model, tokens, None)
+        logits = forward(model, aligned(model, clean, "clean", None, prepend_bos).ids, None)
     return RunnerUp().concrete(logits[:, -1:])
 
 
@@ -128,7 +135,7 @@ def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> 
         )
 
 
-def activations(model: Any, tokens: Int[Tensor, "batch pos"], names: Iterable[str]) -> dict[str, Tensor]:
+def activations(model: Any, tokens: Int[Tensor, "row pos"], names: Iterable[str]) -> dict[str, Tensor]:
     """One forward pass without gradient; the activations at these hook points."""
     records = resolve(model).record_of
     kept: dict[str, Tensor] = {}
@@ -153,18 +160,18 @@ def source_activations(
 
     Args:
         model: runs the prompts if `source` is not a cache.
-        source: ActivationCache or mapping from hook names; or prompts (texts or token ids).
+        source: ActivationCache or mapping from hook names; or prompts, the metric's answers appended.
         names: canonical hook names that are needed.
-        shape: [batch, pos] of the run that is patched.
+        shape: [row, pos] of the run that is patched.
 
     Raises:
         InputError: if a name is not in the cache, or its shape does not fit.
     """
     wanted = list(names)
     if not is_cache(source):
-        tokens = aligned_tokens(model, source, "clean")
-        require_aligned((tokens.shape[0], tokens.shape[1]), shape)
-        return activations(model, tokens, wanted)
+        batch = aligned(model, source, "clean")
+        require_aligned((batch.ids.shape[0], batch.ids.shape[1]), shape)
+        return activations(model, batch.ids, wanted)
     records = resolve(model).record_of
     found: dict[str, Tensor] = {}
     for name in wanted:
@@ -193,23 +200,28 @@ def is_cache(source: Any) -> bool:
 
 
 def base_and_source(
-    model: Any, corrupted: Any, clean: Any, direction: Direction
-) -> tuple[Int[Tensor, "batch pos"], Any]:
-    """Token ids of the run that is patched, and where the activations that are patched in come from.
+    model: Any,
+    corrupted: Any,
+    clean: Any,
+    direction: Direction,
+    metric: Any = None,
+    prepend_bos: bool | None = None,
+) -> tuple[TokenBatch, Any]:
+    """The run that is patched, and where the activations that are patched in come from; a metric's answers appended.
 
     Raises:
         InputError: for an unknown direction, or noising with a cache instead of clean prompts.
     """
     if direction not in ("denoising", "noising"):
         raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
-    tokens = aligned_tokens(model, corrupted, "corrupted")
-    if direction == "denoising":
-        return tokens, clean
+    batch = aligned(model, corrupted, "corrupted", metric, prepend_bos)
     if is_cache(clean):
+        if direction == "denoising":
+            return batch, clean
         raise InputError(
             "Noising patches the clean run, so it needs the clean prompts; received a cache of their activations. "
             "Pass the clean tokens in place of clean_cache."
         )
-    base = aligned_tokens(model, clean, "clean")
-    require_aligned((base.shape[0], base.shape[1]), (tokens.shape[0], tokens.shape[1]))
-    return base, tokens
+    other = aligned(model, clean, "clean", metric, prepend_bos)
+    require_aligned((other.ids.shape[0], other.ids.shape[1]), (batch.ids.shape[0], batch.ids.shape[1]))
+    return (batch, other) if direction == "denoising" else (other, batch)

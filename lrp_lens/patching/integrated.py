@@ -19,7 +19,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
-from lrp_lens.patching.inputs import PatchingMetric, activations, aligned_tokens, require_aligned
+from lrp_lens.patching.inputs import PatchingMetric, activations, aligned, require_aligned
 from lrp_lens.rules import GRADIENT, RuleSet
 
 
@@ -31,6 +31,7 @@ def integrated_pass(
     *,
     steps: int = 5,
     rules: RuleSet | str = GRADIENT,
+    prepend_bos: bool | None = None,
 ) -> PatchingPass:
     """A `PatchingPass` whose gradients are averages along the embedding path; hand it to the twins as `backward`.
 
@@ -43,6 +44,7 @@ def integrated_pass(
         patching_metric: logits → scalar, or one number per prompt.
         steps: m, the number of points of the path (5 in EAP-IG).
         rules: LRP rules (or the name of a preset), to average LRP coefficients.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Raises:
         InputError: steps below 1, or prompts that are not aligned.
@@ -60,9 +62,9 @@ def integrated_pass(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
-    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules)
-    clean = aligned_tokens(model, clean_tokens, "clean")
-    require_aligned((clean.shape[0], clean.shape[1]), (base.tokens.shape[0], base.tokens.shape[1]))
+    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
+    clean = aligned(model, clean_tokens, "clean", base.metric, prepend_bos).ids
+    require_aligned((clean.shape[0], clean.shape[1]), (base.batch.ids.shape[0], base.batch.ids.shape[1]))
     point = resolve(model).embedding.point
     recognised = activations(model, clean, [Names.EMBED, Names.resid_pre(0)])
     end = recognised[Names.EMBED]
@@ -74,7 +76,7 @@ def integrated_pass(
             return tensor + share * (end.to(tensor) - tensor)
 
         with attached([(point, interpolate)]):
-            passed = patching_pass(model, base.tokens, patching_metric, rules=rules)
+            passed = patching_pass(model, base.batch, patching_metric, rules=rules)
         for name, gradient in passed.gradients.items():
             total[name] = total[name] + gradient if name in total else gradient
     gradients = {name: gradient / steps for name, gradient in total.items()}

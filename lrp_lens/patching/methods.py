@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.patching.atp_star import atp_star
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
 from lrp_lens.patching.checks import require_whole, rules_of
@@ -30,8 +31,8 @@ class Method:
     """One way to score every cell."""
 
     name: str
-    make: Callable[[Any, Tensor, Tensor, PatchingMetric], PatchingPass]
-    """(model, patched tokens, other tokens, metric) → pass."""
+    make: Callable[[Any, TokenBatch, TokenBatch, PatchingMetric], PatchingPass]
+    """(model, patched run, other run, metric) → pass."""
     score: Score
     forwards: int = 1
     """Forward passes besides those of the pass: the clean run."""
@@ -59,10 +60,10 @@ def _rollout(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
     return attention_rollout(passed, facet)
 
 
-def _no_pass(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
+def _no_pass(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
     """For scores that need neither activations nor gradients."""
-    value = torch.full((len(tokens),), torch.nan)
-    return PatchingPass(model, tokens, metric, GRADIENT, {}, {}, value, {}, forwards=0, backwards=0)
+    value = torch.full((batch.n_examples,), torch.nan)
+    return PatchingPass(model, batch, metric, GRADIENT, {}, {}, value, {}, forwards=0, backwards=0)
 
 
 def _random(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
@@ -73,8 +74,8 @@ def of_rules(rules: RuleSet | str) -> Method:
     """Attribution patching (GRADIENT) or relevance patching under a rule set, or a preset's name."""
     rules = rules_of(rules)
 
-    def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
-        return patching_pass(model, tokens, metric, rules=rules)
+    def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
+        return patching_pass(model, batch, metric, rules=rules)
 
     return Method(rules.name, make, _plain, lrp=rules != GRADIENT)
 
@@ -84,17 +85,17 @@ def integrated(rules: RuleSet | str = GRADIENT, steps: int = 5, name: str | None
     rules = rules_of(rules)
     require_whole(steps, "steps", 1)
 
-    def make(model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric) -> PatchingPass:
-        return integrated_pass(model, tokens, other, metric, steps=steps, rules=rules)
+    def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
+        return integrated_pass(model, batch, other, metric, steps=steps, rules=rules)
 
     default = "IG" if rules == GRADIENT else f"IG_{rules.name}"
     return Method(name or default, make, _plain, lrp=rules != GRADIENT)
 
 
 def _atp_star(
-    model: Any, tokens: Tensor, other: Tensor, metric: PatchingMetric, **options: Any
+    model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric, **options: Any
 ) -> PatchingPass:
-    return atp_star(model, tokens, metric, **options)
+    return atp_star(model, batch, metric, **options)
 
 
 _GRADIENT = of_rules(GRADIENT)

@@ -81,6 +81,7 @@ class _Sweep(_Named):
         metric: PatchingMetric | None = None,
         direction: Direction = "denoising",
         engine: Engine = "auto",
+        prepend_bos: bool | None = None,
         **others: Any,
     ) -> Tensor:
         """The metric of every patched run.
@@ -95,6 +96,7 @@ class _Sweep(_Named):
             direction: "denoising" puts clean activations into the corrupted run; "noising" the reverse, and needs
                 prompts for clean_cache.
             engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
+            prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
             others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
@@ -107,12 +109,13 @@ class _Sweep(_Named):
         """
         require_engine(engine)
         asked = one_metric(self.__name__, patching_metric, metric, others)
-        tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
-        asked = per_prompt(default_metric(model, clean_cache) if asked is None else asked, model)
+        asked = default_metric(model, clean_cache, prepend_bos) if asked is None else asked
+        asked = per_prompt(asked, model)
+        batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, asked, prepend_bos)
         results: list[Tensor | None] = []
         for facet in _facets(self.facet):
             try:
-                values = activation_values(model, tokens, source, facet, [asked], engine=engine)
+                values = activation_values(model, batch, source, facet, [asked], engine=engine)
                 results.append(values[0].mean(0))
             except SiteError:
                 if self.facet not in BUNDLES:
@@ -159,6 +162,7 @@ class _Twin(_Named):
         backward: PatchingPass | None = None,
         direction: Direction = "denoising",
         baseline: bool = False,
+        prepend_bos: bool | None = None,
         **others: Any,
     ) -> Tensor:
         """First-order effect of every patch.
@@ -175,6 +179,7 @@ class _Twin(_Named):
                 to serve several twins; without a metric, its own.
             direction: as in activation patching; with "noising" the pass is one of the clean run.
             baseline: add the metric of the unpatched run, as `get_act_patch_*` has it.
+            prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
             others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
@@ -188,14 +193,17 @@ class _Twin(_Named):
         """
         asked = one_metric(self.__name__, patching_metric, metric, others)
         rules = self._rules(rules, backward)
-        tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
+        if asked is None:
+            own = default_metric(model, clean_cache, prepend_bos) if backward is None else backward.metric
+        else:
+            own = asked
+        batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, own, prepend_bos)
         facets = _facets(self.facet)
         if backward is None:
             parts = {facet.part for facet in facets}
-            asked = default_metric(model, clean_cache) if asked is None else asked
-            backward = patching_pass(model, tokens, asked, rules=rules, parts=parts)
+            backward = patching_pass(model, batch, own, rules=rules, parts=parts)
         else:
-            _require_same(backward, model, tokens, backward.metric if asked is None else asked, rules)
+            _require_same(backward, model, batch.ids, own, rules)
         results: list[Tensor | None] = []
         told: list[str] = []
         for facet in facets:

@@ -52,44 +52,47 @@ def integrated_gradients(steps: int = 50) -> TokenMethod:
         raise InputError(f"Integrated gradients needs at least 1 step; received {steps}.")
 
     def score(question: Question) -> Tensor:
-        maskable = torch.zeros(len(question.tokens), 1, dtype=torch.bool, device=question.tokens.device)
+        length = question.batch.ids.shape[1]
+        maskable = torch.zeros(length, 1, dtype=torch.bool, device=question.tokens.device)
         maskable[question.maskable] = True
         fractions = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
         total: Tensor | None = None
-        for part in fractions.split(max(1, 2048 // len(question.tokens))):
+        for part in fractions.split(max(1, 2048 // question.batch.ids.numel())):
             gradient, difference = _path_gradient(question, part, maskable)
             total = gradient if total is None else total + gradient
         assert total is not None
-        return (difference * total / steps).sum(-1)
+        scores = question.batch.per_position((difference * total / steps).sum(-1))
+        return scores[0, : len(question.tokens)]
 
     return TokenMethod("integrated gradients", score, f"{steps}F + {steps}B")
 
 
 def _path_gradient(
     question: Question, fractions: Float[Tensor, " step"], maskable: Tensor
-) -> tuple[Float[Tensor, "pos d_model"], Float[Tensor, "pos d_model"]]:
+) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos d_model"]]:
     """Σ over steps of the gradient at b + fraction · (x − b), and x − b."""
+    rows, width = question.batch.ids.shape
+    replacement = torch.nn.functional.pad(question.replacement, (0, 0, 0, width - len(question.tokens)))
     leaves: list[Tensor] = []
     differences: list[Tensor] = []
 
     def interpolate(value: Tensor, hook: object = None) -> Tensor:
-        start = torch.where(maskable, question.replacement.to(value), value[0])
-        differences.append((value[0] - start).detach().double())
-        weights = fractions.to(value)[:, None, None]
-        leaves.append((start + weights * (value[0] - start)).detach().requires_grad_(True))
+        end = value[:rows]
+        start = torch.where(maskable, replacement.to(value), end)
+        differences.append((end - start).detach().double())
+        weights = fractions.to(value)[:, None, None, None]
+        leaves.append((start + weights * (end - start)).flatten(0, 1).detach().requires_grad_(True))
         return leaves[0]
 
-    rows = question.tokens.expand(len(fractions), -1)
     port = embedding_port(question.model)
     with (
         torch.enable_grad(),
         parameters_frozen(question.model),
         attached([(port.point, interpolate)]),
     ):
-        logits = forward(question.model, rows, None)
-        bound = question.metric.bind([0] * len(rows), [rows.shape[1]] * len(rows), logits.shape[-1])
-        (gradient,) = torch.autograd.grad(bound(logits).sum(), leaves[0])
-    return gradient.double().sum(0), differences[0]
+        logits = forward(question.model, question.batch.ids.repeat(len(fractions), 1), None)
+        (gradient,) = torch.autograd.grad(question.bound(len(fractions))(logits).sum(), leaves[0])
+    return gradient.double().unflatten(0, (len(fractions), rows)).sum(0), differences[0]
 
 
 def pattern_points(model: Any) -> list[Any]:

@@ -34,6 +34,7 @@ def faithfulness(
     limit: int = 10,
     fractions: Sequence[float] = AOPC_FRACTIONS,
     seed: int = 0,
+    prepend_bos: bool | None = None,
     progress: bool | None = None,
 ) -> Faithfulness:
     """Do the tokens that a method blames matter to the model?
@@ -52,6 +53,7 @@ def faithfulness(
         limit: tokens are masked one by one up to this many to see when the decision flips.
         fractions: fractions of tokens of comprehensiveness and sufficiency.
         seed: seed of everything random: same seed, same result.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         progress: whether to show a progress bar; None shows one on terminals.
 
     Returns:
@@ -78,7 +80,7 @@ def faithfulness(
     require_gradients()
     require_eval(model)
     left_out = inapplicable(model, chosen, refuse=methods is not None)
-    listed, shared = questions(model, cases, metric, replacement, seed)
+    listed, shared = questions(model, cases, metric, replacement, seed, prepend_bos)
     points = np.linspace(0, 1, (20 if steps is None else steps) + 1)
     rows: list[list[dict[str, Any]]] = []
     drawn: list[np.ndarray] = []

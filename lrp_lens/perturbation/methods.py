@@ -61,13 +61,13 @@ def relevance_method(rules: RuleSet) -> TokenMethod:
     def score(question: Question) -> Tensor:
         _, relevance = run_with_relevance(
             question.model,
-            question.tokens,
+            question.batch,
             question.metric,
             rules=rules,
             names_filter=Names.EMBED,
             logits="metric",
         )
-        return relevance.sum_to_positions(Names.EMBED)[0]
+        return relevance.sum_to_positions(Names.EMBED)[0, : len(question.tokens)]
 
     return TokenMethod(rules.name, score, "1F + 1B", rules.plan)
 

@@ -1,6 +1,7 @@
 """A question: one prompt, one metric, and the model's answers to it with any tokens masked.
 
-1. Tokenise every case; special tokens (BOS, EOS, padding, unknown) are never masked.
+1. Tokenise every case; special tokens (BOS, EOS, padding, unknown) are never masked, nor are the tokens of an answer
+   that the metric appends.
 2. Fix the metric: given, or the case's target against its contrast, or the first choice against the runner-up.
 3. `masked(masks)` runs all masks that were not seen before as batches, and remembers them: curves of different
    methods share most of their first and last steps, and leave-one-out is a curve's first step.
@@ -18,9 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.text import TokenBatch, tokenize
-from lrp_lens.metrics import LogitDiff, Metric, RunnerUp, SequenceLogitDiff, as_metric
+from lrp_lens.hosts.text import tokenize, with_answers
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, as_metric
 from lrp_lens.perturbation.replacement import Replacement, make_replacement, masked_logits
+from lrp_lens.relevance import vocabulary_size
 
 MetricLike = Metric | Callable[[Tensor], Tensor]
 
@@ -79,7 +82,9 @@ class Question:
     model: Any
     """The HookedTransformer or TransformerBridge."""
     tokens: Int[Tensor, " pos"]
-    """Token ids."""
+    """Token ids of the prompt."""
+    batch: TokenBatch
+    """The prompt with the answers that the metric appends, one row each."""
     strings: tuple[str, ...]
     """Text of each token."""
     maskable: Int[np.ndarray, " n"]
@@ -102,7 +107,7 @@ class Question:
     @property
     def contrastive(self) -> bool:
         """Whether the sign of the metric says which of two answers the model prefers."""
-        return isinstance(self.metric, LogitDiff | SequenceLogitDiff)
+        return self.metric.contrastive
 
     @property
     def full(self) -> float:
@@ -111,7 +116,7 @@ class Question:
 
     @property
     def decision(self) -> int:
-        """Position at which the first choice is read: the metric's own, the last if it reads several or all."""
+        """Position at which the first choice is read: the metric's own; the prompt's last if it reads several."""
         read = self._positions()
         return read[0] if read is not None and len(read) == 1 else len(self.tokens) - 1
 
@@ -155,26 +160,39 @@ class Question:
         return self.full - self.masked(masks).values
 
     def _positions(self) -> list[int] | None:
-        """The columns that the metric reads; None for all."""
-        bound = self.metric.bind([0], [len(self.tokens)], self._d_vocab())
-        return None if bound.positions is None else list(dict.fromkeys(bound.positions[0].tolist()))
+        """The columns that the metric reads in any row; None for all."""
+        positions = self.bound(1).positions
+        return None if positions is None else list(dict.fromkeys(positions.flatten().tolist()))
 
-    def _d_vocab(self) -> int:
-        return int(getattr(self.model.cfg, "d_vocab_out", None) or self.model.cfg.d_vocab)
+    def bound(self, copies: int) -> BoundMetric:
+        """The metric bound to so many copies of the prompt's rows."""
+        batch = self.batch
+        return self.metric.bind(
+            batch.starts * copies, batch.prompt_lengths * copies, vocabulary_size(self.model)
+        )
 
     def _run(self, masks: Bool[np.ndarray, "rows pos"]) -> list[tuple[float, int, float]]:
         """Metric, first choice and probability of the unmasked first choice, for each mask."""
         read = self._positions()
         columns = None if read is None else [*read, *({self.decision} - set(read))]
         at = self.decision if columns is None else columns.index(self.decision)
-        rows = self.tokens.expand(len(masks), -1)
-        chunks = masked_logits(self.model, rows, torch.as_tensor(masks), self.replacement, columns)
+        rows, width = self.batch.ids.shape
+        behind = width - len(self.tokens)
+        wide = torch.nn.functional.pad(torch.as_tensor(masks), (0, behind)).repeat_interleave(rows, 0)
+        replacement = torch.nn.functional.pad(self.replacement, (0, 0, 0, behind))
+        ids = self.batch.ids.repeat(len(masks), 1)
         found = []
-        for logits in chunks:
-            n = len(logits)
-            bound = self.metric.bind([0] * n, [len(self.tokens)] * n, logits.shape[-1])
-            values = bound(logits) if read is None else bound.read(logits[:, : len(read)])
-            decision = logits[:, at].double()
+        for logits in masked_logits(self.model, ids, wide, replacement, columns, together=rows):
+            bound = self.bound(len(logits) // rows)
+            if columns is None or bound.positions is None:
+                values = bound(logits)
+            else:
+                index = torch.tensor(
+                    [[columns.index(one) for one in row] for row in bound.positions.tolist()]
+                )
+                index = index.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
+                values = bound.read(logits.gather(1, index))
+            decision = logits[::rows, at].double()
             choices = decision.argmax(-1)
             if self._first is None:
                 self._first = int(choices[0])
@@ -190,7 +208,12 @@ def require_seed(seed: Any) -> None:
 
 
 def questions(
-    model: Any, cases: Any, metric: MetricLike | Sequence[MetricLike] | None, replacement: str, seed: int
+    model: Any,
+    cases: Any,
+    metric: MetricLike | Sequence[MetricLike] | None,
+    replacement: str,
+    seed: int,
+    prepend_bos: bool | None = None,
 ) -> tuple[list[Question], Replacement]:
     """The cases as questions, and the replacement that they share.
 
@@ -209,7 +232,8 @@ def questions(
             f"There is one metric for all cases, or one for each; received {len(metrics)} metrics for "
             f"{len(listed)} cases."
         )
-    batches = [tokenize(model, one.prompt if isinstance(one, CaseLike) else one, None) for one in listed]
+    texts = [one.prompt if isinstance(one, CaseLike) else one for one in listed]
+    batches = [tokenize(model, text, None, prepend_bos) for text in texts]
     for index, batch in enumerate(batches):
         if len(batch.ids) != 1:
             raise InputError(f"A case is one prompt; case {index} is a batch of {len(batch.ids)}.")
@@ -230,19 +254,21 @@ def _question(
     if metric is None and known:
         metric = LogitDiff(case.target, case.contrast)
     seed = int(np.random.default_rng(seeds).integers(2**62))
+    asked = as_metric(metric).resolve(model)
     question = Question(
         model=model,
         tokens=tokens,
+        batch=with_answers(model, batch, asked.branches()),
         strings=batch.strings[0],
         maskable=np.flatnonzero(~batch.special[0].cpu().numpy()),
-        metric=as_metric(metric).resolve(model),
+        metric=asked,
         replacement=replacement.rows(model, len(tokens), np.random.default_rng([seed, 1])),
         seed=seed,
         suite=case.suite if known else "",
         correct=bool(case.correct) if known else None,
         evidence=_evidence(case.segments, len(tokens)) if known else None,
     )
-    if isinstance(question.metric, RunnerUp):
+    if question.metric.chooses:
         empty = torch.zeros(1, len(tokens), dtype=torch.bool)
         chunks = masked_logits(model, tokens[None], empty, question.replacement, question._positions())
         question.metric = question.metric.concrete(next(iter(chunks)))

@@ -130,15 +130,17 @@ def masked_logits(
     masks: Bool[Tensor, "rows pos"],
     replacement: Float[Tensor, "... d_model"],
     positions: Sequence[int] | None = None,
+    together: int = 1,
 ) -> Iterator[Float[Tensor, "chunk read d_vocab"]]:
     """Logits with the embeddings of masked tokens replaced, a chunk of rows at a time.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        tokens: token ids; rows have one length, without padding.
+        tokens: token ids; padding may stand on the right.
         masks: True where the embedding is replaced.
         replacement: one vector, or one per position [pos, d_model].
         positions: positions whose logits are wanted, so that no others are unembedded; None for all.
+        together: so many rows following each other come in one chunk.
 
     Yields:
         Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows.
@@ -146,7 +148,7 @@ def masked_logits(
     length = tokens.shape[1]
     read = length if positions is None else len(positions)
     unembedded = read * int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
-    rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
+    rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded) // together) * together
     embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
     for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
 

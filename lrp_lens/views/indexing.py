@@ -42,9 +42,10 @@ def check(
     values: np.ndarray,
     dims: tuple[str, ...],
     labels: Mapping[str, tuple[Any, ...]],
-    special: np.ndarray | None,
+    mark: np.ndarray | None,
+    what: str,
 ) -> None:
-    """Raise InputError unless values, dims, labels and mask describe one array."""
+    """Raise InputError unless values, dims, labels and a mark of positions (`what`) describe one array."""
     where = f"View {name!r}"
     if len(dims) != values.ndim or len(set(dims)) != len(dims):
         raise InputError(
@@ -68,11 +69,11 @@ def check(
                     f"{where}: axis {dim!r} needs {size} string labels; received {one!r}. "
                     "Pad unequal prompts with ''."
                 )
-    if special is not None:
+    if mark is not None:
         expected = tuple(values.shape[dims.index(dim)] for dim in special_dims(dims))
-        if "position" not in dims or special.shape != expected:
+        if "position" not in dims or mark.shape != expected:
             raise InputError(
-                f"{where}: special marks positions, shape {expected} here; received {special.shape}. "
+                f"{where}: {what} marks positions, shape {expected} here; received {mark.shape}. "
                 "Leave it out for a view without positions."
             )
 
@@ -86,8 +87,13 @@ def special_cells(values: np.ndarray, dims: tuple[str, ...], special: np.ndarray
     """The special mask, broadcast to the shape of the values."""
     if special is None:
         return np.zeros(values.shape, dtype=bool)
-    shape = tuple(n if dim in special_dims(dims) else 1 for dim, n in zip(dims, values.shape, strict=True))
-    return np.broadcast_to(special.reshape(shape), values.shape)
+    return spread(special, dims, values.shape)
+
+
+def spread(mark: np.ndarray, dims: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """A mark of positions, broadcast to all cells."""
+    own = tuple(n if dim in special_dims(dims) else 1 for dim, n in zip(dims, shape, strict=True))
+    return np.broadcast_to(mark.reshape(own), shape)
 
 
 def axes_within_example(dims: tuple[str, ...]) -> tuple[int, ...]:
@@ -114,6 +120,7 @@ def sum_over(view: "View", dim: str) -> "View":
     axis = _axis(view, dim)
     labels: dict[str, Any] = {name: own for name, own in view.labels.items() if name != dim}
     special: Any = None if dim == "position" else view.special
+    answer: Any = None if dim == "position" else view.answer
     if dim == "batch" and "position" in view.dims:
         if is_ragged(view.labels, "position"):
             if len(set(labels["position"])) > 1:
@@ -123,9 +130,15 @@ def sum_over(view: "View", dim: str) -> "View":
                 )
             labels["position"] = labels["position"][0]
         special = None if special is None else special.any(axis=0)
+        answer = None if answer is None else answer[0]
     dims = tuple(name for name in view.dims if name != dim)
     return replace(
-        view, values=np.asarray(view.values.sum(axis=axis)), dims=dims, labels=labels, special=special
+        view,
+        values=np.asarray(view.values.sum(axis=axis)),
+        dims=dims,
+        labels=labels,
+        special=special,
+        answer=answer,
     )
 
 
@@ -141,7 +154,7 @@ def _select_one(view: "View", dim: str, key: Any) -> "View":
     key = _resolve(view, dim, key)
     drop = isinstance(key, int)
     labels: dict[str, Any] = dict(view.labels)
-    special = view.special
+    marks: dict[str, Any] = {"special": view.special, "answer": view.answer}
     notes = view.notes
     if is_ragged(labels, dim):
         labels[dim] = tuple(_take(one, key) for one in labels[dim])
@@ -156,13 +169,13 @@ def _select_one(view: "View", dim: str, key: Any) -> "View":
     else:
         kept = list(range(view.shape[axis]))[key] if isinstance(key, slice) else key
         notes = (*notes, f"{dim}: {len(kept)} of {view.shape[axis]}, renumbered from 0")
-    if special is not None and dim in special_dims(view.dims):
-        special = special[(slice(None),) * special_dims(view.dims).index(dim) + (key,)]
-        if drop and dim == "position":
-            special = None
+    for name, mark in marks.items():
+        if mark is not None and dim in special_dims(view.dims):
+            gone = drop and dim == "position"
+            marks[name] = None if gone else mark[(slice(None),) * special_dims(view.dims).index(dim) + (key,)]
     dims = tuple(name for name in view.dims if not (drop and name == dim))
     values = np.asarray(view.values[(slice(None),) * axis + (key,)])
-    return replace(view, values=values, dims=dims, labels=labels, special=special, notes=notes)
+    return replace(view, values=values, dims=dims, labels=labels, notes=notes, **marks)
 
 
 def _take(labels: tuple[Any, ...], key: int | slice | list[int]) -> Any:

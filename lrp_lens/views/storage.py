@@ -24,6 +24,7 @@ def save(view: "View", path: str | PathLike[str]) -> None:
     if view.special is not None:
         arrays["special"] = np.ascontiguousarray(view.special)
     words = {"version": 1} | {key: getattr(view, key) for key in _WORDS}
+    words["answer"] = None if view.answer is None else view.answer.tolist()
     save_file(arrays, fspath(path), metadata={_KEY: json.dumps(words)})
 
 
@@ -52,6 +53,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
         "name": words["name"],
         "units": words["units"],
         "special": arrays.get("special"),
+        "answer": None if words.get("answer") is None else np.array(words["answer"]),
         "towards": None if towards is None else (towards[0], towards[1]),
         "notes": tuple(words["notes"]),
     }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lrp_lens.views.indexing import is_ragged
+from lrp_lens.views.indexing import is_ragged, spread
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
@@ -37,6 +37,8 @@ def to_dataframe(view: "View") -> pd.DataFrame:
     columns["value"] = view.values.reshape(-1)
     if "position" in view.dims:
         columns["special"] = view.special_cells().reshape(-1)
+        if view.answer is not None:
+            columns["answer"] = spread(view.answer, view.dims, view.shape).reshape(-1)
     frame = pd.DataFrame(columns)
     return frame[~_padding(view, frame)].reset_index(drop=True)
 

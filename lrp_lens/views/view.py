@@ -47,6 +47,9 @@ class View:
     """Units of the values; after `normalise`, "fraction of max |R|"."""
     special: np.ndarray | None = None
     """True where a token is special (BOS, EOS, padding): shape [position] or [batch, position]."""
+    answer: np.ndarray | None = None
+    """Word for the answer that a token belongs to ("answer", "target", "contrast"), "" in the prompt: text of the same
+    shape. None where a metric appended no answer."""
     towards: tuple[str, str] | None = None
     """Positive values push towards the first token, negative values towards the second."""
     notes: tuple[str, ...] = ()
@@ -59,8 +62,11 @@ class View:
         dims = tuple(self.dims)
         labels = indexing.complete_labels(values.shape, dims, self.labels)
         special = None if self.special is None else np.asarray(self.special, dtype=bool)
-        indexing.check(self.name, values, dims, labels, special)
-        for key, value in (("values", values), ("dims", dims), ("labels", labels), ("special", special)):
+        answer = None if self.answer is None else np.asarray(self.answer, dtype=str)
+        for mark, what in ((special, "special"), (answer, "answer")):
+            indexing.check(self.name, values, dims, labels, mark, what)
+        checked = {"values": values, "dims": dims, "labels": labels, "special": special, "answer": answer}
+        for key, value in checked.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "notes", tuple(self.notes))
 

@@ -21,15 +21,15 @@ from lrp_lens.views import View
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
 
-VERSION = 1
+VERSION = 2
 _KEY = "lrp_lens.graph"
 _ARRAYS = (
     "special", "node_relevance", "transition", "target", "source", "relevance", "part_values", "sinks", "pruned",
     "pruned_mass", "total_mass",
 )  # fmt: skip
 _WORDS = (
-    "token_strings", "parts", "sink_kinds", "metric_value", "metric_text", "rules_text", "towards", "target_positions",
-    "notes",
+    "token_strings", "parts", "sink_kinds", "metric_value", "metric_text", "rules_text", "towards", "answers",
+    "target_positions", "notes",
 )  # fmt: skip
 _VIEW_WORDS = ("dims", "labels", "name", "units", "towards", "notes")
 
@@ -67,7 +67,7 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"A saved graph is a safetensors or an npz file; {fspath(path)!r} is not ({error})."
         ) from error
-    words = json.loads(header)
+    words: Any = json.loads(header)
     if not isinstance(words, dict) or not set(_ARRAYS) <= set(arrays):
         raise InputError(f"{fspath(path)!r} holds no graph; pass a file written by AttributionGraph.save.")
     if words["version"] > VERSION:
@@ -75,8 +75,9 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
             f"{fspath(path)!r} was written in version {words['version']} of the format; this lrp_lens reads up to "
             f"{VERSION}. Update lrp_lens."
         )
+    words = {"answers": []} | words  # not in version 1
     fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: words[name] for name in _WORDS}
-    fields |= {name: tuple(one) for name, one in fields.items() if isinstance(one, list)}
+    fields |= {name: tuple(value) for name, value in words.items() if name in _WORDS and isinstance(value, list)}
     fields["boundaries"] = words["boundaries"]
     fields["refinements"] = {
         one.pop("key"): _view(one, arrays, f"refinement.{number}.")
