@@ -20,7 +20,7 @@ from torch import Tensor
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
+from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients, vocabulary_size
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
@@ -194,11 +194,6 @@ def run_with_relevance(
         balance=balance,
     )
     return output.detach(), cache
-
-
-def vocabulary_size(model: Any) -> int:
-    """Number of logits at each position."""
-    return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
 
 
 def _hooks(

@@ -22,9 +22,9 @@ from lrp_lens.edges.state_pass import StatePass
 from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import require_gradients
+from lrp_lens.hosts.forward import require_gradients, vocabulary_size
 from lrp_lens.metrics import Metric
-from lrp_lens.relevance import Prompt, ask, vocabulary_size
+from lrp_lens.relevance import Prompt, ask
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
 

@@ -32,6 +32,11 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def vocabulary_size(model: Any) -> int:
+    """Number of logits at each position."""
+    return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
+
+
 def require_gradients() -> None:
     """Raise InputError in inference mode."""
     if torch.is_inference_mode_enabled():

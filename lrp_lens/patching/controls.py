@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.patching.atp_star import read_softmax
 from lrp_lens.patching.attribution import PatchingPass
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.inputs import per_prompt
-from lrp_lens.relevance import vocabulary_size
 
 
 def random_scores(like: Float[Tensor, "batch layer ..."], seed: int) -> Float[Tensor, "batch layer ..."]:

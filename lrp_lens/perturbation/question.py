@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.text import tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, as_metric
 from lrp_lens.perturbation.replacement import Replacement, make_replacement, masked_logits
-from lrp_lens.relevance import vocabulary_size
 
 MetricLike = Metric | Callable[[Tensor], Tensor]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import device_of, forward
+from lrp_lens.hosts.forward import device_of, forward, vocabulary_size
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
@@ -147,7 +147,7 @@ def masked_logits(
     """
     length = tokens.shape[1]
     read = length if positions is None else len(positions)
-    unembedded = read * int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
+    unembedded = read * vocabulary_size(model)
     rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded) // together) * together
     embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
     for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
