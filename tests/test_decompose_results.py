@@ -95,7 +95,7 @@ def test_recomputed_norms_are_the_logit_lens(name: str) -> None:
 # ------------------------------------------------------------------------------- positions, batches, metrics
 @pytest.mark.parametrize(
     "metric",
-    [MeanContrast(3), Logit(5, pos=2), SequenceLogitDiff([4, 5, 6], [7, 8], average=False), None],
+    [MeanContrast(3), Logit(5, pos=2), SequenceLogitDiff([4, 5, 6], [7, 8], of="logit"), None],
     ids=str,
 )
 def test_positions_of_the_metric(metric: Any) -> None:
@@ -103,7 +103,7 @@ def test_positions_of_the_metric(metric: Any) -> None:
         parts = decompose(
             zoo.bridge("gptj"), prompts(7)[0], metric, rules=CP_LRP
         )  # GPT-J has an unembedding bias
-    read = {"Logit": [2], "SequenceLogitDiff": [4, 5, 6]}.get(type(metric).__name__, [6])
+    read = {"Logit": [2], "SequenceLogitDiff": [6, 7, 8, 9]}.get(type(metric).__name__, [6])
     assert np.abs(parts.direct[0]).sum(0).nonzero()[0].tolist() == read
     assert close(parts.remainder, 0) and close(parts.by_source().values.sum(-1), parts.heads().values)
     assert not parts.by_source(layer=1).values[:, max(read) + 1 :].any()

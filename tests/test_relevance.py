@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -116,7 +117,7 @@ def test_a_notebook_shows_a_cache(word_model: Any) -> None:
 
 def test_what_a_notebook_shows_is_escaped(build: Callable[[str], Any]) -> None:
     cache = run_with_relevance(build("llama"), zoo.prompt_tokens(1, 3), METRIC)[1]
-    cache.token_strings = (("<script>", "a&b", "<b>"),)
+    cache.batch = replace(cache.batch, strings=(("<script>", "a&b", "<b>"),))
     cache.metric_text = "LogitDiff('<i>', 'x')"
     cache.towards = ("<i>", "x")
     html = cache._repr_html_()
@@ -379,7 +380,7 @@ def test_files_hold_tensors_and_json_only(tmp_path: Path) -> None:
     run_with_relevance(zoo.bridge("gpt2"), zoo.prompt_tokens(1, 7), METRIC)[1].save(path)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["lrp_lens"])
-    assert header["format"] == "lrp_lens.RelevanceCache/1" and header["metric"].startswith("LogitDiff")
+    assert header["format"] == "lrp_lens.RelevanceCache/2" and header["metric"].startswith("LogitDiff")
     assert b"pickle" not in path.read_bytes()[:4096]
 
 
@@ -435,7 +436,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "metric's word": (dict(metric=Logit("mary")), MetricError, "needs a tokenizer.*token id"),
     "metric's id": (dict(metric=Logit(97)), MetricError, r"\[0, 97\)"),
     "metric's position": (dict(metric=Logit(3, pos=6)), MetricError, r"\[-6, 6\).*reads 6"),
-    "metric's examples": (dict(metric=Logit([3, 4])), MetricError, "has 2 for a batch of 1"),
+    "metric's examples": (
+        dict(metric=Logit([3, 4])),
+        MetricError,
+        "has 2 and reads 2 rows of logits, for a batch of 1",
+    ),
     "override": (
         dict(rules=ATTN_LRP.override(layers=[2], norm=Plain())),
         RuleError,

@@ -113,11 +113,11 @@ class TokenBatch:
     def columns(self) -> Int[Tensor, "row pos"]:
         """Where each token stands on its example's one axis of positions; -1 at padding.
 
-        Without branches the axis is the row itself, padding included.
+        Without branches the axis is the row itself, padding included.  On the CPU.
         """
         n_rows, width = self.ids.shape
         if not self.branches:
-            return torch.arange(width, device=self.ids.device).expand(n_rows, width)
+            return torch.arange(width).expand(n_rows, width)
         columns = torch.full((n_rows, width), -1, dtype=torch.long)
         totals = [self._total(example) for example in range(self.n_examples)]
         for example, total in enumerate(totals):
@@ -129,7 +129,7 @@ class TokenBatch:
                 own = first + prompt + behind
                 columns[row, start + prompt : start + prompt + forced] = torch.arange(own, own + forced)
                 behind += forced
-        return columns.to(self.ids.device)
+        return columns
 
     def _total(self, example: int) -> int:
         rows = self.rows_of(example)
@@ -175,20 +175,21 @@ class TokenBatch:
     @cached_property
     def shown(self) -> Shown:
         """The tokens of each example on its one axis of positions."""
-        forced = self.forced or (0,) * len(self.lengths)
-        strings = [[""] * self.width for _ in range(self.n_examples)]
         answers = [[""] * self.width for _ in range(self.n_examples)]
+        if not self.branches:
+            for row, forced in enumerate(self.forced):
+                end = self.starts[row] + self.lengths[row]
+                answers[row][end - forced : end] = [self.roles[row]] * forced
+            return Shown(self.strings, self.special, tuple(map(tuple, answers)))
+        strings = [[""] * self.width for _ in range(self.n_examples)]
         special = torch.ones(self.n_examples, self.width, dtype=torch.bool)
         for row, columns in enumerate(self.columns.tolist()):
-            example, end = (
-                (row if self.examples is None else self.examples[row]),
-                self.starts[row] + self.lengths[row],
-            )
+            example, end = (self.examples or ())[row], self.starts[row] + self.lengths[row]
             for place, column in enumerate(columns):
-                if column >= 0 and self.starts[row] <= place < end:
+                if column >= 0:
                     strings[example][column] = self.strings[row][place]
                     special[example, column] = bool(self.special[row, place])
-                    if place >= end - forced[row]:
+                    if place >= end - self.forced[row]:
                         answers[example][column] = self.roles[row]
         return Shown(tuple(map(tuple, strings)), special.to(self.special.device), tuple(map(tuple, answers)))
 
@@ -221,7 +222,7 @@ class TokenBatch:
         depth = torch.arange(self.width)
         branch = torch.zeros_like(depth)
         if self.branches:
-            for row, columns in enumerate(self.columns.cpu()):
+            for row, columns in enumerate(self.columns):
                 kept = columns >= 0
                 depth[columns[kept]] = torch.arange(len(columns))[kept]
                 branch[columns[kept][self.prompt_lengths[row] :]] = 1 + row
@@ -232,7 +233,7 @@ class TokenBatch:
         """Of a single example: the first row that holds each position of its axis, and the column there."""
         found = torch.zeros(self.width, 2, dtype=torch.long)
         for row in reversed(range(len(self.lengths))):
-            columns = self.columns[row].cpu()
+            columns = self.columns[row]
             kept = columns >= 0
             found[columns[kept], 0] = row
             found[columns[kept], 1] = torch.arange(len(columns))[kept]

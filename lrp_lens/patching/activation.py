@@ -26,12 +26,11 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
-from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.attribution import missing_parts, require_part
 from lrp_lens.patching.checks import Engine, require_engine, require_whole
 from lrp_lens.patching.facets import Facet, record_name
-from lrp_lens.patching.inputs import activations, source_activations
+from lrp_lens.patching.inputs import activations, aligned, is_cache, source_activations
 from lrp_lens.rules import GRADIENT
 
 BATCH_ROWS = 64
@@ -40,7 +39,7 @@ BATCH_ROWS = 64
 
 def activation_values(
     model: Any,
-    batch: TokenBatch,
+    prompts: Any,
     source: Any,
     facet: Facet,
     metrics: Sequence[Metric],
@@ -52,7 +51,7 @@ def activation_values(
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
-        batch: the run that is patched, the metrics' answers appended.
+        prompts: the run that is patched; the metrics' answers are appended to both runs.
         source: the other run: ActivationCache or prompts.
         facet: an entry of `FACETS`.
         metrics: one number per prompt each; all read the same patched runs.
@@ -67,6 +66,8 @@ def activation_values(
     require_whole(batch_rows, "batch_rows", 1)
     live, right = patchable(model, facet, engine)
     n_layers = resolve(model).n_layers
+    batch = aligned(model, prompts, "corrupted", metrics[0])
+    source = source if is_cache(source) else aligned(model, source, "clean", metrics[0])
     other = source_activations(model, source, live.values(), (batch.ids.shape[0], batch.ids.shape[1]))
     if right and engine != "batched":
         return _by_transformer_lens(model, batch.ids, other, facet, metrics, n_layers)

@@ -111,7 +111,7 @@ def compare(
     named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
     prompts = aligned(model, clean, "clean", prepend_bos=prepend_bos)
     others = aligned(model, corrupted, "corrupted", prepend_bos=prepend_bos)
-    require_aligned(others.ids.shape, prompts.ids.shape)
+    require_aligned(prompts.ids.shape, others.ids.shape)
     if others.n_examples < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
     for facet in facets:
