@@ -104,14 +104,15 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(tokenizer.decode([int(index)], clean_up_tokenization_spaces=False) for index in ids)
 
 
-def _prompt_ids(model: Any, prompt: object) -> list[int]:
+def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise InputError(
                 "A prompt has at least one token besides BOS; received an empty string. Pass some text."
             )
         _tokenizer(model, "A text prompt")
-        return model.to_tokens(prompt, truncate=False)[0].tolist()
+        options = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
+        return model.to_tokens(prompt, truncate=False, **options)[0].tolist()
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")
@@ -144,13 +145,16 @@ def _prompts(prompt: object) -> tuple[list[object], bool]:
     raise InputError(f"A prompt is text, a list of texts, or token ids; received {type(prompt).__name__}.")
 
 
-def tokenize(model: Any, prompt: object, padding_side: PaddingSide | None) -> TokenBatch:
+def tokenize(
+    model: Any, prompt: object, padding_side: PaddingSide | None, prepend_bos: bool | None = None
+) -> TokenBatch:
     """Token ids of one or several prompts; texts get BOS where the model's configuration says so.
 
     Args:
         model: its tokenizer, vocabulary and context length are used.
         prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.
         padding_side: where shorter prompts of a batch are padded; right by default (no mask needed).
+        prepend_bos: whether texts get BOS; None does what the model's configuration says. Ids are taken as they are.
 
     Raises:
         InputError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
@@ -158,7 +162,7 @@ def tokenize(model: Any, prompt: object, padding_side: PaddingSide | None) -> To
     if padding_side not in (None, "left", "right"):
         raise InputError(f"padding_side is 'left' or 'right'; received {padding_side!r}.")
     prompts, single = _prompts(prompt)
-    rows = [_prompt_ids(model, item) for item in prompts]
+    rows = [_prompt_ids(model, item, prepend_bos) for item in prompts]
     d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
     for row in rows or [[]]:
         if not row:
