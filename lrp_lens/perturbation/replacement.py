@@ -2,8 +2,8 @@
 
 1. Choose the replacement: the mean embedding over the vocabulary, zeros, the padding token's embedding, or the
    embedding of a resampled token.  Position embeddings, attention and all other tokens stay as they are.
-2. Run the model, without any rule, with the masked rows of the embedding replaced, several masks per batch;
-   unembed only the positions that are read.
+2. Run the model, without any rule, with the masked rows of the embedding replaced; unembed only the positions that
+   are read.  Short prompts go in batches; a long one keeps the keys and values of what it shares with the row before.
 
 A measured effect of masking always depends on the replacement, so a `Replacement` says in words what it is.
 Zeroed embeddings: AttnLRP (Achtibat et al. 2024, 2402.05602).  Resampling: Chan et al. 2022, causal scrubbing.
@@ -22,6 +22,7 @@ from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 
@@ -36,6 +37,7 @@ STATEMENTS: dict[str, str] = {
 
 _TOKENS_AT_ONCE = 4096
 _LOGITS_AT_ONCE = 2**26
+_SHARED_FROM = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +143,13 @@ def masked_logits(
         positions: positions whose logits are wanted, so that no others are unembedded; None for all.
 
     Yields:
-        Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows.
+        Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows; one row at a time
+        for prompts of 64 tokens and more, so sort rows that begin alike next to each other.
     """
     length = tokens.shape[1]
+    if positions and length >= _SHARED_FROM:
+        yield from _prefix_shared(model, tokens, masks, replacement, [at % length for at in positions])
+        return
     read = length if positions is None else len(positions)
     unembedded = read * int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
     rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
@@ -162,11 +168,29 @@ def masked_logits(
         yield logits
 
 
-def logits_with_masked_embeddings(
+def _prefix_shared(
     model: Any,
     tokens: Int[Tensor, "rows pos"],
     masks: Bool[Tensor, "rows pos"],
-    baseline: Float[Tensor, "... d_model"],
-) -> Float[Tensor, "rows vocab"]:
-    """Logits at the last position, with the embeddings of masked tokens replaced by the baseline."""
-    return torch.cat([part[:, 0].float() for part in masked_logits(model, tokens, masks, baseline, [-1])])
+    replacement: Float[Tensor, "... d_model"],
+    positions: list[int],
+) -> Iterator[Float[Tensor, "one read d_vocab"]]:
+    """The same logits row by row, each from the first token at which it differs from the row before."""
+    masks, first_read = masks.to(tokens.device), min(positions)
+    same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
+    starts = [0, *same.long().cumprod(-1).sum(-1).clamp(max=first_read).tolist()]
+    rows = replacement.expand(tokens.shape[1], -1)
+    embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
+    past = KeyValues(model)
+    for row, start in enumerate(starts):
+
+        def replace(value: Tensor, hook: object = None, row: int = row, start: int = start) -> Tensor:
+            return torch.where(masks[row, start:, None], rows[start:].to(value), value)
+
+        def select(value: Tensor, hook: object = None, start: int = start) -> Tensor:
+            return value[:, [at - start for at in positions]]
+
+        past.keep(start)
+        with torch.no_grad(), attached([(embedding, replace), (unembedding, select)]):
+            logits = past.forward(tokens[row : row + 1, start:])
+        yield logits
