@@ -1,7 +1,7 @@
 """Forward passes that share a prefix: what the attention layers kept of its tokens is not computed again.
 
-1. Keep each layer's keys and values of one row, as text generation does (`KeyValues`), in either host's own cache.
-2. For the next row, keep those of the tokens that both rows begin with; run only the tokens after them.
+1. Keep each layer's keys and values of the last row, as text generation does (`KeyValues`), in either host's own cache.
+2. For the next rows, keep those of the tokens that they all begin with; run only the tokens after them.
 
 Exact: in a causal model, nothing before the first token that differs can change.
 """
@@ -22,7 +22,7 @@ _OwnCache: Any = getattr(transformer_lens, "TransformerLensKeyValueCache", None)
 
 
 class KeyValues:
-    """Keys and values of the first tokens of one row.
+    """Keys and values of the last row that was run.
 
     Example:
         >>> from lrp_lens import load_demo_model
@@ -30,32 +30,45 @@ class KeyValues:
         >>> tokens = model.to_tokens("then mary and john went to the park")
         >>> past = KeyValues(model)
         >>> first = past.forward(tokens)
-        >>> past.keep(5)
-        >>> torch.allclose(past.forward(tokens[:, 5:]), first[:, 5:], atol=1e-4)
+        >>> torch.allclose(past.forward(tokens[:, 5:], after=5), first[:, 5:], atol=1e-4)
         True
     """
 
     def __init__(self, model: Any) -> None:
         self.model, self.bridge = model, is_bridge(model)
-        self._cache = DynamicCache() if self.bridge else _OwnCache.init_cache(model.cfg, model.cfg.device)
+        self._layers: list[tuple[Tensor, Tensor]] = []
 
-    def keep(self, length: int) -> None:
-        """Forget all tokens but the first `length`."""
-        if self.bridge:
-            pairs = [(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in self._cache.layers]
-            self._cache = DynamicCache()
-            for index, (keys, values) in enumerate(pairs if length else ()):
-                self._cache.update(keys, values, index)
-            return
-        for entry in self._cache.entries:
-            entry.past_keys, entry.past_values = entry.past_keys[:, :length], entry.past_values[:, :length]
-        self._cache.previous_attention_mask = self._cache.previous_attention_mask[:, :length]
+    def forward(self, tokens: Int[Tensor, "rows pos"], after: int = 0) -> Float[Tensor, "rows read d_vocab"]:
+        """Logits of rows that all begin with the first `after` tokens of the last row that was run.
 
-    def forward(self, tokens: Int[Tensor, "one pos"]) -> Float[Tensor, "one read d_vocab"]:
-        """Logits of the tokens that follow; they are kept, too."""
-        if self.bridge:
-            return self.model(tokens, return_type="logits", past_key_values=self._cache, use_cache=True)
-        mask = torch.ones_like(tokens)
-        return self.model(
-            tokens, return_type="logits", past_kv_cache=self._cache, attention_mask=mask, prepend_bos=False
+        Args:
+            tokens: what follows these tokens, in each row.
+            after: how many tokens are not run again.
+        """
+        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, after)
+
+    def _of_bridge(self, tokens: Tensor, after: int) -> Tensor:
+        cache = DynamicCache()
+        for index, pair in enumerate(self._layers if after else ()):
+            keys, values = (part[-1:, :, :after].expand(len(tokens), -1, -1, -1) for part in pair)
+            cache.update(keys, values, index)
+        logits = self.model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+        return logits
+
+    def _of_hooked_transformer(self, tokens: Tensor, after: int) -> Tensor:
+        cache = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
+        for entry, pair in zip(cache.entries, self._layers if after else (), strict=False):
+            entry.past_keys, entry.past_values = (
+                part[-1:, :after].expand(len(tokens), -1, -1, -1) for part in pair
+            )
+        cache.previous_attention_mask = tokens.new_ones((len(tokens), after))
+        logits = self.model(
+            tokens,
+            return_type="logits",
+            past_kv_cache=cache,
+            attention_mask=torch.ones_like(tokens),
+            prepend_bos=False,
         )
+        self._layers = [(entry.past_keys, entry.past_values) for entry in cache.entries]
+        return logits

@@ -38,6 +38,7 @@ STATEMENTS: dict[str, str] = {
 _TOKENS_AT_ONCE = 4096
 _LOGITS_AT_ONCE = 2**26
 _SHARED_FROM = 64
+_PASS_COSTS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,60 +138,64 @@ def masked_logits(
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        tokens: token ids; rows have one length, without padding.
+        tokens: token ids; rows have one length, without padding.  Sorted, long rows cost less: what a chunk shares with
+            the row before it is not run again.
         masks: True where the embedding is replaced.
         replacement: one vector, or one per position [pos, d_model].
         positions: positions whose logits are wanted, so that no others are unembedded; None for all.
 
     Yields:
-        Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows; one row at a time
-        for prompts of 64 tokens and more, so sort rows that begin alike next to each other.
+        Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows.
     """
-    length = tokens.shape[1]
-    if positions and length >= _SHARED_FROM:
-        yield from _prefix_shared(model, tokens, masks, replacement, [at % length for at in positions])
-        return
-    read = length if positions is None else len(positions)
-    unembedded = read * int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
-    rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
+    length, masks = tokens.shape[1], masks.to(tokens.device)
+    read = None if positions is None else [at % length for at in positions]
+    unembedded = len(read or range(length)) * int(
+        getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab
+    )
+    most = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
+    starts, past = [0] * len(tokens), None
+    if read and length >= _SHARED_FROM:
+        same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
+        starts[1:] = same.long().cumprod(-1).sum(-1).clamp(max=min(read)).tolist()
+        past = KeyValues(model)
+    pass_costs = _PASS_COSTS if tokens.device.type == "cpu" else _TOKENS_AT_ONCE
+    rows = replacement.expand(length, -1)
     embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
-    for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
+    for first, stop, start in _chunks(starts, length, most, pass_costs):
+        chunk, mask = tokens[first:stop, start:], masks[first:stop, start:, None]
 
-        def replace(value: Tensor, hook: object = None, mask: Tensor = mask) -> Tensor:
-            return torch.where(mask[..., None], replacement.to(value), value)
-
-        def select(value: Tensor, hook: object = None) -> Tensor:
-            return value[:, list(positions or ())]
-
-        hooks = [(embedding, replace)] + ([(unembedding, select)] if positions is not None else [])
-        with torch.no_grad(), attached(hooks):
-            logits = forward(model, chunk, None)
-        yield logits
-
-
-def _prefix_shared(
-    model: Any,
-    tokens: Int[Tensor, "rows pos"],
-    masks: Bool[Tensor, "rows pos"],
-    replacement: Float[Tensor, "... d_model"],
-    positions: list[int],
-) -> Iterator[Float[Tensor, "one read d_vocab"]]:
-    """The same logits row by row, each from the first token at which it differs from the row before."""
-    masks, first_read = masks.to(tokens.device), min(positions)
-    same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
-    starts = [0, *same.long().cumprod(-1).sum(-1).clamp(max=first_read).tolist()]
-    rows = replacement.expand(tokens.shape[1], -1)
-    embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
-    past = KeyValues(model)
-    for row, start in enumerate(starts):
-
-        def replace(value: Tensor, hook: object = None, row: int = row, start: int = start) -> Tensor:
-            return torch.where(masks[row, start:, None], rows[start:].to(value), value)
+        def replace(value: Tensor, hook: object = None, mask: Tensor = mask, start: int = start) -> Tensor:
+            return torch.where(mask, rows[start:].to(value), value)
 
         def select(value: Tensor, hook: object = None, start: int = start) -> Tensor:
-            return value[:, [at - start for at in positions]]
+            return value[:, [at - start for at in read or ()]]
 
-        past.keep(start)
-        with torch.no_grad(), attached([(embedding, replace), (unembedding, select)]):
-            logits = past.forward(tokens[row : row + 1, start:])
+        hooks = [(embedding, replace)] + ([(unembedding, select)] if read is not None else [])
+        with torch.no_grad(), attached(hooks):
+            logits = forward(model, chunk, None) if past is None else past.forward(chunk, start)
         yield logits
+
+
+def _chunks(starts: Sequence[int], length: int, most: int, pass_costs: int) -> Iterator[tuple[int, int, int]]:
+    """Rows [first, stop) that are run in one pass, and the position from which: a token is not run twice for less.
+
+    Args:
+        starts: for each row, how many tokens it shares with the row before; with all of a chunk it shares the least.
+        length: tokens of a row.
+        most: rows of a chunk at most.
+        pass_costs: tokens that could be run in the time that one pass more takes.
+
+    Example:
+        >>> list(_chunks([0, 90, 2, 1], 100, 10, 30))
+        [(0, 1, 0), (1, 2, 90), (2, 4, 1)]
+    """
+    first, shared = 0, starts[0]
+    for row in range(1, len(starts)):
+        least, count = min(shared, starts[row]), row - first
+        together, apart = (count + 1) * (length - least), count * (length - shared) + length - starts[row]
+        if count == most or together - apart > pass_costs:
+            yield first, row, shared
+            first, shared = row, starts[row]
+        else:
+            shared = least
+    yield first, len(starts), shared
