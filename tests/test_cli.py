@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -94,7 +95,22 @@ def test_module_version_and_bare_call() -> None:
         (["--prompt-file", "missing.txt"], "missing.txt"),
         (["--prompt-file", "."], "'.'"),
         (["--model", "x"], "--model needs a prompt"),
-        (["--target", "mary"], "need a prompt"),
+        (["--target", "mary"], "--target needs a prompt"),
+        (["--chat"], "--chat needs a prompt"),
+        (["--no-bos"], "--no-bos needs a prompt"),
+        (["--ids", "1,two"], "--ids are token ids such as 1,22,3; received '1,two'"),
+        (["--ids", "-1"], "--ids are token ids"),
+        (["--ids", ""], "--ids are token ids"),
+        (["--ids", "1", "--prompt", "a"], "only one of"),
+        (["--ids", "1", "--chat"], "--ids are taken as they are"),
+        (["--ids", "1", "--no-bos"], "--ids are taken as they are"),
+        (["--prompt", "a", "--chat", "--no-bos"], "brings its own BOS"),
+        (["--ids", "1,999999"], "the vocabulary; received 999999"),
+        (["--prompt", "a", "--chat"], "chat template, and this model has none"),
+        (["--seeds", "0"], "--seeds"),
+        (["--dtype", "int8"], "--dtype is one of float32, bfloat16, float16, float64; received 'int8'"),
+        (["--device", "tpu9"], "tpu9"),
+        (["--out", "same.html", "--json", "./same.html"], "--out and --json are two files"),
         (["--rules", "magic"], "ATTN_LRP"),
         (["--out", "no/such/place.html"], "no directory 'no/such'"),
         (["--out", "."], "is a directory"),
@@ -152,13 +168,13 @@ def test_the_demo(run) -> None:
     result = run("--out", "report.html", "--json", "numbers.json")
     assert result.exit_code == 0, result.output
     data = json.loads(Path("numbers.json").read_text())
-    assert data["target"]["rank"] == 1 and data["metric_value"] > 1 and data["wrong"]
+    assert data["target"]["rank"] == 1 and data["metric_value"] > 1 and data["correct"] is False
     assert abs(data["remainder"]) < 1e-3
     shown = " ".join(result.stdout.split())
     for words in (
         data["prompt"],
-        f"it says (wrong) {data['target']['text']!r}",
-        f"instead of (right) {data['contrast']['text']!r}",
+        f"target (wrong) {data['target']['text']!r}",
+        f"contrast (right) {data['contrast']['text']!r}",
         "Top heads",
         "Top MLPs",
         "Ledger",
@@ -167,6 +183,58 @@ def test_the_demo(run) -> None:
     ):
         assert words in shown, words
     assert str(Path("report.html").resolve()) in result.stdout.replace("\n", "")
+
+
+def test_ids_bos_and_seeds(run, model_dir: str) -> None:
+    def data(*arguments: str) -> dict:
+        result = run("--model", model_dir, "--json", "x.json", "--device", "cpu", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "wrong" not in result.stdout and "right" not in result.stdout
+        return json.loads(Path("x.json").read_text())
+
+    text = data("--prompt", PROMPT, "--seeds", "7")
+    assert len(text["masking"]["steps"][1]["random"]) == 7 and text["correct"] is None
+    bare = data("--prompt", PROMPT, "--no-bos", "--dtype", "float64")
+    assert bare["tokens"] == text["tokens"][1:]
+    again = data("--ids", "5, 6 7", "--dtype", "bfloat16")
+    assert len(again["tokens"]) == 3
+
+
+def test_a_chat_message_goes_through_the_template(run, model_dir: str, tmp_path: Path) -> None:
+    chat = tmp_path / "chat"
+    shutil.copytree(model_dir, chat)
+    config = json.loads((chat / "tokenizer_config.json").read_text())
+    config["chat_template"] = (
+        "{% for m in messages %}mary {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}john{% endif %}"
+    )
+    (chat / "tokenizer_config.json").write_text(json.dumps(config))
+    result = run("--model", str(chat), "--prompt", "gave a ball", "--chat", "--json", "x.json")
+    assert result.exit_code == 0, result.output
+    tokens = json.loads(Path("x.json").read_text())["tokens"]
+    assert [token.strip() for token in tokens if token.strip()][-5:] == ["mary", "gave", "a", "ball", "john"]
+
+
+def test_only_our_own_files_are_replaced(run, model_dir: str) -> None:
+    call = ("--model", model_dir, "--prompt", PROMPT, "--out", "a.html", "--json", "b.json")
+    Path("a.html").touch()  # empty: nothing is lost
+    for _ in range(2):  # the second run replaces the first one's files
+        assert run(*call).exit_code == 0
+    for name in ("a.html", "b.json"):
+        kept = Path(name).read_text(encoding="utf-8")
+        Path(name).write_text("my thesis", encoding="utf-8")
+        assert_one_line(run(*call), name, "--force")
+        assert Path(name).read_text(encoding="utf-8") == "my thesis"
+        assert run(*call, "--force").exit_code == 0
+        assert Path(name).read_text(encoding="utf-8")[:40] == kept[:40]
+
+
+def test_interruption_writes_nothing(run, model_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrp_lens.cli.explain.explain", interrupted)
+    result = run("--model", model_dir, "--prompt", PROMPT, "--json", "x.json")
+    assert result.exit_code == 130 and not list(Path().glob("*.html")) and not Path("x.json").exists()
 
 
 def test_prompt_sources(tmp_path: Path) -> None:

@@ -1,25 +1,41 @@
-"""The check of the claim: masked tokens really are replaced, and the control really is random."""
+"""The check of the claim: masked tokens are replaced, the control is random, the verdict judges the whole curve."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.masking import (
-    MaskingCheck,
-    MaskingStep,
-    logits_with_masked_embeddings,
-    masking_check,
-    mean_embedding,
-)
+from lrp_lens.failures.explain import explain
+from lrp_lens.failures.masking import MaskingCheck, masking_check, plan
+from lrp_lens.failures.verdict import Outcome, Verdict, judge, student_quantile
+from lrp_lens.metrics import LogitDiff
+from lrp_lens.perturbation import Question, replacement
+from lrp_lens.perturbation.replacement import masked_logits, mean_embedding
 from tests import zoo
 
-SPECIAL = np.array([True] + [False] * 6)
+NAN = float("nan")
+STEADY = [4.0, 4.2, 3.8, 4.1, 3.9, 4.0]  # gaps after random masking, each the same at every k
+HELPS = [6.0 + noise for noise in (-0.3, 0.2, 0.0, 0.3, -0.2, 0.1)]
+DROPS = [1.0 + noise for noise in (-0.3, 0.2, 0.0, 0.3, -0.2, 0.1)]
 
 
-def step(k: int, gap: float, control: float) -> MaskingStep:
-    gap, control = float(gap), float(control)
-    return MaskingStep(k, k or None, "t" if k else "", gap, "x", control, 1.0, float(control < 0))
+def draws(levels: list[float], steps: int) -> list[list[float]]:
+    return [[level] * steps for level in levels]
+
+
+def question(model: torch.nn.Module, length: int = 7, never: tuple[int, ...] = (0,)) -> Question:
+    return Question(
+        model=model,
+        tokens=zoo.prompt_tokens(1, length)[0],
+        strings=("t",) * length,
+        maskable=np.setdiff1d(np.arange(length), never),
+        metric=LogitDiff(3, 4),
+        replacement=mean_embedding(model, model.cfg.d_vocab).expand(length, -1),
+        seed=0,
+    )
 
 
 def hosts(name: str) -> list[torch.nn.Module]:
@@ -28,101 +44,224 @@ def hosts(name: str) -> list[torch.nn.Module]:
     )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
-def test_masked_embeddings_are_replaced_and_nothing_else(name: str) -> None:
-    tokens = zoo.prompt_tokens(2, 7)
-    masks = torch.zeros(2, 7, dtype=torch.bool)
-    masks[0, 2] = masks[1, 5] = True
+@pytest.mark.parametrize(
+    ("gaps", "random", "maskable", "outcome", "words"),
+    [
+        # far below every random order, all along
+        ([4, 1, 0, -1], draws(STEADY, 3), 9, "supported", "by −4.00 on average, more than random tokens do (+0.00;"),
+        # ... also where each order was run at one k only
+        ([4, 1, 0], [[g, NAN] if i % 2 else [NAN, g] for i, g in enumerate(STEADY)], 9, "supported", "more than"),
+        # a flip at one k does not carry the curve: the shipped demo as it was reported, random orders as they were
+        (
+            [8.29, 0.11, -13.35, 4.78, 4.67, 1.99],
+            draws([10.5, 9.0, 8.5, 3.0, -2.0, 1.0, 12.0, -6.0], 5),
+            20,
+            "undecided",
+            "which random tokens may do as well",
+        ),
+        # the gap rises: as reported on a chat model
+        ([1.89, 2.6, 3.4, 4.18], draws([2.1, 2.2, 1.9, 2.3, 2.2, 2.1], 3), 9, "contradicted", "the wrong way"),
+        # it falls, but random tokens make it fall far more
+        ([4, 3.5, 3.4], draws(DROPS, 2), 9, "contradicted", "less than random tokens do"),
+        # it rises, but so it does with random tokens: masking as such does that
+        ([4, 5.9, 6.1], draws(HELPS, 2), 9, "not supported", "not the way it should or hardly at all"),
+        # nothing happens, at random nor as blamed
+        ([4, 3.95, 4.02], draws(STEADY, 2), 9, "not supported", "hardly at all"),
+        # more than random beyond noise, but a hundredth of the gap
+        ([4, 3.96, 3.96], draws([4 + 0.001 * i for i in range(6)], 2), 9, "not supported", "hardly at all"),
+        # a little less than random on average, within noise
+        ([4, 2, 1.9], draws([3, 1, 0, 2.5, 1, 0.5], 2), 9, "not supported", "no more than random tokens do"),
+        # the control is the claim, order for order
+        ([4, 2, 0], draws([1, 1, 1, 1, 1], 2), 9, "undecided", "may do as well"),
+        # the control masks the very same tokens: as many as may be masked
+        ([4, 2, 0, -2, -3, -5], draws(STEADY, 5), 5, "undecided", "Only 5 tokens may be masked and the check masks 5"),
+        ([4, 2], [[3.0]], 1, "undecided", "Only 1 token may be masked"),
+        ([4, -2], [[3.0]] * 4, 9, "undecided", "at least 5 random draws; there are 4"),
+        ([4], [], 9, "undecided", "nothing to mask"),
+        # the target is behind from the start: its lead can still fall
+        ([-2, -3, -4], draws([-2 + 0.01 * i for i in range(6)], 2), 9, "supported", "of −2.00 by −1.50"),
+    ],
+)  # fmt: skip
+def test_the_verdict_judges_the_whole_curve(
+    gaps: list[float], random: list[list[float]], maskable: int, outcome: str, words: str
+) -> None:
+    verdict = judge([float(gap) for gap in gaps], [[float(gap) for gap in draw] for draw in random], maskable)
+    assert (verdict.outcome.value, verdict.outcome) == (outcome, Outcome(outcome)), verdict
+    assert words in verdict.reading and verdict.reading.count(". ") == 0
+    assert str(verdict).startswith(outcome.capitalize())
+    plain = verdict.to_dict()
+    assert plain["outcome"] == outcome and type(plain["outcome"]) is str
+    assert all(value is None or value == value for value in plain.values())
+
+
+def test_the_numbers_of_a_verdict() -> None:
+    verdict = judge([4.0, 1.0, 0.0], draws([4.0, 3.0, 5.0, 2.0, 1.0, 3.0], 2), 9)
+    drops = np.array([0, 1, -1, 2, 3, 1])
+    half = 2.015 * drops.std(ddof=1) * np.sqrt(1 + 1 / 6)  # Student's 95 % quantile for 5 degrees of freedom
+    assert (verdict.drop, verdict.control, verdict.draws) == (3.5, 1.0, 6)
+    assert verdict.low == pytest.approx(1 - half, rel=2e-3) and verdict.high == pytest.approx(
+        1 + half, rel=2e-3
+    )
+    table = {4: 2.132, 5: 2.015, 8: 1.860, 19: 1.729, 60: 1.671}
+    assert {n: student_quantile(n) for n in table} == pytest.approx(table, rel=3e-3)
+
+
+def test_one_large_value_of_a_flat_curve_decides_nothing() -> None:
+    rng = np.random.default_rng(0)
+    random = (5 + rng.normal(0, 3, (9, 5))).tolist()
+    spike = judge([5.0, 5.0, -4.0, 5.0, 5.0, 5.0], random, 20)
+    steady = judge([5.0] + [-4.0] * 5, random, 20)
+    assert (spike.outcome, steady.outcome) == (Outcome.UNDECIDED, Outcome.SUPPORTED)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "gptj", "gemma3", "mixtral"])
+def test_masked_embeddings_are_replaced_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = zoo.prompt_tokens(1, 12).expand(5, -1)
+    masks = torch.zeros(5, 12, dtype=torch.bool)
+    for row, positions in enumerate(([], [9], [5], [5, 8], [1, 10])):
+        masks[row, positions] = True
     for model in hosts(name):
-        rows = torch.arange(model.cfg.d_vocab)
-        embeddings = model.embed(rows[None])[0]
-        baseline = mean_embedding(model, model.cfg.d_vocab)
-        torch.testing.assert_close(baseline, embeddings.double().mean(0))
-        logits = logits_with_masked_embeddings(model, tokens, masks, baseline)
+        embeddings = model.embed(torch.arange(model.cfg.d_vocab)[None])[0]
+        mean = mean_embedding(model, model.cfg.d_vocab)
+        torch.testing.assert_close(mean, embeddings.double().mean(0))
 
-        mean = embeddings.mean(0)
+        def literal(value: torch.Tensor, hook: object, rows: torch.Tensor = embeddings) -> torch.Tensor:
+            return torch.where(masks[..., None], rows.mean(0), value)
 
-        def literal(value: torch.Tensor, hook: object, mean: torch.Tensor = mean) -> torch.Tensor:
-            value = value.clone()
-            value[0, 2] = mean
-            value[1, 5] = mean
-            return value
-
-        expected = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", literal)])[:, -1]
-        torch.testing.assert_close(logits, expected.float(), atol=2e-5, rtol=1e-5)
-        plain = logits_with_masked_embeddings(model, tokens, torch.zeros_like(masks), baseline)
-        torch.testing.assert_close(plain, model(tokens)[:, -1].float(), atol=2e-5, rtol=1e-5)
-        assert (plain - logits).abs().max() > 1e-3
+        expected = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", literal)])[:, [11, 10]]
+        assert (expected[1:] - expected[0]).abs().amax((1, 2)).min() > 1e-3
+        for shared_from, pass_costs in ((99, 0), (1, 0), (1, 6)):  # in batches; row by row; in chunks
+            monkeypatch.setattr(replacement, "_SHARED_FROM", shared_from)
+            monkeypatch.setattr(replacement, "_PASS_COSTS", pass_costs)
+            chunks = list(masked_logits(model, tokens, masks, mean, [-1, 10]))
+            assert len(chunks) == {(99, 0): 1, (1, 0): 5}.get((shared_from, pass_costs), len(chunks))
+            assert (shared_from, len(chunks)) != (1, 1)
+            torch.testing.assert_close(torch.cat(chunks), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_the_blamed_tokens_are_masked_in_order() -> None:
     model = zoo.bridge("gpt2", torch.float32)
-    tokens = zoo.prompt_tokens(1, 7)[0]
-    relevance = np.array([9.0, 0.5, -3.0, 2.0, 0.0, 1.0, -1.0])
-    check = masking_check(
-        model, tokens, relevance, SPECIAL, target_id=3, contrast_id=4, text_of=str, top_k=5, seeds=3
-    )
+    asked = question(model, never=(0, 6))
+    relevance = np.array([9.0, 0.5, -3.0, 2.0, 0.0, 1.0, 7.0])
+    ticks: list[int] = []
+    check = masking_check(asked, relevance, text_of=str, top_k=5, seeds=3, progress=False)
     assert [one.position for one in check.steps] == [None, 3, 5, 1]
-    assert [one.token for one in check.steps[1:]] == [str(int(tokens[i])) for i in (3, 5, 1)]
+    assert [one.token for one in check.steps[1:]] == [str(int(asked.tokens[i])) for i in (3, 5, 1)]
+    assert check.maskable == 5 and all(len(one.random) == 3 for one in check.steps)
     assert check.steps[0].gap == check.steps[0].control and check.steps[0].control_spread == 0
-    assert all(one.control_flips in (0, 1 / 3, 2 / 3, 1) for one in check.steps)
     mask = torch.zeros(1, 7, dtype=torch.bool)
     mask[0, [3, 5]] = True
-    logits = logits_with_masked_embeddings(
-        model, tokens[None], mask, mean_embedding(model, model.cfg.d_vocab)
+    logits = next(masked_logits(model, asked.tokens[None], mask, asked.replacement, [-1]))[0, 0]
+    assert check.steps[2].gap == pytest.approx(float(logits[3] - logits[4]), abs=1e-5)
+    assert check.steps[2].first_choice == str(int(logits.argmax()))
+    again = question(model, never=(0, 6))
+    again.masked(np.zeros((2, 7), dtype=bool), ticks.append)
+    assert ticks == [1]  # identical prompts are run once
+
+
+def test_nothing_but_maskable_tokens_is_ever_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = load_demo_model(device="cpu"), []
+    masked = Question.masked
+    monkeypatch.setattr(
+        Question, "masked", lambda self, masks, tick=None: (seen.append(masks), masked(self, masks, tick))[1]
     )
-    assert check.steps[2].gap == pytest.approx(float(logits[0, 3] - logits[0, 4]), abs=1e-5)
+    check = explain(model, demo_cases()[0], top_k=50, progress=False).masking
+    masks = np.concatenate(seen)
+    assert masks[:, 1:-1].any(0).sum() > 10 and not masks[:, [0, -1]].any()
+    assert check.maskable == masks.shape[1] - 2
+    assert len(check.steps) - 1 < 50  # no token that pushes the other way
 
 
 def test_repeatable_and_nothing_left_behind() -> None:
     model = zoo.bridge("llama", torch.float32)
-    tokens = zoo.prompt_tokens(1, 7)[0]
-    before = model(tokens[None])
-    arguments = dict(target_id=3, contrast_id=4, text_of=str, seeds=2)
-    one, two = [masking_check(model, tokens, np.arange(7.0), SPECIAL, **arguments) for _ in range(2)]
-    assert one == two
-    assert torch.equal(model(tokens[None]), before)
+    tokens = zoo.prompt_tokens(1, 7)
+    before = model(tokens)
+    one, two = [masking_check(question(model), np.arange(7.0), text_of=str, seeds=6) for _ in range(2)]
+    assert one == two and one.verdict == two.verdict
+    assert torch.equal(model(tokens), before)
+
+
+def test_as_many_maskable_tokens_as_masked_ones_is_undecided() -> None:
+    """The control then masks the same tokens, whatever the order: five of five."""
+    model = zoo.bridge("gpt2", torch.float32)
+    check = masking_check(question(model, never=(0, 6)), np.ones(7), text_of=str, top_k=5, seeds=9)
+    np.testing.assert_allclose(check.steps[-1].random, check.steps[-1].gap, atol=1e-5)
+    assert check.verdict.outcome is Outcome.UNDECIDED and "smaller top_k" in str(check)
 
 
 def test_nothing_to_mask() -> None:
-    model = zoo.bridge("gpt2", torch.float32)
-    tokens = zoo.prompt_tokens(1, 7)[0]
-    check = masking_check(model, tokens, -np.ones(7), SPECIAL, target_id=3, contrast_id=4, text_of=str)
-    assert len(check.steps) == 1 and check.flip_at is None
+    check = masking_check(question(zoo.bridge("gpt2", torch.float32)), -np.ones(7), text_of=str)
+    assert len(check.steps) == 1 and not check.overtaken
+    assert check.verdict.outcome is Outcome.UNDECIDED and "nothing to mask" in str(check)
 
 
-@pytest.mark.parametrize("wrong", [dict(top_k=0), dict(seeds=0)])
-def test_counts_below_one_are_refused(wrong: dict[str, int]) -> None:
-    model = zoo.bridge("gpt2", torch.float32)
+@pytest.mark.parametrize("wrong", [dict(top_k=0), dict(seeds=0), dict(top_k=True)])
+def test_counts_that_are_none_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="top_k ≥ 1 and seeds ≥ 1"):
-        masking_check(
-            model,
-            zoo.prompt_tokens(1, 7)[0],
-            np.ones(7),
-            SPECIAL,
-            target_id=3,
-            contrast_id=4,
-            text_of=str,
-            **wrong,
+        masking_check(question(zoo.bridge("gpt2", torch.float32)), np.ones(7), text_of=str, **wrong)
+
+
+def test_the_plan_of_the_control() -> None:
+    for steps in (1, 3, 5, 30):
+        for length in (2, 30, 60, 315, 5000):
+            orders = plan(steps, length, None)
+            assert 5 <= len(orders) <= max(20, steps)
+            assert {k for counts in orders for k in counts} == set(range(1, steps + 1))
+    assert plan(5, 315, 7) == [(1, 2, 3, 4, 5)] * 7
+    assert sum(map(len, plan(5, 315, None))) == 5  # about the time of the claim's own curve
+
+
+@pytest.fixture(scope="module")
+def demo_checks() -> dict[str, list[Verdict]]:
+    """Real claims, their opposite, and tokens at random, on one model's failures."""
+    model = load_demo_model(device="cpu")
+    found: dict[str, list[Verdict]] = {"claim": [], "opposite": [], "random": []}
+    for number, case in enumerate(demo_cases("ioi_second_pair_last")[:8]):
+        explanation = explain(model, case, seeds=20, progress=False)
+        ids = model.to_tokens(case.prompt)[0]
+        asked = Question(
+            model=model,
+            tokens=ids,
+            strings=explanation.token_strings,
+            maskable=np.arange(1, len(ids) - 1),
+            metric=LogitDiff(explanation.target.id, explanation.contrast.id),
+            replacement=mean_embedding(model, model.cfg.d_vocab).expand(len(ids), -1),
+            seed=0,
         )
+        shuffled = np.random.default_rng(number).permutation(np.arange(1.0, len(ids) + 1))
+        for name, values in (("opposite", -explanation.tokens.values), ("random", shuffled)):
+            check = masking_check(asked, values, text_of=str, seeds=20, progress=False)
+            found[name].append(check.verdict)
+        found["claim"].append(explanation.masking.verdict)
+    return found
 
 
 @pytest.mark.parametrize(
-    ("steps", "flip_at", "words"),
+    ("name", "holds"),
     [
         (
-            [(2, 2), (-1, 1)],
-            1,
-            "(gap -1.00); masking 1 random token does so in 0 of 3 draws (mean gap +1.00)",
+            "claim",
+            lambda share: (
+                share[Outcome.SUPPORTED] + share[Outcome.UNDECIDED] == 1 and share[Outcome.SUPPORTED] >= 0.25
+            ),
         ),
-        ([(2, 2), (1, 1), (-1, -0.5)], 2, "masking 2 random tokens does so in 3 of 3 draws (mean gap -0.50)"),
-        ([(2, 2), (1, 1)], None, "does not flip the preference (gap +1.00)"),
-        ([(2, 2)], None, "nothing to mask"),
-        ([(-2, -2), (-3, -2)], 1, "no preference to flip"),
+        ("opposite", lambda share: not share[Outcome.SUPPORTED]),
+        ("random", lambda share: share[Outcome.SUPPORTED] < 0.25),
     ],
 )
-def test_the_verdict_in_words(steps: list[tuple[float, float]], flip_at: int | None, words: str) -> None:
-    check = MaskingCheck(tuple(step(k, gap, control) for k, (gap, control) in enumerate(steps)), 3)
-    assert check.flip_at == flip_at
-    assert words in str(check)
-    assert check.confirmed == (flip_at == 1 and steps[0][0] > 0)
+def test_claims_hold_and_their_opposites_do_not(
+    demo_checks: dict[str, list[Verdict]], name: str, holds: Callable[[dict[Outcome, float]], bool]
+) -> None:
+    verdicts = [one.outcome for one in demo_checks[name]]
+    share = {outcome: verdicts.count(outcome) / len(verdicts) for outcome in Outcome}
+    assert holds(share), share
+
+
+def test_the_shipped_demo_says_what_its_whole_curve_says() -> None:
+    check: MaskingCheck = explain(
+        load_demo_model(device="cpu"), demo_cases("ioi_second_pair_last")[0], progress=False
+    ).masking
+    drop = check.steps[0].gap - np.mean([step.gap for step in check.steps[1:]])
+    assert check.verdict.drop == pytest.approx(drop)
+    assert (check.verdict.outcome is Outcome.SUPPORTED) == (drop > check.verdict.high)
+    assert check.overtaken == tuple(step.masked for step in check.steps if step.gap < 0)

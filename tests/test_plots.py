@@ -365,6 +365,13 @@ def test_masking_chart() -> None:
     assert list(figure.data[0].y) == [2.0, 2.0, 1.0, 2.0]
     assert list(figure.data[2].y) == [2.0, -1.0]
     assert "&lt;x&gt;" in figure.layout.yaxis.title.text
+    known = table.assign(control_spread=[0.0, 0.5])
+    figure = plot_masking(known, random=[[2.0, 2.0], [1.5, float("nan")]], interval=(0.5, 2.5))
+    assert list(figure.data[0].y) == [2.5, 2.5, 0.5, 0.5]  # the band
+    assert (list(figure.data[1].x), list(figure.data[1].y)) == ([1], [1.5])
+    assert list(figure.data[3].y) == [-1.0, -1.0]  # the claim's mean
+    nothing = plot_masking(known.iloc[:1], random=[[]], interval=(float("nan"), float("nan")))
+    assert list(nothing.data[-1].y) == [2.0]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: one file, no network, everything escaped, every part there."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -8,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.failures.masking import MaskingCheck, MaskingStep
 from lrp_lens.report import Section, explanation_html, page_html, write_report
 from lrp_lens.views import View
+from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
 
 EVIL = "</script><script>alert(1)</script>"
 TOKENS = ("<bos>", "John", EVIL, "John", "gave")
@@ -24,8 +28,8 @@ def example(**changes: object) -> Explanation:
     special = np.array([True, False, False, False, False])
     position = {"position": TOKENS}
     steps = (
-        MaskingStep(0, None, "", 2.5, "John", 2.5, 0.0, 0.0),
-        MaskingStep(1, 1, "John", -0.5, EVIL, 2.0, 0.5, 0.25),
+        MaskingStep(0, None, "", 2.5, "John", (2.5,) * 5),
+        MaskingStep(1, 1, "John", -0.5, EVIL, (2.0, 2.5, 1.5, 2.2, 1.9)),
     )
     ledger = pd.DataFrame(
         {
@@ -66,7 +70,8 @@ def example(**changes: object) -> Explanation:
         ),
         ledger=ledger,
         remainder=1e-9,
-        masking=MaskingCheck(steps, 4),
+        masking=MaskingCheck(steps, maskable=4),
+        correct=False,
         title="IOI <b>",
         notes=(EVIL,),
         seconds={"relevance": 0.5},
@@ -135,12 +140,15 @@ def test_every_part_is_there(page: str) -> None:
     parsed = Tags(page)
     for words in (
         "Why '<John>' and not 'Mary' ?",
-        "It says (wrong)",
-        "instead of (right)",
+        "target (wrong)",
+        "contrast (right)",
         "logit 5.00 · p = 0.750 · rank 1",
-        "+2.50 logits, wrong − right",
+        "+2.50 logits, target − contrast",
         "Towards '<John>' push most: 'John' (position 1, +1.50)",
-        "masking 1 random token does so in 1 of 4 draws (mean gap +2.00)",
+        "Supported. Masking the blamed token changes the gap of +2.50 by −3.00 on average, more than random tokens do",
+        "The contrast is ahead after k = 1 (of 1 to 1).",
+        "1 'John' at 1 -0.50 +2.02 ± 0.33",
+        "5 random orders of the 4 maskable tokens",
         "Heads: L0H1 (-2.00)",
         "MLPs: L0 MLP (-3.00)",
         "what they leave unexplained is +1.0e-09 logits",
@@ -162,9 +170,69 @@ def test_readable_on_a_phone_and_at_night(page: str) -> None:
     assert 'data-figure="layers" style="min-width:230px"' in page
 
 
-def test_correct_cases_are_not_called_wrong() -> None:
-    text = Tags(explanation_html(example(wrong=False))).text
-    assert "It says (right)" in text and "right − wrong" in text
+def test_right_and_wrong_only_where_a_case_knows() -> None:
+    right = Tags(explanation_html(example(correct=True))).text
+    assert "target (right)" in right and "contrast (wrong)" in right
+    unknown = Tags(explanation_html(example(correct=None, notes=())))
+    assert not re.search(r"\b(wrong|right)\b", unknown.text)
+
+
+def test_the_question_follows_the_sign() -> None:
+    assert "Why 'Mary' and not '<John>' ?" in Tags(explanation_html(example(metric_value=-1.0))).text
+
+
+STEADY = (2.4, 2.6, 2.5, 2.45, 2.55)
+OUTCOMES = {
+    "supported": ((2.5, -0.5, -1.0), STEADY),
+    "contradicted": ((2.5, 4.0, 5.0), STEADY),
+    "not supported": ((2.5, 2.45, 2.52), STEADY),
+    "undecided": ((2.5, 1.0, 0.5), (2.0, -3.0, 4.0, 1.0, 3.0)),
+}
+
+
+def outcome(name: str, **changes: object) -> Explanation:
+    gaps, random = OUTCOMES[name]
+    steps = tuple(
+        MaskingStep(k, k or None, "John" if k else "", gap, "Mary", random if k else (gap,) * 5)
+        for k, gap in enumerate(gaps)
+    )
+    return example(masking=MaskingCheck(steps, maskable=9), **changes)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_each_outcome_on_the_terminal_and_in_json(name: str) -> None:
+    explanation = outcome(name)
+    console = Console(
+        width=100, record=True, file=io.StringIO(), color_system="truecolor", force_terminal=True
+    )
+    print_explanation(explanation, console)
+    shown = " ".join(console.export_text(styles=False, clear=False).split())
+    assert f"{name.capitalize()}. {explanation.masking.verdict.reading}" in shown
+    styled = console.export_text(styles=True)
+    green, red = f"\x1b[1;32m{name.capitalize()}", f"\x1b[1;31m{name.capitalize()}"
+    assert (green in styled, red in styled) == (name == "supported", name == "contradicted")
+    data = json.loads(json.dumps(explanation.to_json_dict(), allow_nan=False))["masking"]
+    assert data["verdict"]["outcome"] == name and data["verdict"]["reading"] in data["summary"]
+    assert name.capitalize() in repr(explanation)
+
+
+def test_each_outcome_in_a_browser(tmp_path: Path) -> None:
+    bars = {}
+    with browser() as running:
+        for name in OUTCOMES:
+            path = write_report(outcome(name), tmp_path / "report.html")
+            for size in (DESKTOP, PHONE):
+                with opened(running, path, size) as (tab, errors):
+                    verdict = tab.locator(".verdict")
+                    assert verdict.inner_text().startswith(
+                        f"{name.capitalize()}. Masking the 2 blamed tokens"
+                    )
+                    assert not errors and not sticks_out(tab)
+                    bars[name] = verdict.evaluate("one => getComputedStyle(one).borderLeftColor")
+                    drawn = tab.locator("[data-figure=masking] .scatterlayer .trace")
+                    assert drawn.count() == 5  # band, draws, their mean, the claim's mean, the claim
+    assert bars["undecided"] == bars["not supported"]
+    assert len({bars[name] for name in ("supported", "contradicted", "undecided")}) == 3
 
 
 def test_palette_swaps_the_words() -> None:
@@ -187,7 +255,7 @@ def test_page_escapes_titles() -> None:
 
 def test_json_is_complete_and_plain() -> None:
     data = json.loads(json.dumps(example().to_json_dict(), allow_nan=False))
-    assert data["schema"] == "lrp_lens.explanation/1"
+    assert data["schema"] == "lrp_lens.explanation/2"
     assert data["target"] == {"text": "<John>", "id": 1, "logit": 5.0, "probability": 0.75, "rank": 1}
     assert data["views"]["tokens"]["values"] == [7.0, 1.5, -0.5, 0.25, None]
     assert data["views"]["tokens"]["special"] == [True, False, False, False, False]
@@ -199,14 +267,16 @@ def test_json_is_complete_and_plain() -> None:
         "amount": 2.0,
         "share": 0.8,
     }
-    assert data["masking"]["flip_at"] == 1 and data["masking"]["steps"][1]["position"] == 1
-    assert data["wrong"] is True
+    assert next(iter(data)) == "schema"
+    assert data["masking"]["overtaken"] == [1] and data["masking"]["steps"][1]["position"] == 1
+    assert data["masking"]["steps"][1]["random"] == [2.0, 2.5, 1.5, 2.2, 1.9]
+    assert data["correct"] is False and "wrong" not in data
 
 
 def test_repr_is_the_short_answer() -> None:
     text = repr(example())
-    assert "= +2.500" in text and "preferred '<John>' (logit 5.00, p = 0.750, rank 1)" in text
-    assert "Masking the top 1 token flips" in text
+    assert "= +2.500" in text and "target (wrong): '<John>' (logit 5.00, p = 0.750, rank 1)" in text
+    assert "Supported. Masking the blamed token" in text
 
 
 def test_no_token_favours_the_target() -> None:

@@ -93,23 +93,48 @@ def explain(
             help="Read the prompt from this file, without its last line break; - is standard input."
         ),
     ] = None,
+    ids: Annotated[
+        str | None, typer.Option(metavar="1,2,3", help="Token ids as the prompt, taken as they are.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")
+    ] = False,
+    no_bos: Annotated[
+        bool, typer.Option("--no-bos", help="Put no token that begins every text before the prompt.")
+    ] = False,
     target: Annotated[
         str | None,
-        typer.Option(help="The wrong token, with its leading space if it has one; else the first choice."),
+        typer.Option(
+            help="The token to explain, with its leading space if it has one; else the first choice."
+        ),
     ] = None,
     contrast: Annotated[
-        str | None, typer.Option(help="The right token; else the model's best other choice.")
+        str | None, typer.Option(help="The token to compare it with; else the model's best other choice.")
     ] = None,
     rules: Annotated[
         str, typer.Option(help="Rule set: attn-lrp, cp-lrp, relp, gim or gradient.")
     ] = "attn-lrp",
     top_k: Annotated[int, typer.Option(min=1, help="Mask up to this many tokens in the check.")] = 5,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Random orders of tokens in the check; else what the prompt's length affords."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64."),
+    ] = None,
     out: Annotated[
         str, typer.Option(metavar="FILE.html", help="Where to write the report.")
     ] = DEFAULT_REPORT,
     json: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="Also write all numbers as JSON.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace existing files even if they are no reports of lrp-lens.")
+    ] = False,
 ) -> None:
     """Explain one preference. Without arguments: a failure of the demo model, offline.
 
@@ -117,13 +142,25 @@ def explain(
 
     lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
     """
-    from lrp_lens.cli.inputs import Request, read_prompt, require_writable
+    from lrp_lens.cli.inputs import Request, read_prompt, require_outputs
 
     try:
-        for path in filter(None, (out, json)):
-            require_writable(path)
-        text = read_prompt(source, prompt, prompt_file)
-        request = Request(model, text, target, contrast, rules, top_k, out, json)
+        require_outputs(out, json, force)
+        request = Request(
+            model=model,
+            prompt=read_prompt(source, prompt, prompt_file, ids),
+            target=target,
+            contrast=contrast,
+            rules=rules,
+            top_k=top_k,
+            seeds=seeds,
+            device=device,
+            dtype=dtype,
+            chat=chat,
+            bos=False if no_bos else None,
+            out=out,
+            json=json,
+        )
         quiet_libraries()
         from lrp_lens.cli.explain import run
 

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from lrp_lens.cli.inputs import Request
@@ -13,6 +14,7 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain, rule_set
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.hosts.chat import chat_ids
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_report
 
@@ -29,19 +31,23 @@ def run(request: Request) -> Explanation:
     rules = rule_set(request.rules)
     errors = Console(stderr=True)
     with errors.status("loading the model …"):
-        model = _load(request.model)
-    case = demo_cases(DEMO_SUITE)[0] if request.prompt is None else None
-    with errors.status("explaining …"):
-        explanation = explain(
-            model,
-            request.prompt,
-            request.target,
-            request.contrast,
-            case=case,
-            rules=rules,
-            top_k=request.top_k,
-            model_name=_called(request.model),
-        )
+        model = _load(request)
+    prompt = request.prompt
+    if request.chat and isinstance(prompt, str):
+        prompt = chat_ids(model, prompt)
+    explanation = explain(
+        model,
+        prompt,
+        request.target,
+        request.contrast,
+        case=demo_cases(DEMO_SUITE)[0] if prompt is None else None,
+        rules=rules,
+        top_k=request.top_k,
+        seeds=request.seeds,
+        prepend_bos=request.bos,
+        model_name=_called(request.model),
+        progress=True,
+    )
     console = Console()
     print_explanation(explanation, console)
     report = write_report(explanation, request.out)
@@ -60,16 +66,19 @@ def _called(model: str | None) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def _load(name: str | None) -> Any:
+def _load(request: Request) -> Any:
     """The demo model, a local directory or a hub model; libraries' warnings are silenced."""
+    name = request.model
+    options: dict[str, Any] = {"device": request.device}
+    if request.dtype is not None:
+        options["dtype"] = getattr(torch, request.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if name is None:
-            return load_demo_model()
         try:
-            return load_model(name)
+            return load_demo_model(**options) if name is None else load_model(name, **options)
         except InputError:
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"Cannot load the model {name!r}: {reason}") from error
+            what = "demo model" if name is None else f"model {name!r}"
+            raise InputError(f"Cannot load the {what}: {reason}") from error

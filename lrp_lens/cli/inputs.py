@@ -7,46 +7,93 @@ from pathlib import Path
 
 from lrp_lens.errors import InputError
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+_MARKS = (b'<meta name="generator" content="lrp-lens">', b'"schema": "lrp_lens.')
+_HEAD = 1000
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What `lrp-lens explain` was asked."""
 
-    model: str | None
+    model: str | None = None
     """Hub name or directory; None is the demo model."""
-    prompt: str | None
-    """None explains a failure of the demo model."""
-    target: str | None
-    contrast: str | None
-    rules: str
-    top_k: int
+    prompt: str | list[int] | None = None
+    """Text or token ids; None explains a failure of the demo model."""
+    target: str | None = None
+    contrast: str | None = None
+    rules: str = "attn-lrp"
+    top_k: int = 5
+    seeds: int | None = None
+    """Random orders of the check; None takes what the prompt's length affords."""
+    device: str | None = None
+    dtype: str | None = None
+    """One of DTYPES; None is float32."""
+    chat: bool = False
+    """The prompt is a user's message, to go through the chat template."""
+    bos: bool | None = None
+    """Whether a text gets BOS; None does what the model's configuration says."""
     out: str
     """Path of the HTML report."""
-    json: str | None
+    json: str | None = None
     """Path of the JSON file, if any."""
 
     def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise InputError(f"--dtype is one of {', '.join(DTYPES)}; received {self.dtype!r}.")
+        if isinstance(self.prompt, list) and (self.chat or self.bos is not None):
+            raise InputError("--ids are taken as they are; pass them without --chat and --no-bos.")
+        if self.chat and self.bos is not None:
+            raise InputError("A chat template brings its own BOS; pass --chat without --no-bos.")
         if self.prompt is not None:
             return
-        if self.model is not None:
-            raise InputError("--model needs a prompt; pass --prompt TEXT, --prompt-file FILE or -.")
-        if self.target is not None or self.contrast is not None:
+        given = {
+            "--model": self.model is not None,
+            "--target": self.target is not None,
+            "--contrast": self.contrast is not None,
+            "--chat": self.chat,
+            "--no-bos": self.bos is not None,
+        }
+        alone = [name for name, there in given.items() if there]
+        if alone:
             raise InputError(
-                "--target and --contrast need a prompt; pass --prompt TEXT, --prompt-file FILE or -."
+                f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --ids or -."
             )
 
 
-def read_prompt(source: str | None, prompt: str | None, prompt_file: str | None) -> str | None:
-    """The prompt from one of its three places, None if none was given; `-` is standard input.
+def parse_ids(text: str) -> list[int]:
+    """Token ids from "1,2,3".
 
     Raises:
-        InputError: several places at once, an unreadable file, or an empty prompt.
+        InputError: anything else than whole numbers from 0 on, with commas or spaces between them.
+
+    Example:
+        >>> parse_ids("1, 22 3")
+        [1, 22, 3]
     """
-    given = [one for one in (source, prompt, prompt_file) if one is not None]
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError(f"--ids are token ids such as 1,22,3; received {text!r}.")
+    return [int(part) for part in parts]
+
+
+def read_prompt(
+    source: str | None, prompt: str | None, prompt_file: str | None, ids: str | None = None
+) -> str | list[int] | None:
+    """The prompt from one of its four places, None if none was given; `-` is standard input.
+
+    Raises:
+        InputError: several places at once, an unreadable file, an empty prompt, or ids that are no numbers.
+    """
+    given = [one for one in (source, prompt, prompt_file, ids) if one is not None]
     if len(given) > 1:
-        raise InputError("A prompt comes from one place; pass only one of --prompt, --prompt-file and -.")
+        raise InputError(
+            "A prompt comes from one place; pass only one of --prompt, --prompt-file, --ids and -."
+        )
     if not given:
         return None
+    if ids is not None:
+        return parse_ids(ids)
     if source not in (None, "-"):
         raise InputError(
             f"The only bare argument is - (standard input); received {source!r}. Pass it as --prompt."
@@ -69,8 +116,11 @@ def _read(path: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def require_writable(path: str) -> None:
-    """Raise InputError unless a file can be written at this path."""
+def require_writable(path: str, force: bool = False) -> None:
+    """Raise InputError unless a file can be written at this path, without loss.
+
+    An existing file is replaced with `force`, or if it is empty or was written by lrp-lens.
+    """
     target = Path(path)
     parent = target.parent
     if target.is_dir():
@@ -79,3 +129,25 @@ def require_writable(path: str) -> None:
         raise InputError(f"Cannot write to {path!r}: there is no directory {str(parent)!r}.")
     if not os.access(target if target.exists() else parent, os.W_OK):
         raise InputError(f"Cannot write to {path!r}: permission denied.")
+    if target.is_file() and not force and not _ours(target):
+        raise InputError(
+            f"Cannot write to {path!r}: the file exists and is no report of lrp-lens; pass --force to replace it."
+        )
+
+
+def require_outputs(out: str, json: str | None, force: bool) -> None:
+    """Raise InputError unless report and JSON can be written, to two files."""
+    for path in filter(None, (out, json)):
+        require_writable(path, force)
+    if json is not None and os.path.realpath(out) == os.path.realpath(json):
+        raise InputError(f"--out and --json are two files; received {out!r} and {json!r}.")
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file is empty, or begins as our reports and JSON files do."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:  # writable, but not readable
+        return False
+    return not head or any(mark in head for mark in _MARKS)

@@ -9,29 +9,31 @@ from rich.table import Table
 from rich.text import Text
 
 from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.failures.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
 
 _TOP = 5
 _BAR = 12
+_COLOURS = {
+    Outcome.SUPPORTED: "green",
+    Outcome.CONTRADICTED: "red",
+    Outcome.NOT_SUPPORTED: "yellow",
+    Outcome.UNDECIDED: "yellow",
+}
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
     """Print the whole explanation; everything from model and prompt is printed literally, never as markup."""
-    wrong, right = explanation.roles
-    heading = Text.assemble(
-        ("Why ", "bold"),
-        (repr(explanation.target.text), "bold blue"),
-        (" and not ", "bold"),
-        (repr(explanation.contrast.text), "bold red"),
-        ("?", "bold"),
-    )
+    words = [(repr(explanation.target.text), "bold blue"), (repr(explanation.contrast.text), "bold red")]
+    first, second = words if explanation.metric_value >= 0 else reversed(words)
+    heading = Text.assemble(("Why ", "bold"), first, (" and not ", "bold"), second, ("?", "bold"))
     console.print()
     console.print(heading)
     source = " · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules)))
     console.print(Text(source, style="dim"))
     _title(console, "Prompt")
     console.print(Padding(Text(explanation.prompt), (0, 2)))
-    console.print(_choices(explanation, wrong, right))
+    console.print(_choices(explanation))
     for note in explanation.notes:
         console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))
     _title(console, "Which words did it")
@@ -43,7 +45,11 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     console.print(Padding(_ledger(explanation), (1, 2, 0, 2)))
     _title(console, "Check: mask those words and look again")
     console.print(Padding(_masking(explanation), (0, 2)))
-    console.print(Padding(Text(str(explanation.masking), style="bold"), (0, 2)))
+    check = explanation.masking
+    outcome = check.verdict.outcome
+    said = " ".join(filter(None, (f" {check.verdict.reading}", check.overtakes)))
+    answer = Text.assemble((f"{outcome.value.capitalize()}.", f"bold {_COLOURS[outcome]}"), said)
+    console.print(Padding(answer, (1, 2, 0, 2)))
     console.print()
 
 
@@ -68,11 +74,11 @@ def _table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def _choices(explanation: Explanation, wrong: str, right: str) -> Padding:
+def _choices(explanation: Explanation) -> Padding:
     table = _table("", "token", "logit", "probability", "rank")
     rows: list[tuple[str, Choice, str]] = [
-        (f"it says ({wrong})", explanation.target, "blue"),
-        (f"instead of ({right})", explanation.contrast, "red"),
+        (explanation.roles[0], explanation.target, "blue"),
+        (explanation.roles[1], explanation.contrast, "red"),
     ]
     for words, choice, colour in rows:
         table.add_row(
@@ -122,12 +128,12 @@ def _masking(explanation: Explanation) -> Table:
     table = _table("k", "token masked", "gap", "gap, random", "says now")
     for step in explanation.masking.steps:
         token = "" if step.position is None else f"{step.token!r} at {step.position}"
-        flipped = "bold green" if step.gap < 0 else ""
+        flipped = "bold red" if step.gap < 0 else ""
         table.add_row(
             str(step.masked),
             Text(token),
             Text(f"{step.gap:+.2f}", style=flipped),
-            f"{step.control:+.2f} ± {step.control_spread:.2f}",
+            step.control_words,
             Text(repr(step.first_choice)),
         )
     return table

@@ -1,63 +1,75 @@
-"""Why did the model prefer the wrong token? One prompt, one pass of relevance, every view, one check.
+"""Why did the model prefer this token to that one? One prompt, one pass of relevance, every view, one check.
 
-1. Find the two tokens: the model's first choice (wrong) and the one that it should have said (right).
-2. Relevance of their logit difference under a rule set: tokens, layers, heads, components, ledger.
-3. Check the claim: mask the tokens that relevance blames; does the preference flip? (see `masking`)
+1. One forward and one backward pass: the two tokens are fixed between them (`pair`), from the logits at the last
+   position, the only ones that are unembedded.
+2. Views of that pass under a rule set: tokens, layers, heads, components, ledger.
+3. Check the claim: mask the tokens that relevance blames; does the preference give way? (see `masking`)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError, RuleError
 from lrp_lens.failures.case import Case
-from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.failures.masking import masking_check
-from lrp_lens.hosts.forward import forward
+from lrp_lens.failures.explanation import Explanation
+from lrp_lens.failures.masking import MaskingCheck, masking_check, require_counts
+from lrp_lens.failures.pair import Pair, choice
 from lrp_lens.hosts.text import token_id, token_strings, tokenize
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import LogitDiff
+from lrp_lens.perturbation import Question
+from lrp_lens.perturbation.replacement import mean_embedding
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, PRESETS, RuleSet
 from lrp_lens.views import View
 
 _CANDIDATES = 5
+TokenIds = Sequence[int] | Int[Tensor, "..."]
 
 
 def explain(
     model: Any,
-    prompt: str | Case | None = None,
+    prompt: str | Case | TokenIds | None = None,
     target: str | None = None,
     contrast: str | None = None,
     *,
     case: Case | None = None,
     rules: RuleSet | str = ATTN_LRP,
     top_k: int = 5,
-    seeds: int = 20,
+    seeds: int | None = None,
+    prepend_bos: bool | None = None,
     model_name: str | None = None,
+    progress: bool | None = None,
 ) -> Explanation:
     """Explain one preference of a language model.
 
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
-        prompt: the text, before which BOS is put as TransformerLens does; or a case.
-        target: the token the model wrongly prefers, one token; None takes the model's first choice.
-        contrast: the right token, one token; None takes the model's best other choice.
+        prompt: text; or token ids, [pos] or [1, pos], taken as they are; or a case.
+        target: the token whose preference is explained, one token; None takes the model's first choice.
+        contrast: the token to compare it with, one token; None takes the model's best other choice.
         case: prompt, target and contrast together, instead of these three.
         rules: a rule set or the name of a preset.
         top_k: how many of the blamed tokens the check masks at most.
-        seeds: random orders of the check's control.
+        seeds: random orders of the check's control, run after every masked token; None takes as many as the length
+            of the prompt affords in about the time of a relevance pass (`lrp_lens.failures.masking.plan`).
+        prepend_bos: whether a text gets BOS; None does what the model's configuration says.
         model_name: what to call the model; None takes its configuration's name.
+        progress: whether to show progress; None shows it where the work takes longer.
 
     Returns:
         The explanation; `print` it, or write it with `lrp_lens.report.write_report`.
 
     Raises:
-        InputError: no prompt, an unknown token, twice the same token, or a case together with a prompt.
+        InputError: no prompt, more than one prompt, ids outside the vocabulary, an unknown token, twice the same
+            token, a case together with a prompt, or top_k or seeds below 1.
         MetricError: target or contrast is not a single token.
         RuleError: no preset has this name, or a rule cannot be applied to this model.
 
@@ -69,46 +81,47 @@ def explain(
     """
     start = perf_counter()
     rules = rule_set(rules)
+    require_counts(top_k, seeds)
     if isinstance(prompt, Case) and case is None:
         prompt, case = None, prompt
     prompt, target, contrast = _question(prompt, target, contrast, case)
-    batch = tokenize(model, prompt, None)
-    tokens = batch.ids
-    with torch.no_grad():
-        logits = forward(model, tokens, None)[0, -1].float()
-    target_id, contrast_id, notes = _pair(model, logits, target, contrast)
-    seconds = {"forward": perf_counter() - start}
+    batch = tokenize(model, prompt, None, prepend_bos)
+    if len(batch.ids) != 1:
+        raise InputError(f"An explanation is of one prompt; received a batch of {len(batch.ids)}.")
+
+    def text_of(token: int) -> str:
+        return token_strings(model, [token])[0]
+
+    wanted = [None if one is None else token_id(model, one) for one in (target, contrast)]
+    pair = Pair(target=wanted[0], contrast=wanted[1], text_of=text_of)
+    rows, relevance = run_with_relevance(model, batch.ids, pair, rules=rules, logits="metric")
+    metric = relevance.metric.metric
+    logits, target_id, contrast_id = rows[0, 0].float(), metric.target[0], metric.contrast[0][0]
+    seconds = {"relevance": perf_counter() - start}
 
     start = perf_counter()
-    _, relevance = run_with_relevance(model, tokens, LogitDiff(target_id, contrast_id), rules=rules)
     views = [relevance.tokens(), relevance.layers(), relevance.heads(), relevance.components()]
     by_token, layers, heads, components = [_only_example(view) for view in views]
     ledger = relevance.ledger()
-    seconds["relevance"] = perf_counter() - start
+    seconds["views"] = perf_counter() - start
 
     start = perf_counter()
-    special = by_token.special_cells()
-    masking = masking_check(
-        model,
-        tokens[0],
-        by_token.values,
-        special,
-        target_id=target_id,
-        contrast_id=contrast_id,
-        text_of=lambda token: _text_of(model, token),
-        top_k=top_k,
-        seeds=seeds,
+    del relevance  # the check needs its memory
+    question = _masking_question(model, batch, metric)
+    question.know_unmasked(rows[0])
+    masking: MaskingCheck = masking_check(
+        question, by_token.values, text_of=text_of, top_k=top_k, seeds=seeds, progress=progress
     )
-    seconds["masking"] = perf_counter() - start
     best = logits.topk(min(_CANDIDATES, len(logits))).indices.tolist()
+    seconds["masking"] = perf_counter() - start
     return Explanation(
-        prompt=prompt,
+        prompt=prompt if isinstance(prompt, str) else "".join(batch.strings[0]),
         model_name=model_name or Path(str(getattr(model.cfg, "model_name", "model"))).name,
         token_strings=by_token.axis_labels("position"),
-        target=_choice(model, logits, target_id),
-        contrast=_choice(model, logits, contrast_id),
-        candidates=tuple(_choice(model, logits, one) for one in best),
-        metric=f"logit of {_text_of(model, target_id)!r} − logit of {_text_of(model, contrast_id)!r}",
+        target=choice(logits, target_id, text_of),
+        contrast=choice(logits, contrast_id, text_of),
+        candidates=tuple(choice(logits, one, text_of) for one in best),
+        metric=f"logit of {text_of(target_id)!r} − logit of {text_of(contrast_id)!r}",
         metric_value=float(logits[target_id] - logits[contrast_id]),
         rules=rules.name,
         tokens=by_token,
@@ -119,8 +132,8 @@ def explain(
         remainder=float(torch.as_tensor(ledger.remainder).sum()),
         masking=masking,
         title="" if case is None else case.suite.replace("_", " "),
-        wrong=case is None or not case.correct,
-        notes=(*notes, *_unknown_words(model, batch)),
+        correct=None if case is None else case.correct,
+        notes=(*pair.notes(best[0]), *_unknown_words(model, batch)),
         seconds=seconds,
     )
 
@@ -141,8 +154,8 @@ def rule_set(rules: RuleSet | str) -> RuleSet:
 
 
 def _question(
-    prompt: str | Case | None, target: str | None, contrast: str | None, case: Case | None
-) -> tuple[str, str | None, str | None]:
+    prompt: Any, target: str | None, contrast: str | None, case: Case | None
+) -> tuple[str | TokenIds, str | None, str | None]:
     """Prompt, target and contrast, from the arguments or from the case."""
     if case is not None:
         if not (prompt is None and target is None and contrast is None):
@@ -150,38 +163,29 @@ def _question(
                 "A case brings its own prompt, target and contrast; pass either the case or those."
             )
         return case.prompt, case.target, case.contrast
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError(f"An explanation needs a prompt with at least one word; received {prompt!r}.")
+    empty = not prompt.strip() if isinstance(prompt, str) else prompt is None
+    if empty:
+        raise InputError(
+            f"An explanation needs a prompt with at least one word, or token ids; received {prompt!r}."
+        )
     return prompt, target, contrast
 
 
-def _pair(
-    model: Any, logits: Float[Tensor, " vocab"], target: str | None, contrast: str | None
-) -> tuple[int, int, tuple[str, ...]]:
-    """Ids of target and contrast; the notes say what was chosen for the caller."""
-    notes = []
-    best = int(logits.argmax())
-    target_id = best if target is None else token_id(model, target)
-    if target is None:
-        notes.append("target: the model's first choice")
-    if contrast is None:
-        contrast_id = next(one for one in logits.topk(2).indices.tolist() if one != target_id)
-        notes.append("contrast: the model's best choice besides the target")
-    else:
-        contrast_id = token_id(model, contrast)
-    if target_id == contrast_id:
-        chosen = "the model's first choice already is" if target is None else "target and contrast both are"
-        raise InputError(
-            f"An explanation compares two tokens, but {chosen} {_text_of(model, target_id)!r}. "
-            "Pass another target."
-        )
-    if target_id != best and target is not None:
-        notes.append(f"the model's first choice is {_text_of(model, best)!r}, not the target")
-    return target_id, contrast_id, tuple(notes)
-
-
-def _text_of(model: Any, token: int) -> str:
-    return token_strings(model, [token])[0]
+def _masking_question(model: Any, batch: TokenBatch, metric: LogitDiff) -> Question:
+    """The prompt as masking asks about it: special tokens and the position that is read are never masked."""
+    length = batch.ids.shape[1]
+    special = batch.special[0].cpu().numpy().copy()
+    special[metric.pos] = True
+    return Question(
+        model=model,
+        tokens=batch.ids[0],
+        batch=batch,
+        strings=batch.strings[0],
+        maskable=np.flatnonzero(~special),
+        metric=metric,
+        replacement=mean_embedding(model, int(model.cfg.d_vocab)).expand(length, -1),
+        seed=0,
+    )
 
 
 def _unknown_words(model: Any, batch: TokenBatch) -> tuple[str, ...]:
@@ -194,17 +198,6 @@ def _unknown_words(model: Any, batch: TokenBatch) -> tuple[str, ...]:
     if not positions:
         return ()
     return (f"words the model does not know, at positions {', '.join(map(str, positions))}",)
-
-
-def _choice(model: Any, logits: Float[Tensor, " vocab"], token: int) -> Choice:
-    logit = float(logits[token])
-    return Choice(
-        text=_text_of(model, token),
-        id=token,
-        logit=logit,
-        probability=float(logits.double().softmax(-1)[token]),
-        rank=1 + int((logits > logits[token]).sum()),
-    )
 
 
 def _only_example(view: View) -> View:

@@ -10,6 +10,9 @@ from lrp_lens.views import View
 if TYPE_CHECKING:
     from lrp_lens.failures.masking import MaskingCheck
 
+SCHEMA = "lrp_lens.explanation/2"
+"""What the JSON form is called, its first entry."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -28,7 +31,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why did the model prefer `target` over `contrast`? In a failure the target is the wrong token.
+    """Why did the model prefer `target` over `contrast`?
 
     Positive relevance pushes towards the target, negative relevance towards the contrast.
     """
@@ -38,9 +41,9 @@ class Explanation:
     token_strings: tuple[str, ...]
     """Tokens of the prompt as the model saw them, BOS included."""
     target: Choice
-    """The token that the model preferred."""
+    """The token whose preference is explained."""
     contrast: Choice
-    """The token it is compared with; in a failure the one that it should have preferred."""
+    """The token it is compared with."""
     candidates: tuple[Choice, ...]
     """The model's first choices, best first."""
     metric: str
@@ -64,16 +67,22 @@ class Explanation:
     masking: "MaskingCheck"
     title: str = ""
     """Name of the case, if any."""
-    wrong: bool = True
-    """Whether the target is the wrong token (a failure) or the right one."""
+    correct: bool | None = None
+    """Whether the target is the right answer, as the case says; None where nobody said."""
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock time of each step."""
 
     @property
     def roles(self) -> tuple[str, str]:
-        """What target and contrast are: ("wrong", "right") in a failure."""
-        return ("wrong", "right") if self.wrong else ("right", "wrong")
+        """What target and contrast are called; "right" and "wrong" only where a case knows.
+
+        ("target (wrong)", "contrast (right)") in a failure, ("target", "contrast") where nobody said.
+        """
+        if self.correct is None:
+            return "target", "contrast"
+        first, second = ("right", "wrong") if self.correct else ("wrong", "right")
+        return f"target ({first})", f"contrast ({second})"
 
     def top_tokens(self, k: int = 5) -> pd.DataFrame:
         """The k non-special tokens with the largest |relevance|."""
@@ -101,7 +110,7 @@ class Explanation:
 
     def to_json_dict(self) -> dict[str, Any]:
         """Everything but timings' provenance as plain lists, numbers and strings, ready for json.dumps."""
-        plain = {
+        plain = {"schema": SCHEMA} | {
             name: getattr(self, name)
             for name in (
                 "title",
@@ -111,11 +120,10 @@ class Explanation:
                 "metric_value",
                 "rules",
                 "remainder",
-                "wrong",
+                "correct",
                 "seconds",
             )
         }
-        plain["schema"] = "lrp_lens.explanation/1"
         plain["tokens"] = list(self.token_strings)
         plain["notes"] = list(self.notes)
         plain["claim"] = self.claim()
@@ -126,19 +134,14 @@ class Explanation:
             name: _view(getattr(self, name)) for name in ("tokens", "layers", "heads", "components")
         }
         plain["ledger"] = [_record(row) for row in self.ledger.to_dict("records")]
-        plain["masking"] = {
-            **asdict(self.masking),
-            "flip_at": self.masking.flip_at,
-            "confirmed": self.masking.confirmed,
-            "summary": str(self.masking),
-        }
+        plain["masking"] = self.masking.to_dict()
         return plain
 
     def __repr__(self) -> str:
         lines = [
             f"Explanation of {self.model_name} ({self.rules}): {self.metric} = {self.metric_value:+.3f}",
-            f"  preferred {self.target}",
-            f"  instead of {self.contrast}",
+            f"  {self.roles[0]}: {self.target}",
+            f"  {self.roles[1]}: {self.contrast}",
             f"  {self.claim()}",
             f"  {self.masking}",
         ]

@@ -8,7 +8,7 @@
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -88,7 +88,7 @@ class Question:
     strings: tuple[str, ...]
     """Text of each token."""
     maskable: Int[np.ndarray, " n"]
-    """Positions that may be masked: all but the special tokens."""
+    """Positions that may be masked: no special tokens."""
     metric: Metric
     """The metric, with token ids for this one example."""
     replacement: Float[Tensor, "pos d_model"]
@@ -124,11 +124,22 @@ class Question:
         """Random numbers for one purpose: the same in every run, independent of other purposes."""
         return np.random.default_rng([self.seed, zlib.crc32(purpose.encode())])
 
-    def masked(self, masks: Bool[np.ndarray, "rows pos"]) -> MaskedRuns:
+    def know_unmasked(self, logits: Float[Tensor, "read d_vocab"]) -> None:
+        """Take the unmasked prompt's logits, at the positions that are read, from a pass that was run anyway."""
+        self._seen[np.zeros(len(self.tokens), dtype=bool).tobytes()] = self._read(logits[None])[0]
+
+    def fresh(self, masks: Bool[np.ndarray, "rows pos"]) -> int:
+        """How many of these masks were not run before."""
+        return len({row.tobytes() for row in masks} - self._seen.keys())
+
+    def masked(
+        self, masks: Bool[np.ndarray, "rows pos"], tick: Callable[[int], Any] | None = None
+    ) -> MaskedRuns:
         """Run the model with these tokens masked, all unseen masks as batches.
 
         Args:
             masks: True where the embedding is replaced; special tokens may not be masked.
+            tick: called with the number of masks that were run, after each batch.
 
         Raises:
             InputError: a mask of another length, or one that covers a special token.
@@ -144,13 +155,15 @@ class Question:
         if fresh:
             if self._first is None:  # the unmasked prompt says which token is the decision
                 empty = np.zeros(len(self.tokens), dtype=bool)
-                fresh = {empty.tobytes(): empty} | fresh
-            self._seen.update(zip(fresh, self._run(np.stack(list(fresh.values()))), strict=True))
-        found = [self._seen[key] for key in keys]
+                fresh[empty.tobytes()] = empty
+            ordered = sorted(fresh)  # neighbours begin alike, and share what they begin with
+            found = self._run(np.stack([fresh[key] for key in ordered]), tick)
+            self._seen.update(zip(ordered, found, strict=True))
+        runs = [self._seen[key] for key in keys]
         return MaskedRuns(
-            np.array([one[0] for one in found], dtype=np.float64),
-            np.array([one[1] for one in found], dtype=np.int64),
-            np.array([one[2] for one in found], dtype=np.float64),
+            np.array([one[0] for one in runs], dtype=np.float64),
+            np.array([one[1] for one in runs], dtype=np.int64),
+            np.array([one[2] for one in runs], dtype=np.float64),
         )
 
     def leave_one_out(self) -> Float[np.ndarray, " n"]:
@@ -171,34 +184,55 @@ class Question:
             batch.starts * copies, batch.prompt_lengths * copies, vocabulary_size(self.model)
         )
 
-    def _run(self, masks: Bool[np.ndarray, "rows pos"]) -> list[tuple[float, int, float]]:
-        """Metric, first choice and probability of the unmasked first choice, for each mask."""
+    def _columns(self) -> list[int] | None:
+        """The positions that are unembedded: those the metric reads, and that of the decision; None for all."""
         read = self._positions()
-        columns = None if read is None else [*read, *({self.decision} - set(read))]
-        at = self.decision if columns is None else columns.index(self.decision)
+        return None if read is None else [*read, *({self.decision} - set(read))]
+
+    def _run(
+        self, masks: Bool[np.ndarray, "rows pos"], tick: Callable[[int], Any] | None
+    ) -> list[tuple[float, int, float]]:
+        """What `_read` finds for each mask."""
         rows, width = self.batch.ids.shape
         behind = width - len(self.tokens)
         wide = torch.nn.functional.pad(torch.as_tensor(masks), (0, behind)).repeat_interleave(rows, 0)
         replacement = torch.nn.functional.pad(self.replacement, (0, 0, 0, behind))
         ids = self.batch.ids.repeat(len(masks), 1)
         found = []
-        for logits in masked_logits(self.model, ids, wide, replacement, columns, together=rows):
-            bound = self.bound(len(logits) // rows)
-            if columns is None or bound.positions is None:
-                values = bound(logits)
-            else:
-                index = torch.tensor(
-                    [[columns.index(one) for one in row] for row in bound.positions.tolist()]
-                )
-                index = index.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
-                values = bound.read(logits.gather(1, index))
-            decision = logits[::rows, at].double()
-            choices = decision.argmax(-1)
-            if self._first is None:
-                self._first = int(choices[0])
-            probabilities = decision.softmax(-1)[:, self._first]
-            found += list(zip(values.tolist(), choices.tolist(), probabilities.tolist(), strict=True))
+        for logits in _whole(masked_logits(self.model, ids, wide, replacement, self._columns()), rows):
+            found += self._read(logits)
+            if tick is not None:
+                tick(len(logits) // rows)
         return found
+
+    def _read(self, logits: Float[Tensor, "rows read d_vocab"]) -> list[tuple[float, int, float]]:
+        """Metric, first choice and probability of the unmasked first choice; the very first row is unmasked."""
+        rows, columns = len(self.batch.ids), self._columns()
+        at = self.decision if columns is None else columns.index(self.decision)
+        bound = self.bound(len(logits) // rows)
+        if columns is None or bound.positions is None:
+            values = bound(logits)
+        else:
+            index = torch.tensor([[columns.index(one) for one in row] for row in bound.positions.tolist()])
+            index = index.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
+            values = bound.read(logits.gather(1, index))
+        decision = logits[::rows, at].double()
+        choices = decision.argmax(-1)
+        if self._first is None:
+            self._first = int(choices[0])
+        probabilities = decision.softmax(-1)[:, self._first]
+        return list(zip(values.tolist(), choices.tolist(), probabilities.tolist(), strict=True))
+
+
+def _whole(chunks: Iterable[Tensor], rows: int) -> Iterator[Tensor]:
+    """The same rows in chunks of whole questions, `rows` each."""
+    rest: Tensor | None = None
+    for chunk in chunks:
+        chunk = chunk if rest is None else torch.cat([rest, chunk])
+        stop = len(chunk) - len(chunk) % rows
+        rest = chunk[stop:] if stop < len(chunk) else None
+        if stop:
+            yield chunk[:stop]
 
 
 def require_seed(seed: Any) -> None:

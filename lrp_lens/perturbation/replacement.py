@@ -2,8 +2,8 @@
 
 1. Choose the replacement: the mean embedding over the vocabulary, zeros, the padding token's embedding, or the
    embedding of a resampled token.  Position embeddings, attention and all other tokens stay as they are.
-2. Run the model, without any rule, with the masked rows of the embedding replaced, several masks per batch;
-   unembed only the positions that are read.
+2. Run the model, without any rule, with the masked rows of the embedding replaced; unembed only the positions that
+   are read.  Short prompts go in batches; a long one keeps the keys and values of what it shares with the row before.
 
 A measured effect of masking always depends on the replacement, so a `Replacement` says in words what it is.
 Zeroed embeddings: AttnLRP (Achtibat et al. 2024, 2402.05602).  Resampling: Chan et al. 2022, causal scrubbing.
@@ -22,6 +22,7 @@ from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward, vocabulary_size
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 
@@ -36,6 +37,8 @@ STATEMENTS: dict[str, str] = {
 
 _TOKENS_AT_ONCE = 4096
 _LOGITS_AT_ONCE = 2**26
+_SHARED_FROM = 64
+_PASS_COSTS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,45 +133,67 @@ def masked_logits(
     masks: Bool[Tensor, "rows pos"],
     replacement: Float[Tensor, "... d_model"],
     positions: Sequence[int] | None = None,
-    together: int = 1,
 ) -> Iterator[Float[Tensor, "chunk read d_vocab"]]:
     """Logits with the embeddings of masked tokens replaced, a chunk of rows at a time.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        tokens: token ids; padding may stand on the right.
+        tokens: token ids; padding may stand on the right.  Sorted, long rows cost less: what a chunk shares with the
+            row before it is not run again.
         masks: True where the embedding is replaced.
         replacement: one vector, or one per position [pos, d_model].
         positions: positions whose logits are wanted, so that no others are unembedded; None for all.
-        together: so many rows following each other come in one chunk.
 
     Yields:
         Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows.
     """
-    length = tokens.shape[1]
-    read = length if positions is None else len(positions)
-    unembedded = read * vocabulary_size(model)
-    rows = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded) // together) * together
+    length, masks = tokens.shape[1], masks.to(tokens.device)
+    read = None if positions is None else [at % length for at in positions]
+    unembedded = len(read or range(length)) * vocabulary_size(model)
+    most = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
+    starts, past = [0] * len(tokens), None
+    if read and length >= _SHARED_FROM:
+        same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
+        starts[1:] = same.long().cumprod(-1).sum(-1).clamp(max=min(read)).tolist()
+        past = KeyValues(model)
+    pass_costs = _PASS_COSTS if tokens.device.type == "cpu" else _TOKENS_AT_ONCE
+    rows = replacement.expand(length, -1)
     embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
-    for chunk, mask in zip(tokens.split(rows), masks.to(tokens.device).split(rows), strict=True):
+    for first, stop, start in _chunks(starts, length, most, pass_costs):
+        chunk, mask = tokens[first:stop, start:], masks[first:stop, start:, None]
 
-        def replace(value: Tensor, hook: object = None, mask: Tensor = mask) -> Tensor:
-            return torch.where(mask[..., None], replacement.to(value), value)
+        def replace(value: Tensor, hook: object = None, mask: Tensor = mask, start: int = start) -> Tensor:
+            return torch.where(mask, rows[start:].to(value), value)
 
-        def select(value: Tensor, hook: object = None) -> Tensor:
-            return value[:, list(positions or ())]
+        def select(value: Tensor, hook: object = None, start: int = start) -> Tensor:
+            return value[:, [at - start for at in read or ()]]
 
-        hooks = [(embedding, replace)] + ([(unembedding, select)] if positions is not None else [])
+        hooks = [(embedding, replace)] + ([(unembedding, select)] if read is not None else [])
         with torch.no_grad(), attached(hooks):
-            logits = forward(model, chunk, None)
+            logits = forward(model, chunk, None) if past is None else past.forward(chunk, start)
         yield logits
 
 
-def logits_with_masked_embeddings(
-    model: Any,
-    tokens: Int[Tensor, "rows pos"],
-    masks: Bool[Tensor, "rows pos"],
-    baseline: Float[Tensor, "... d_model"],
-) -> Float[Tensor, "rows vocab"]:
-    """Logits at the last position, with the embeddings of masked tokens replaced by the baseline."""
-    return torch.cat([part[:, 0].float() for part in masked_logits(model, tokens, masks, baseline, [-1])])
+def _chunks(starts: Sequence[int], length: int, most: int, pass_costs: int) -> Iterator[tuple[int, int, int]]:
+    """Rows [first, stop) that are run in one pass, and the position from which: a token is not run twice for less.
+
+    Args:
+        starts: for each row, how many tokens it shares with the row before; with all of a chunk it shares the least.
+        length: tokens of a row.
+        most: rows of a chunk at most.
+        pass_costs: tokens that could be run in the time that one pass more takes.
+
+    Example:
+        >>> list(_chunks([0, 90, 2, 1], 100, 10, 30))
+        [(0, 1, 0), (1, 2, 90), (2, 4, 1)]
+    """
+    first, shared = 0, starts[0]
+    for row in range(1, len(starts)):
+        least, count = min(shared, starts[row]), row - first
+        together, apart = (count + 1) * (length - least), count * (length - shared) + length - starts[row]
+        if count == most or together - apart > pass_costs:
+            yield first, row, shared
+            first, shared = row, starts[row]
+        else:
+            shared = least
+    yield first, len(starts), shared

@@ -1,6 +1,5 @@
 """The report of one explanation: from the question to the check of the claim, in reading order."""
 
-from dataclasses import asdict
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
@@ -50,7 +49,7 @@ def explanation_html(explanation: Explanation, *, palette: Palette = "default") 
 
     Args:
         explanation: what `lrp_lens.explain` returned.
-        palette: "default" (blue pushes towards the wrong token) or "lrp" (red does).
+        palette: "default" (blue pushes towards the target) or "lrp" (red does).
     """
     sections = [
         _tokens(explanation, palette),
@@ -61,7 +60,7 @@ def explanation_html(explanation: Explanation, *, palette: Palette = "default") 
         _about(explanation),
     ]
     return page_html(
-        f"lrp-lens: {explanation.target.text!r} instead of {explanation.contrast.text!r}",
+        f"lrp-lens: {explanation.target.text!r} against {explanation.contrast.text!r}",
         _lead(explanation, palette),
         sections,
     )
@@ -84,15 +83,16 @@ def _colours(explanation: Explanation, palette: Palette) -> str:
 def _lead(explanation: Explanation, palette: Palette) -> str:
     hues = positive_hue(palette), negative_hue(palette)
     target, contrast = explanation.target, explanation.contrast
-    wrong, right = explanation.roles
+    roles = explanation.roles
     title = f'<p class="eyebrow">{escape(explanation.title or explanation.model_name)}</p>'
+    words = [_word(target.text, hues[0]), _word(contrast.text, hues[1])]
+    first, second = words if explanation.metric_value >= 0 else reversed(words)
     return (
-        f"{title}<h1>Why {_word(target.text, hues[0])} and not {_word(contrast.text, hues[1])}?</h1>"
+        f"{title}<h1>Why {first} and not {second}?</h1>"
         f'<div class="prompt">{escape(explanation.prompt)}</div>'
-        f'<div class="cards">{_card(f"It says ({wrong})", target, hues[0])}'
-        f"{_card(f'instead of ({right})', contrast, hues[1])}"
-        f'<div class="card"><span class="dim">Preference</span><b>{explanation.metric_value:+.2f}</b>'
-        f"<small>logits, {wrong} − {right}</small></div></div>"
+        f'<div class="cards">{_card(roles[0], target, hues[0])}{_card(roles[1], contrast, hues[1])}'
+        f'<div class="card"><span class="dim">preference</span><b>{explanation.metric_value:+.2f}</b>'
+        f"<small>logits, target − contrast</small></div></div>"
     )
 
 
@@ -120,27 +120,37 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
 
 
 def _check(explanation: Explanation) -> Section:
-    check = explanation.masking
-    frame = pd.DataFrame([asdict(step) for step in check.steps])
-    figure = plot_masking(frame, target=explanation.target.text, contrast=explanation.contrast.text)
+    check, verdict = explanation.masking, explanation.masking.verdict
+    figure = plot_masking(
+        check.to_dataframe(),
+        target=explanation.target.text,
+        contrast=explanation.contrast.text,
+        random=[step.random for step in check.steps],
+        interval=(check.steps[0].gap - verdict.high, check.steps[0].gap - verdict.low),
+    )
     rows = [
         [
             str(step.masked),
             "" if step.position is None else f"<code>{escape(repr(step.token))}</code> at {step.position}",
             f"{step.gap:+.2f}",
-            f"{step.control:+.2f} ± {step.control_spread:.2f}",
+            step.control_words,
             f"<code>{escape(repr(step.first_choice))}</code>",
         ]
         for step in check.steps
     ]
     head = ["k", "token masked", "gap", "random", "says now"]
+    kind = verdict.outcome.name.lower().replace("_", "-")
     body = (
-        f'<p class="verdict{" good" if check.confirmed else ""}">{escape(str(check))}</p>'
+        f'<p class="verdict {kind}"><b>{escape(verdict.outcome.value.capitalize())}.</b> '
+        f"{escape(' '.join(filter(None, (verdict.reading, check.overtakes))))}</p>"
         f'<div class="columns"><div>{figure_block(figure, "masking")}</div>'
         f"<div>{_table(head, rows, numeric=(0, 2, 3))}</div></div>"
-        f"<p><small>A masked token's embedding is replaced by the {escape(check.baseline)}; its position "
-        f"stays, and the model runs again without any rule. Random: {check.seeds} draws of non-special "
-        "tokens, mean ± standard deviation.</small></p>"
+        f"<p><small>Gap: logit of the target − logit of the contrast. A masked token's embedding is replaced by the "
+        f"{escape(check.baseline)}; its position stays, and the model runs again without any rule. Special tokens and "
+        f"the last token, where the answer is read, are never masked. Random: {verdict.draws} random orders of the "
+        f"{check.maskable} maskable tokens, mean ± standard deviation of their gaps. The verdict compares means over "
+        "the whole curve, not single k: that of the blamed tokens is the dashed orange line, those of nine in ten "
+        "random orders lie in the grey band.</small></p>"
     )
     return Section("Is it true? Mask those words and look again", body)
 
@@ -203,7 +213,8 @@ def _about(explanation: Explanation) -> Section:
         "metric": explanation.metric,
         "prompt": f"{len(explanation.token_strings)} tokens",
         "first choices": ", ".join(f"{one.text!r} {one.probability:.3f}" for one in explanation.candidates),
-        "seconds": ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
+        "seconds": f"{sum(explanation.seconds.values()):.2f}: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
     notes = "".join(f"<li>{escape(note)}</li>" for note in explanation.notes)

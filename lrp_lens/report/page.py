@@ -19,6 +19,8 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
+MARK = '<meta name="generator" content="lrp-lens">'
+"""How a page of ours is recognised."""
 _WITHOUT_SCRIPT = "The figures need JavaScript; text, tables and the token heat map do not."
 
 
@@ -61,6 +63,7 @@ def page_html(title: str, lead: str, sections: list[Section]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>

@@ -1,0 +1,74 @@
+"""Forward passes that share a prefix: what the attention layers kept of its tokens is not computed again.
+
+1. Keep each layer's keys and values of the last row, as text generation does (`KeyValues`), in either host's own cache.
+2. For the next rows, keep those of the tokens that they all begin with; run only the tokens after them.
+
+Exact: in a causal model, nothing before the first token that differs can change.
+"""
+
+from typing import Any
+
+import torch
+import transformer_lens
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from lrp_lens.hosts.forward import is_bridge
+
+_OwnCache: Any = getattr(transformer_lens, "TransformerLensKeyValueCache", None) or getattr(
+    transformer_lens, "HookedTransformerKeyValueCache", None
+)
+
+
+class KeyValues:
+    """Keys and values of the last row that was run.
+
+    Example:
+        >>> from lrp_lens import load_demo_model
+        >>> model = load_demo_model(device="cpu")
+        >>> tokens = model.to_tokens("then mary and john went to the park")
+        >>> past = KeyValues(model)
+        >>> first = past.forward(tokens)
+        >>> torch.allclose(past.forward(tokens[:, 5:], after=5), first[:, 5:], atol=1e-4)
+        True
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.bridge = model, is_bridge(model)
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, tokens: Int[Tensor, "rows pos"], after: int = 0) -> Float[Tensor, "rows read d_vocab"]:
+        """Logits of rows that all begin with the first `after` tokens of the last row that was run.
+
+        Args:
+            tokens: what follows these tokens, in each row.
+            after: how many tokens are not run again.
+        """
+        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, after)
+
+    def _of_bridge(self, tokens: Tensor, after: int) -> Tensor:
+        cache = DynamicCache()
+        for index, pair in enumerate(self._layers if after else ()):
+            keys, values = (part[-1:, :, :after].expand(len(tokens), -1, -1, -1) for part in pair)
+            cache.update(keys, values, index)
+        logits = self.model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+        return logits
+
+    def _of_hooked_transformer(self, tokens: Tensor, after: int) -> Tensor:
+        cache = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
+        for entry, pair in zip(cache.entries, self._layers if after else (), strict=False):
+            entry.past_keys, entry.past_values = (
+                part[-1:, :after].expand(len(tokens), -1, -1, -1) for part in pair
+            )
+        cache.previous_attention_mask = tokens.new_ones((len(tokens), after))
+        logits = self.model(
+            tokens,
+            return_type="logits",
+            past_kv_cache=cache,
+            attention_mask=torch.ones_like(tokens),
+            prepend_bos=False,
+        )
+        self._layers = [(entry.past_keys, entry.past_values) for entry in cache.entries]
+        return logits
