@@ -314,7 +314,20 @@ class AttributionGraph:
         self.refinements[f"{key} into {into}"] = view  # type: ignore[index]  # a dict, made in __post_init__
         return view
 
-    # Files and other formats
+    # Pictures, files and other formats
+
+    def plot(self, **options: Any) -> Any:
+        """The graph as a plotly figure; `lrp_lens.plots.graph_html` makes an interactive page.
+
+        Args:
+            options: those of `lrp_lens.plots.plot_graph`.
+
+        Raises:
+            InputError: an option out of range.
+        """
+        from lrp_lens.plots.graph import plot_graph
+
+        return plot_graph(self, **options)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the graph to one file: safetensors with JSON in its header, or .npz if the path ends so; never pickle.
