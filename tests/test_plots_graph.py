@@ -208,6 +208,13 @@ def test_tokens_that_no_edge_touches_may_be_left_out() -> None:
     assert hovers[0] == hovers[1]  # the same nodes, in other columns
 
 
+def test_a_graph_draws_itself() -> None:
+    graph = NETWORK.graph()
+    assert graph.plot(max_edges=10, palette="lrp") == plot_graph(graph, max_edges=10, palette="lrp")
+    with pytest.raises(InputError, match="received max_edges=0"):
+        graph.plot(max_edges=0)
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [

@@ -146,11 +146,14 @@ const makeDrawing = (root, model) => {
       const stay = positions[b] === positions[b + 1];
       make("path", {class: `route ${kind}${stay ? " stay" : ""}`, d: curve(b, positions[b], positions[b + 1])}, routeLayer);
     }
-    const right = svg.width.baseVal.value;
+    const right = svg.width.baseVal.value, placed = [];
     for (const [b, carrier] of moves) {
-      const middle = (x(positions[b]) + x(positions[b + 1])) / 2, half = span(carrier) / 2;
-      const where = {x: Math.max(half, Math.min(right - half, middle)), y: (y(b) + y(b + 1)) / 2 + 4, "text-anchor": "middle"};
-      make("text", {class: "carrier", ...where}, routeLayer, carrier);
+      const half = span(carrier) / 2 + 2, middle = (x(positions[b]) + x(positions[b + 1])) / 2;
+      const left = Math.max(half, Math.min(right - half, middle)), level = (y(b) + y(b + 1)) / 2 + 4;
+      const free = (height) => placed.every((one) => Math.abs(one.height - height) >= 12 || Math.abs(one.left - left) >= one.half + half);
+      const height = [0, 12, -12, 24, -24, 36, -36].map((off) => level + off).find(free) ?? level;
+      placed.push({left, height, half});
+      make("text", {class: "carrier", x: left, y: Math.max(12, height), "text-anchor": "middle"}, routeLayer, carrier);
     }
   };
 

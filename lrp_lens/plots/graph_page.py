@@ -87,7 +87,7 @@ def graph_html(
 
 
 def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str) -> str:
-    stored = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    stored = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     notes = "".join(f"<div>{escape(line)}</div>" for line in [*facts(graph), f"rules: {graph.rules_text}"])
     touched = " checked" if len(graph.token_strings) > _ALL_TOKENS else ""
     return f"""<div class="lrp-graph">

@@ -42,7 +42,7 @@ const makePanel = (root, model, choose) => {
       button.addEventListener("click", () => choose({path}));
       buttons.push([path, button]);
     }
-    tell(list, "p", "A path is told by its moves between tokens: block, head, and whether by what was copied (OV) or by where the model looked (K, Q). Between moves it stays at its token; that is folded.", "lrp-hint");
+    tell(list, "p", "A path is told by its moves between tokens: block, head, and whether by what was copied (OV) or by where the model looked (K, Q). Between moves it stays at its token; that is folded. Paths that never move stand last.", "lrp-hint");
   };
 
   const table = (title, rows, total) => {
@@ -123,6 +123,8 @@ const makePanel = (root, model, choose) => {
   const paint = (choice, shown) => {
     buttons.forEach(([path, button]) => button.setAttribute("aria-pressed", String(choice.path === path)));
     detail.replaceChildren();
+    if (choice.node === undefined && choice.edge === undefined) list.after(detail);
+    else list.before(detail); // what was asked for comes first
     if (choice.path) describePath(choice.path);
     else if (choice.node !== undefined) describeNode(choice.node, shown);
     else if (choice.edge !== undefined) describeEdge(choice.edge);

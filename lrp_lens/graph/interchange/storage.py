@@ -77,7 +77,9 @@ def load(path: str | PathLike[str]) -> dict[str, Any]:
         )
     words = {"answers": []} | words  # not in version 1
     fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {name: words[name] for name in _WORDS}
-    fields |= {name: tuple(value) for name, value in words.items() if name in _WORDS and isinstance(value, list)}
+    fields |= {
+        name: tuple(value) for name, value in words.items() if name in _WORDS and isinstance(value, list)
+    }
     fields["boundaries"] = words["boundaries"]
     fields["refinements"] = {
         one.pop("key"): _view(one, arrays, f"refinement.{number}.")
