@@ -55,15 +55,17 @@ def test_ints_count_blocks_in_a_graph_of_some_layers() -> None:
         chosen.boundary(4)
 
 
-def test_the_edge_table_is_the_arrays_strongest_first() -> None:
+def test_the_edge_table_is_the_arrays_moves_first() -> None:
     table = GRAPH.edges
     assert len(table) == len(GRAPH.relevance)
-    assert table["relevance"].abs().is_monotonic_decreasing
+    assert table["move"].is_monotonic_decreasing and table["move"].nunique() == 2
+    for _, kind in table.groupby("move"):
+        assert kind["relevance"].abs().is_monotonic_decreasing
     assert sorted(table.index) == list(range(len(table)))
     for edge, row in table.iterrows():
         t, j, i = (int(getattr(GRAPH, name)[edge]) for name in ("transition", "target", "source"))
         assert (row["source"], row["target"]) == (GRAPH.boundaries[t].label, GRAPH.boundaries[t + 1].label)
-        assert (row["source_position"], row["target_position"]) == (i, j)
+        assert (row["source_position"], row["target_position"]) == (i, j) and row["move"] == (i != j)
         assert (row["source_token"], row["target_token"]) == (GRAPH.token_strings[i], GRAPH.token_strings[j])
         assert row["relevance"] == GRAPH.relevance[edge]
         assert row["share"] == pytest.approx(
@@ -231,7 +233,9 @@ def test_parts_table_holds_every_part_once() -> None:
     table = graph.parts_table
     assert len(table) == np.count_nonzero(graph.part_values)
     assert np.allclose(table.groupby(level=0)["relevance"].sum(), graph.relevance)
-    assert (np.diff(np.abs(table["relevance"])) <= 0).all()
+    assert table["move"].is_monotonic_decreasing
+    for _, kind in table.groupby("move"):
+        assert (np.diff(np.abs(kind["relevance"])) <= 0).all()
     first = table.iloc[0]
     assert graph.parts_of(int(table.index[0]))[first["part"]] == first["relevance"]
     heads = table["head"].notna()

@@ -1,6 +1,8 @@
 """Strongest paths: the search against enumeration, and what a path's relevance means."""
 
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_the_search_finds_the_best_of_all_paths(seed: int, by: str, k: int) -> N
         one: abs(value(graph, one, (4, 3))) if by == "relevance" else mass(graph, one) for one in every
     }
     wanted = sorted(strength.values(), reverse=True)[:k]
-    found = graph.paths(k, by=by, node_floor=0.0)
+    found = graph.paths(k, by=by, node_floor=0.0, fold=False)
     assert len(found) == min(k, len(every))
     got = found["relevance"].abs() if by == "relevance" else found["mass"]
     np.testing.assert_allclose(got, wanted, rtol=1e-12)
@@ -62,6 +64,15 @@ def test_the_search_finds_the_best_of_all_paths(seed: int, by: str, k: int) -> N
         assert row.weakest == min(abs(graph.relevance[edge]) for edge in row.edges)
         assert row.share == pytest.approx(row.relevance / abs(graph.node_relevance[4, 3]), rel=1e-12)
         assert row.positions == (*(int(graph.source[edge]) for edge in row.edges), 3)
+        assert row.moves == sum(a != b for a, b in pairwise(row.positions))
+    moving = sorted(
+        (size for one, size in strength.items() if set(graph.source[list(one)]) != {3}), reverse=True
+    )
+    folded = graph.paths(k, by=by, node_floor=0.0)
+    assert folded["moves"].astype(bool).is_monotonic_decreasing
+    size = folded["relevance"].abs() if by == "relevance" else folded["mass"]
+    np.testing.assert_allclose(size[folded["moves"] > 0], moving[:k], rtol=1e-12)
+    assert (folded["moves"] == 0).sum() == len(every) - len(moving) == 1
 
 
 def test_a_chosen_source_and_target() -> None:
@@ -76,7 +87,7 @@ def test_a_chosen_source_and_target() -> None:
 def test_paths_to_several_targets() -> None:
     graph = FrozenNetwork(positions=4, layers=1, targets=(1, 3)).graph()
     wanted = [abs(value(graph, one, (2, end))) for end in (1, 3) for one in chains(graph, (2, end), 0)]
-    found = graph.paths(100, node_floor=0.0)
+    found = graph.paths(100, node_floor=0.0, fold=False)
     np.testing.assert_allclose(found["relevance"].abs(), sorted(wanted, reverse=True), rtol=1e-12)
 
 
@@ -133,10 +144,12 @@ def test_nodes_without_relevance_are_not_passed_through() -> None:
 def test_the_text_names_moves_between_positions() -> None:
     graph = FrozenNetwork(positions=4, layers=1).graph()
     texts = graph.paths(20, node_floor=0.0).set_index("positions")["text"]
-    assert texts[(3, 3, 3)] == "' John'@3"
-    assert texts[(0, 3, 3)].startswith("'<bos>'@0 → [L0 mid, H") and texts[(0, 3, 3)].endswith(
-        "OV] → ' John'@3"
-    )
+    assert texts[(3, 3, 3)] == "stays at ' John'@3"
+    assert re.fullmatch(r"'<bos>'@0 → L0H\d OV → ' John'@3", texts[(0, 3, 3)])
+    literal = graph.paths(20, node_floor=0.0, fold=False).set_index("positions")["text"]
+    parts = r"(residual|MLP|H\d OV)"
+    assert re.fullmatch(rf"'<bos>'@0 → L0H\d OV → ' John'@3 → L0 ?{parts} → ' John'@3", literal[(0, 3, 3)])
+    assert re.fullmatch(rf"' John'@3 → L0 ?{parts} → ' John'@3 → L0 ?{parts} → ' John'@3", literal[(3, 3, 3)])
 
 
 @pytest.mark.parametrize(
@@ -158,4 +171,5 @@ def test_a_graph_without_targets_needs_one() -> None:
     graph = FrozenNetwork().graph(target_positions=())
     with pytest.raises(InputError, match="the graph has no target_positions"):
         graph.paths()
-    assert len(graph.paths(3, target=("L1", 5))) == 3
+    assert len(graph.paths(3, target=("L1", 5), fold=False)) == 3
+    assert graph.paths(3, target=("L1", 5))["moves"].astype(bool).tolist() == [True, True, True, False]

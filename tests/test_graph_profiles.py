@@ -204,7 +204,9 @@ def test_the_difference_of_two_graphs() -> None:
         "first",
         "second",
     }
-    assert found.edges["difference"].abs().is_monotonic_decreasing
+    assert found.edges["move"].is_monotonic_decreasing and found.edges["move"].nunique() == 2
+    for _, kind in found.edges.groupby("move"):
+        assert kind["difference"].abs().is_monotonic_decreasing
     for row in found.edges.itertuples():
         key = (row.transition, row.source_position, row.target_position)
         assert (row.first, row.second) == (one.get(key, 0.0), two.get(key, 0.0))

@@ -50,14 +50,14 @@ def test_at_most_so_many_edges_are_embedded_and_the_page_says_so() -> None:
     graph = NETWORK.graph()
     html = graph_html(graph, max_edges=20)
     data = embedded(html)
-    assert len(data["edges"][0]) == 20 and data["kept"] == len(graph.relevance)
+    assert len(data["edges"][0]) == 20
     left = np.setdiff1d(np.arange(len(graph.relevance)), drawn(graph, 20))
     assert shares_before(graph)[drawn(graph, 20)].max() <= shares_before(graph)[left].min()
-    said = re.search(r'lrp-cap">This page holds 20 of (\d+) edges, ([\d.]+) % of their mass', html)
+    said = re.search(r"page holds 20 of the graph’s (\d+) edges, .* carry ([\d.]+) % of what all", html)
     assert int(said[1]) == len(graph.relevance)
     share = np.abs(graph.relevance[drawn(graph, 20)]).sum() / np.abs(graph.relevance).sum()
     assert float(said[2]) == pytest.approx(100 * share, abs=0.051)
-    assert 'lrp-cap"></p>' in graph_html(graph)
+    assert 'class="lrp-cap"' not in graph_html(graph)
     assert [abs(one) for one in data["edges"][3]] == sorted(abs(one) for one in data["edges"][3])
 
 
@@ -65,9 +65,13 @@ def test_the_page_holds_the_numbers() -> None:
     graph = NETWORK.graph()
     view = graph.refine(("L0", 4), into="dimensions")
     data = embedded(graph_html(graph))
-    np.testing.assert_allclose(data["nodes"], graph.node_relevance, rtol=1e-4)
-    np.testing.assert_allclose(data["sinks"], graph.sinks, rtol=1e-4)
-    np.testing.assert_allclose(data["totalMass"], graph.total_mass, rtol=1e-4)
+    boundary, position, relevance, sinks = data["nodes"]
+    assert set(zip(boundary, position, strict=True)) == set(zip(*np.nonzero(graph.in_graph), strict=True))
+    np.testing.assert_allclose(relevance, graph.node_relevance[boundary, position], rtol=1e-4)
+    for b, p, held in zip(boundary, position, sinks, strict=True):
+        wanted = graph.sinks[b - 1, :, p] if b else np.zeros(2)
+        np.testing.assert_allclose([dict(held).get(kind, 0.0) for kind in range(2)], wanted, rtol=1e-4)
+    np.testing.assert_allclose(data["mass"], [graph.total_mass.sum(), graph.pruned_mass.sum()])
     for t, i, j, value, _, parts in zip(*data["edges"], strict=True):
         exact = NETWORK.matrix(t, t + 1)[j, i]
         assert value == pytest.approx(exact, rel=1e-4)
@@ -76,9 +80,23 @@ def test_the_page_holds_the_numbers() -> None:
         )
     rows = dict(data["refinements"]["L0@4 into dimensions"])
     assert rows["d0"] == pytest.approx(view.values[0], rel=1e-3)
-    assert data["targets"] == [[6, 12]] and data["special"] == [1] + [0] * 12
-    ordinary = ~graph.special[graph.source] & ~graph.special[graph.target]
+    assert data["targets"] == [[6, 12]] and data["special"] == [0]
+    ordinary = ~graph.special[graph.source] & ~graph.special[graph.target] & (graph.source != graph.target)
     assert data["edgeMax"] == np.abs(graph.relevance[ordinary]).max()
+
+
+def test_the_page_holds_the_strongest_paths_whatever_edges_it_holds() -> None:
+    graph = NETWORK.graph()
+    listed = embedded(graph_html(graph, max_edges=1))["paths"]
+    wanted = graph.paths(8)
+    assert [tuple(one["positions"]) for one in listed] == wanted["positions"].tolist()
+    np.testing.assert_allclose([one["relevance"] for one in listed], wanted["relevance"], rtol=1e-4)
+    for one, text in zip(listed, wanted["text"], strict=True):
+        carriers = re.findall(r"→ (L\d\S* ?\w*) →", text)
+        assert [carrier for _, carrier, _ in one["moves"]] == carriers
+        for t, _, value in one["moves"]:
+            i, j = one["positions"][t], one["positions"][t + 1]
+            assert i != j and value == pytest.approx(NETWORK.matrix(t, t + 1)[j, i], rel=1e-4)
 
 
 def test_long_refinements_and_parts_end_in_their_rest() -> None:
@@ -190,6 +208,13 @@ def test_tokens_that_no_edge_touches_may_be_left_out() -> None:
     assert hovers[0] == hovers[1]  # the same nodes, in other columns
 
 
+def test_a_graph_draws_itself() -> None:
+    graph = NETWORK.graph()
+    assert graph.plot(max_edges=10, palette="lrp") == plot_graph(graph, max_edges=10, palette="lrp")
+    with pytest.raises(InputError, match="received max_edges=0"):
+        graph.plot(max_edges=0)
+
+
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
@@ -212,32 +237,20 @@ def long_graph() -> AttributionGraph:
 
 def test_long_prompts_show_the_tokens_that_matter() -> None:
     graph = long_graph()
-    html = graph_html(graph, max_edges=30)
-    data = embedded(html)
-    places = data["positions"]
-    chosen = drawn(graph, 30)
-    assert places == sorted({*graph.source[chosen].tolist(), *graph.target[chosen].tolist(), 199})
-    assert len(places) < 60 and f"{len(places)} of 200 tokens" in html
-    assert data["targets"] == [[2, len(places) - 1]]
-    np.testing.assert_allclose(data["nodes"], graph.node_relevance[:, places], rtol=1e-4)
-    for t, i, j, value, *_ in zip(*data["edges"], strict=True):
-        at = (graph.transition == t) & (graph.source == places[i]) & (graph.target == places[j])
-        assert value == pytest.approx(graph.relevance[at][0], rel=1e-4)
+    data = embedded(graph_html(graph, max_edges=30))
+    assert len(data["tokens"]) == 200 and len(data["nodes"][0]) < 300  # every token, few nodes
     figure = plot_graph(graph, max_edges=30)
-    assert len(figure.layout.xaxis.tickvals) == len(places)
+    chosen = drawn(graph, 30)
+    places = sorted({*graph.source[chosen].tolist(), *graph.target[chosen].tolist(), 199})
+    assert len(figure.layout.xaxis.tickvals) == len(places) < 60
     assert figure.layout.xaxis.ticktext[-1].endswith(" 199")
     assert figure.data[-1].x.max() == len(places) - 1
     assert f"@{places[-2]}" in " ".join(figure.data[-1].customdata)
 
 
-def test_short_prompts_show_every_token() -> None:
-    assert embedded(graph_html(NETWORK.graph(), max_edges=3))["positions"] == list(range(13))
-
-
 def test_a_metric_of_all_positions_of_a_long_prompt_draws() -> None:
     graph = FrozenNetwork(positions=200, layers=1, heads=1, width=2, targets=tuple(range(200))).graph()
-    data = embedded(graph_html(graph, max_edges=10))
-    assert len(data["positions"]) <= 20 and len(data["targets"]) == len(data["positions"])
+    assert len(embedded(graph_html(graph, max_edges=10))["targets"]) == 200
     assert len(plot_graph(graph, max_edges=10).data[-1].x) <= 60
 
 

@@ -63,7 +63,7 @@ class AttributionGraph:
         >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
         >>> strongest = graph.edges.iloc[0]
         >>> strongest["transition"], strongest["source_token"], strongest["part"]
-        ('L3 mid → L3', 'to', 'residual')
+        ('L2 → L3 mid', 'mary', 'H3 K')
         >>> small = graph.prune(mass=0.6).subgraph()
         >>> len(small.relevance) < len(graph.relevance), bool(small.balance()["remainder"].abs().max() < 1e-4)
         (True, True)
@@ -151,22 +151,24 @@ class AttributionGraph:
 
     @property
     def edges(self) -> pd.DataFrame:
-        """The kept edges, strongest first; the index is the edge's number in the arrays.
+        """The kept edges: moves between tokens first, then edges that stay at one token, each strongest first.
+
+        The index is the edge's number in the arrays; `edges[edges.move]` are the moves.
 
         Columns: transition ("L2 mid → L2"), source, source_position, source_token, target, target_position,
-        target_token (source and target are boundary labels), relevance, share (of the target's |relevance|), part (the
-        strongest, e.g. "H3 OV"), part_relevance, head (its number, missing if the part is no head), layer (the block
-        inside which the edge lies).
+        target_token (source and target are boundary labels), move (source and target position differ), relevance,
+        share (of the target's |relevance|), part (the strongest, e.g. "H3 OV"), part_relevance, head (its number,
+        missing if the part is no head), layer (the block inside which the edge lies).
         """
         return tables.edge_table(self)
 
     @property
     def parts_table(self) -> pd.DataFrame:
-        """Every part of every kept edge, strongest first; the index is the edge's number, once for each of its parts.
+        """Every part of every kept edge, in the order of `edges`; the index is the edge's number, once for each part.
 
-        Columns: those of `edges` that name its ends, layer, part ("H3 OV"), mechanism ("OV", "K", "Q", "residual",
-        "MLP"), head, relevance.  For the strongest OV parts between different tokens:
-        `t[(t.mechanism == "OV") & (t.source_position != t.target_position)]`.
+        Columns: those of `edges` that name its ends, move, layer, part ("H3 OV"), mechanism ("OV", "K", "Q",
+        "residual", "MLP"), head, relevance.  For the strongest OV parts between different tokens:
+        `t[t.move & (t.mechanism == "OV")]`.
         """
         return tables.part_table(self)
 
@@ -257,9 +259,13 @@ class AttributionGraph:
         target: Node | None = None,
         by: Literal["relevance", "mass"] = "relevance",
         node_floor: float = 0.001,
+        fold: bool = True,
     ) -> pd.DataFrame:
-        """The k strongest chains of edges from a boundary (or a node) to the target; see `graph.paths`."""
-        return paths.top_paths(self, k, source=source, target=target, by=by, node_floor=node_floor)
+        """The k strongest chains of edges from a boundary (or a node) to the target; see `graph.paths.top_paths`.
+
+        Paths that move between tokens come first, told by their moves; `fold=False` tells every path literally.
+        """
+        return paths.top_paths(self, k, source=source, target=target, by=by, node_floor=node_floor, fold=fold)
 
     # The pass
 
@@ -308,7 +314,20 @@ class AttributionGraph:
         self.refinements[f"{key} into {into}"] = view  # type: ignore[index]  # a dict, made in __post_init__
         return view
 
-    # Files and other formats
+    # Pictures, files and other formats
+
+    def plot(self, **options: Any) -> Any:
+        """The graph as a plotly figure; `lrp_lens.plots.graph_html` makes an interactive page.
+
+        Args:
+            options: those of `lrp_lens.plots.plot_graph`.
+
+        Raises:
+            InputError: an option out of range.
+        """
+        from lrp_lens.plots.graph import plot_graph
+
+        return plot_graph(self, **options)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the graph to one file: safetensors with JSON in its header, or .npz if the path ends so; never pickle.

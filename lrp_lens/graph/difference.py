@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.graph.folding import moves_first
 from lrp_lens.graph.tables import labels
 from lrp_lens.views import View
 
@@ -26,8 +27,10 @@ class GraphDifference:
     nodes: View
     """dims ("layer", "position"), labelled by boundary: R_second − R_first of every node, kept or not."""
     edges: pd.DataFrame
-    """Edges kept in either, largest |difference| first: transition, source_position, source_token, target_position,
-    target_token, first, second (0 where pruned), difference, kept ("both", "first", "second")."""
+    """Edges kept in either: moves between tokens, then edges that stay at one token, each largest |difference| first.
+
+    Columns: transition, source_position, source_token, target_position, target_token, move, first, second (0 where
+    pruned), difference, kept ("both", "first", "second")."""
     metric: float
     """metric_second − metric_first."""
     unexplained: pd.DataFrame
@@ -120,10 +123,11 @@ def _edges(
             "source_token": words[source],
             "target_position": target,
             "target_token": words[target],
+            "move": source != target,
             "first": values[0],
             "second": values[1],
             "difference": difference,
             "kept": np.select([kept.all(axis=0), kept[0]], ["both", "first"], "second"),
         }
     )
-    return table.iloc[np.argsort(-np.abs(difference), kind="stable")].reset_index(drop=True)
+    return table.iloc[moves_first(source != target, difference)].reset_index(drop=True)

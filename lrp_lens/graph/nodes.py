@@ -2,7 +2,8 @@
 
 1. A boundary is an int (0 embedding, l + 1 after block l, -1 the last), a label, ("resid_mid", l), or a hook name.
 2. A node is (boundary, position), an edge a pair of nodes or its number in the arrays.
-3. As text: `L3@7` for a node, `L2@4 → L3@7` for an edge.
+3. As text: `L3@7` for a node, `L2@4 → L3@7` for an edge; `' to'@14` for a token where only the position matters, and
+   `L1H3 OV` for what carried most of an edge.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -142,3 +143,25 @@ def node_name(graph: "AttributionGraph", node: tuple[int, int]) -> str:
 def edge_name(graph: "AttributionGraph", source: tuple[int, int], target: tuple[int, int]) -> str:
     """`L2@4 → L3@7`."""
     return f"{node_name(graph, source)} → {node_name(graph, target)}"
+
+
+def place_name(graph: "AttributionGraph", position: int) -> str:
+    """`' to'@14`."""
+    return f"{graph.token_strings[position]!r}@{position}"
+
+
+def head_of(part: str) -> int | None:
+    """The head in a part's label: 5 for "H5 OV", None for "MLP"."""
+    first = part.split(" ")[0]
+    return int(first[1:]) if first[:1] == "H" and first[1:].isdigit() else None
+
+
+def carrier_name(graph: "AttributionGraph", edge: int) -> str:
+    """Where an edge happened and what carried most of it: `L1H3 OV`, `L2 MLP`, `L0–3 all paths`."""
+    part = graph.parts[int(np.abs(graph.part_values[edge]).argmax())]
+    start, end = (graph.boundaries[int(graph.transition[edge]) + step] for step in (0, 1))
+    if end.layer is None:
+        return f"{end.label} {part}"
+    first = 0 if start.layer is None else start.layer + (not start.mid)
+    layers = f"L{end.layer}" if first >= end.layer else f"L{first}–{end.layer}"
+    return layers + (part if head_of(part) is not None else f" {part}")

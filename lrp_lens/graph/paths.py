@@ -11,17 +11,23 @@
    |R| ≤ node_floor · |metric| are therefore left out.  `mass` needs no such care: Π |A_e| / Σ|what reaches t(e)|, the
    chance that a walk from the target against the edges, each step in proportion to |A|, takes this path.  Kept
    edges, the pruned sum and the sinks all count in Σ.
-4. The search is exact: strengths are products of factors that depend on one edge each, so the k best chains from a node
-   to the target extend the k best of its successors.  Transition by transition, O(k · edges · log) in all.
+4. Nearly every state is handed on at its own token, too, so a path is told by its moves between tokens; the stays in
+   between are folded into it.  Of the paths that end at one token, one never moves.  Folded tables list such paths
+   after the ones that move.  Folding changes words and order alone: all paths listed, both tables have one sum.
+5. The search is exact: strengths are products of factors that depend on one edge each, so the k best chains from a node
+   to the target extend the k best of its successors (k + 1 where one may be the path that never moves).  Transition by
+   transition, O(k · edges · log) in all.
 """
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
-from lrp_lens.graph.nodes import BoundaryKey, Node, boundary_index, node_index
+from lrp_lens.graph.nodes import BoundaryKey, Node, boundary_index, carrier_name, node_index, place_name
 from lrp_lens.graph.pruning import check_threshold, slices
 
 if TYPE_CHECKING:
@@ -36,8 +42,9 @@ def top_paths(
     target: Node | None = None,
     by: Literal["relevance", "mass"] = "relevance",
     node_floor: float = 0.001,
+    fold: bool = True,
 ) -> pd.DataFrame:
-    """The k strongest paths through kept edges.
+    """The k strongest paths through kept edges, told by their moves between tokens.
 
     Args:
         graph: any graph.
@@ -46,11 +53,15 @@ def top_paths(
         target: the node the paths lead to; None takes the targets of the metric.
         by: rank by |relevance| or by mass.
         node_floor: with by="relevance", nodes with |R| ≤ this share of |metric| are not passed through.
+        fold: True lists the k strongest paths that move between tokens, and after them the paths that stay at one
+            token from source to target (k at most; one for each target).  False lists the k strongest paths of any
+            kind, and `text` names every edge.
 
     Returns:
         One row per path, strongest first.  Columns: relevance, share (of |R_target|), mass, weakest (the smallest |A|
-        on it), text (`" Mary"@3 → [L2 mid, H5 OV] → "?"@14`), positions (one per boundary, source first), edges (their
-        numbers, source first).
+        on it), moves (how many of its edges lead to another token), text (`' Mary'@3 → L2H5 OV → '?'@14`: what
+        carried most of each move, and the block it happened in), positions (one per boundary, source first), edges
+        (their numbers, source first).
 
     Example:
         >>> from lrp_lens import LogitDiff, load_demo_model
@@ -58,7 +69,7 @@ def top_paths(
         >>> prompt = "then mary and john went to the park . john gave the key to"
         >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
         >>> graph.paths(1)["text"][0]
-        "'mary'@2 → [L3 mid, H3 K] → 'to'@14"
+        "'mary'@2 → L3H3 K → 'to'@14"
 
     Raises:
         InputError: k below 1, an unknown ranking, a source that does not precede the target, or no target.
@@ -86,9 +97,16 @@ def top_paths(
         weak = np.abs(graph.node_relevance) <= node_floor * abs(graph.metric_value)
         weak[last] = False
         strength = np.where(weak[graph.transition + 1, graph.target], 0.0, strength)
-    chains = _search(graph, strength, [position for _, position in ends], first, last, k, by, only)
-    rows = [_row(graph, chain, shares, chances, last) for chain in chains]
-    columns = ["relevance", "share", "mass", "weakest", "text", "positions", "edges"]
+    positions = [position for _, position in ends]
+    width = k + 1 if fold else k  # one of a node's best may be the path that never moves
+    found = _search(graph, strength, positions, first, last, width, by, only)
+    chosen = (chain for chain in found if _moves(graph, chain)) if fold else found
+    rows = [_row(graph, chain, shares, chances, last, fold) for chain in islice(chosen, k)]
+    if fold:
+        stay = _staying(graph, strength, positions, first, last, only)
+        still = [_row(graph, chain, shares, chances, last, fold) for chain in stay]
+        rows += sorted(still, key=lambda row: -abs(row[by]))[:k]
+    columns = ["relevance", "share", "mass", "weakest", "moves", "text", "positions", "edges"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -121,8 +139,11 @@ def _search(
     k: int,
     by: str,
     only: int | None,
-) -> list[list[int]]:
-    """The edges of the k strongest chains, source first each; beam[position, rank] holds the best so far."""
+) -> Iterator[list[int]]:
+    """The edges of the k strongest chains from each source, the strongest of all first; source first in each.
+
+    beam[position, rank] holds the best so far.
+    """
     positions = len(graph.token_strings)
     beam = np.zeros((positions, k))
     beam[ends, 0] = 1.0 if by == "mass" else np.abs(graph.node_relevance[last, ends])
@@ -149,8 +170,10 @@ def _search(
         steps.append((via, came))
     if only is not None:
         beam[np.arange(positions) != only] = 0.0
-    best = [one for one in np.argsort(-beam, axis=None, kind="stable")[:k] if beam.flat[one] > 0]
-    return [_trace(graph, steps, int(one) // k, int(one) % k) for one in best]
+    for one in np.argsort(-beam, axis=None, kind="stable"):
+        if not beam.flat[one] > 0:
+            return
+        yield _trace(graph, steps, int(one) // k, int(one) % k)
 
 
 def _trace(
@@ -165,9 +188,29 @@ def _trace(
     return chain
 
 
+def _moves(graph: "AttributionGraph", chain: list[int]) -> int:
+    """How many edges of a path lead to another token."""
+    return int(np.count_nonzero(graph.source[chain] != graph.target[chain]))
+
+
+def _staying(
+    graph: "AttributionGraph", strength: np.ndarray, ends: list[int], first: int, last: int, only: int | None
+) -> list[list[int]]:
+    """The paths that never move, one at most for each end."""
+    kept = (graph.source == graph.target) & (strength > 0)
+    edges = np.flatnonzero(kept & (graph.transition >= first) & (graph.transition < last))
+    chains = [edges[graph.source[edges] == one] for one in ends if only in (None, one)]
+    return [one.tolist() for one in chains if len(one) == last - first]
+
+
 def _row(
-    graph: "AttributionGraph", chain: list[int], shares: np.ndarray, chances: np.ndarray, last: int
-) -> dict[str, object]:
+    graph: "AttributionGraph",
+    chain: list[int],
+    shares: np.ndarray,
+    chances: np.ndarray,
+    last: int,
+    fold: bool,
+) -> dict[str, Any]:
     end = int(graph.target[chain[-1]])
     share = float(np.prod(shares[chain]))
     relevance = share * float(graph.node_relevance[last, end])
@@ -176,20 +219,18 @@ def _row(
         "share": float(np.sign(graph.node_relevance[last, end])) * share,
         "mass": float(np.prod(chances[chain])),
         "weakest": float(np.abs(graph.relevance[chain]).min()),
-        "text": path_text(graph, chain),
+        "moves": _moves(graph, chain),
+        "text": path_text(graph, chain, fold),
         "positions": (*(int(one) for one in graph.source[chain]), end),
         "edges": tuple(chain),
     }
 
 
-def path_text(graph: "AttributionGraph", chain: list[int]) -> str:
-    """The path's moves between positions, each with the boundary it arrives at and its strongest part."""
-    position = int(graph.source[chain[0]])
-    words = [f"{graph.token_strings[position]!r}@{position}"]
-    for edge in chain:
-        if graph.source[edge] != graph.target[edge]:
-            position = int(graph.target[edge])
-            part = graph.parts[int(np.abs(graph.part_values[edge]).argmax())]
-            label = graph.boundaries[int(graph.transition[edge]) + 1].label
-            words.append(f"[{label}, {part}] → {graph.token_strings[position]!r}@{position}")
-    return " → ".join(words)
+def path_text(graph: "AttributionGraph", chain: list[int], fold: bool) -> str:
+    """The places of a path with what led from one to the next; only its moves, if folded."""
+    shown = [edge for edge in chain if not fold or graph.source[edge] != graph.target[edge]]
+    start = place_name(graph, int(graph.source[chain[0]]))
+    if not shown:
+        return f"stays at {start}"
+    hops = [f"{carrier_name(graph, edge)} → {place_name(graph, int(graph.target[edge]))}" for edge in shown]
+    return " → ".join([start, *hops])

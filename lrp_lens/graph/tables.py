@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
-from lrp_lens.graph.nodes import Edge, edge_index
+from lrp_lens.graph.folding import is_move, moves_first
+from lrp_lens.graph.nodes import Edge, edge_index, head_of
 
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
@@ -48,9 +49,9 @@ def share_of_target(graph: "AttributionGraph") -> np.ndarray:
 
 
 def edge_table(graph: "AttributionGraph", most: int | None = None) -> pd.DataFrame:
-    """See AttributionGraph.edges; `most` takes that many of the strongest."""
+    """See AttributionGraph.edges; `most` takes that many from the top."""
     names, words = labels(graph), tokens(graph)
-    shown = np.argsort(-np.abs(graph.relevance), kind="stable")[:most]
+    shown = moves_first(is_move(graph), graph.relevance)[:most]
     below, target, source = graph.transition[shown], graph.target[shown], graph.source[shown]
     values = graph.part_values[shown]
     strongest = np.abs(values).argmax(axis=1) if values.size else np.zeros(0, dtype=int)
@@ -65,6 +66,7 @@ def edge_table(graph: "AttributionGraph", most: int | None = None) -> pd.DataFra
             "target": names[below + 1],
             "target_position": target,
             "target_token": words[target],
+            "move": source != target,
             "relevance": graph.relevance[shown],
             "share": share_of_target(graph)[shown],
             "part": np.array(graph.parts, dtype=object)[strongest],
@@ -82,7 +84,7 @@ def part_table(graph: "AttributionGraph") -> pd.DataFrame:
     """See AttributionGraph.parts_table."""
     edge, part = graph.part_values.nonzero()
     values = graph.part_values[edge, part]
-    order = np.argsort(-np.abs(values), kind="stable")
+    order = moves_first(is_move(graph)[edge], values)
     edge, part, values = edge[order], part[order], values[order]
     ends = [
         "transition",
@@ -92,6 +94,7 @@ def part_table(graph: "AttributionGraph") -> pd.DataFrame:
         "target",
         "target_position",
         "target_token",
+        "move",
         "layer",
     ]
     table = edge_table(graph).loc[edge, ends]
@@ -103,12 +106,6 @@ def part_table(graph: "AttributionGraph") -> pd.DataFrame:
     )
     table["relevance"] = values
     return table
-
-
-def head_of(part: str) -> int | None:
-    """The head in a part's label: 5 for "H5 OV", None for "MLP"."""
-    first = part.split(" ")[0]
-    return int(first[1:]) if first[:1] == "H" and first[1:].isdigit() else None
 
 
 def node_table(graph: "AttributionGraph") -> pd.DataFrame:

@@ -1,16 +1,28 @@
-"""A graph in words: the terminal repr and a small escaped HTML summary for notebooks."""
+"""A graph in words: the terminal repr and a small escaped HTML summary for notebooks.
 
+1. The facts: size, metric, sign, what was pruned, how well the account closes.
+2. The strongest paths and the strongest moves between tokens.
+3. What these leave out: the edges that stay at one token, as a count with its mass and its relevance.
+"""
+
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrp_lens.graph.folding import is_move, stays
+from lrp_lens.graph.nodes import carrier_name, place_name
+from lrp_lens.graph.paths import top_paths
 from lrp_lens.graph.tables import edge_table, remainders
 
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
 
-_EDGES = 8
+_MOVES = 8
+_PATHS = 3
+_SEARCHED = 100_000
+"""Larger graphs are shown without their paths: a repr does not search for seconds."""
 
 
 def facts(graph: "AttributionGraph") -> list[str]:
@@ -38,53 +50,80 @@ def short_rules(graph: "AttributionGraph") -> str:
 
 
 def describe(graph: "AttributionGraph") -> str:
-    """The facts and the strongest edges, as plain text."""
+    """The facts, the strongest paths and moves, and what is folded, as plain text."""
     lines = facts(graph)
-    table = edge_table(graph, _EDGES)
-    if len(table):
-        shown = table[
-            ["transition", "source_position", "source_token", "target_position", "target_token"]
-        ].copy()
-        shown["source_token"] = [repr(one) for one in shown["source_token"]]
-        shown["target_token"] = [repr(one) for one in shown["target_token"]]
-        shown["relevance"] = [f"{one:+.4g}" for one in table["relevance"]]
-        shown["part"] = table["part"]
-        lines += [f"strongest {len(table)} edges:", shown.to_string(index=False)]
-    return "\n".join(lines)
+    paths = _paths(graph)
+    if paths:
+        lines.append("strongest paths (their moves between tokens):")
+        width = max(len(value) for value, _ in paths)
+        lines += [f"  {value:>{width}}  {words}" for value, words in paths]
+    moves = _moves(graph)
+    if moves:
+        lines.append(_heading(graph, len(moves)) + ":")
+        widths = [max(map(len, column)) for column in zip(*moves, strict=True)]
+        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in moves]
+    return "\n".join([*lines, *_folded(graph)])
 
 
 def describe_html(graph: "AttributionGraph") -> str:
-    """The facts, the mass dropped per transition and the strongest edges; everything from the prompt is escaped."""
+    """The same, with the mass dropped per transition; everything from the prompt is escaped."""
     title, *rest = (escape(line) for line in facts(graph))
     lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
-    strongest: list[list[object]] = [
-        [
-            str(row.transition),
-            f"{row.source_token!r}@{row.source_position}",
-            f"{row.target_token!r}@{row.target_position}",
-            f"{row.relevance:+.4g}",
-            str(row.part),
-        ]
-        for row in edge_table(graph, _EDGES).itertuples()
-    ]
-    dropped: list[list[object]] = [
-        [
+    folded = "".join(f"<div><small>{escape(line)}</small></div>" for line in _folded(graph))
+    dropped: list[Sequence[object]] = [
+        (
             row["transition"],
             row["edges_kept"],
             f"{row['total_mass']:.4g}",
             f"{100 * row['dropped_share']:.1f} %",
-        ]
+        )
         for row in graph.dropped().to_dict("records")
     ]
-    edges = _table(["transition", "source", "target", "relevance", "strongest part"], strongest)
+    paths, moves = _paths(graph), _moves(graph)
+    tables = _table(["relevance", "strongest paths"], paths) if paths else ""
+    if moves:
+        tables += f"<div><small>{_heading(graph, len(moves))}</small></div>"
+        tables += _table(["relevance", "from", "to", "carried by"], moves)
     pruned = _table(["transition", "edges kept", "Σ|A|", "dropped"], dropped)
     return (
-        f"<div><strong>{title}</strong>{lines}{edges}<details><summary>mass dropped per transition</summary>"
+        f"<div><strong>{title}</strong>{lines}{tables}{folded}<details><summary>mass dropped per transition</summary>"
         f"{pruned}</details></div>"
     )
 
 
-def _table(head: list[str], rows: list[list[object]]) -> str:
+def _paths(graph: "AttributionGraph") -> list[tuple[str, str]]:
+    """Relevance and text of the strongest paths; none for a graph without a target or one too large to search."""
+    if not graph.target_positions or len(graph.relevance) > _SEARCHED:
+        return []
+    found = top_paths(graph, _PATHS)
+    return [(f"{row.relevance:+.4g}", str(row.text)) for row in found.itertuples()]
+
+
+def _moves(graph: "AttributionGraph") -> list[tuple[str, str, str, str]]:
+    """Relevance, source, target and carrier of the strongest moves."""
+    table = edge_table(graph, _MOVES)
+    return [
+        (
+            f"{graph.relevance[edge]:+.4g}",
+            place_name(graph, int(graph.source[edge])),
+            place_name(graph, int(graph.target[edge])),
+            carrier_name(graph, edge),
+        )
+        for edge in table.index[table["move"]]
+    ]
+
+
+def _heading(graph: "AttributionGraph", shown: int) -> str:
+    return f"strongest {shown} of {int(is_move(graph).sum()):,} moves between tokens"
+
+
+def _folded(graph: "AttributionGraph") -> list[str]:
+    """A line about the edges that are not listed as moves, if there are any."""
+    still = stays(graph)
+    return [str(still)] if still.edges else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     top = "".join(f"<th>{escape(one)}</th>" for one in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows

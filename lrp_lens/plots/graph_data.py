@@ -1,11 +1,12 @@
-"""What the interactive view of a graph embeds: the strongest edges with their parts, every node's account, refinements.
+"""What the interactive view of a graph embeds: strongest edges and paths, the accounts of their nodes, refinements.
 
 1. Each edge carries the mass that ranks before it in its transition, as a share of the mass before any pruning: the
    slider at p shows the edges whose share lies below p, the rule of `AttributionGraph.prune(mass=p)`.
 2. At most `max_edges` edges are embedded, those with the smallest share: what pruning with the largest p that fits
    would keep, so that weak layers stay as complete as strong ones.
-3. Each token is a column.  In a long prompt only the tokens that a drawn edge touches are, with their positions.
-4. Numbers are rounded to five digits.
+3. The strongest paths travel on their own, position by position: an edge of theirs need not be among the embedded.
+4. Every token travels, since the view can show all of them; node accounts only for nodes that something touches.
+5. Numbers are rounded to five digits.
 """
 
 from typing import Any
@@ -13,46 +14,95 @@ from typing import Any
 import numpy as np
 
 from lrp_lens.graph import AttributionGraph
+from lrp_lens.graph.folding import is_move
+from lrp_lens.graph.nodes import carrier_name
 from lrp_lens.graph.pruning import mass_before, slices
 from lrp_lens.plots.palette import visible_token
 from lrp_lens.views import View
 
 _PARTS = 5
 _REFINED = 14
+_PATHS = 8
 _ALL_COLUMNS = 128
 """Up to so many tokens, all of them are columns."""
 
 
 def graph_data(graph: AttributionGraph, max_edges: int) -> dict[str, Any]:
-    """The graph as JSON-ready lists."""
+    """The graph as JSON-ready lists; edges and paths name tokens by position, nodes also by boundary."""
     shown = drawn(graph, max_edges)
-    places = columns(graph, shown)
     special_edge = graph.special[graph.source] | graph.special[graph.target]
+    paths = _paths(graph)
+    boundary, position = np.nonzero(_touched(graph, shown, paths))
+    scale = is_move(graph) & ~special_edge
     return {
         "boundaries": [one.label for one in graph.boundaries],
-        "tokens": [visible_token(graph.token_strings[one]) for one in places],
-        "positions": places.tolist(),
-        "allTokens": len(graph.token_strings),
-        "special": graph.special[places].astype(int).tolist(),
-        "targets": [[b, int(np.searchsorted(places, p))] for b, p in graph.targets if p in places],
-        "nodes": _rounded(graph.node_relevance[:, places]),
-        "nodeMax": float(largest(graph.node_relevance[:, ~graph.special])),
+        "tokens": [visible_token(one) for one in graph.token_strings],
+        "special": np.flatnonzero(graph.special).tolist(),
+        "targets": [list(one) for one in graph.targets],
+        "nodes": [
+            boundary.tolist(),
+            position.tolist(),
+            _rounded(graph.node_relevance[boundary, position]),
+            [_sinks(graph, b, p) for b, p in zip(boundary.tolist(), position.tolist(), strict=True)],
+        ],
+        "nodeMax": largest(graph.node_relevance[:, ~graph.special]),
         "edges": [
             graph.transition[shown].tolist(),
-            np.searchsorted(places, graph.source[shown]).tolist(),
-            np.searchsorted(places, graph.target[shown]).tolist(),
+            graph.source[shown].tolist(),
+            graph.target[shown].tolist(),
             _rounded(graph.relevance[shown]),
             _rounded(shares_before(graph)[shown]),
             [_parts(graph, edge) for edge in shown.tolist()],
         ],
-        "edgeMax": float(largest(graph.relevance[~special_edge])),
-        "kept": len(graph.relevance),
-        "totalMass": _rounded(graph.total_mass),
+        "edgeMax": largest(graph.relevance[scale if scale.any() else ~special_edge]),
+        "mass": [float(graph.total_mass.sum()), float(graph.pruned_mass.sum())],
         "sinkKinds": list(graph.sink_kinds),
-        "sinks": _rounded(graph.sinks[:, :, places]),
         "metric": graph.metric_value,
+        "paths": paths,
         "refinements": {key: _refinement(view) for key, view in graph.refinements.items()},
     }
+
+
+def _paths(graph: AttributionGraph) -> list[dict[str, Any]]:
+    """The strongest paths, as `graph.paths` folds them; a move is its transition, its carrier, its edge's relevance."""
+    if not graph.target_positions:
+        return []
+    return [
+        {
+            "relevance": float(f"{row['relevance']:.5g}"),
+            "positions": list(row["positions"]),
+            "moves": [
+                [
+                    int(graph.transition[edge]),
+                    carrier_name(graph, edge),
+                    float(f"{graph.relevance[edge]:.5g}"),
+                ]
+                for edge in row["edges"]
+                if graph.source[edge] != graph.target[edge]
+            ],
+        }
+        for row in graph.paths(_PATHS).to_dict("records")
+    ]
+
+
+def _touched(graph: AttributionGraph, shown: np.ndarray, paths: list[dict[str, Any]]) -> np.ndarray:
+    """[B, n] True for the nodes of these edges and paths, and for the targets."""
+    touched = np.zeros(graph.node_relevance.shape, dtype=bool)
+    touched[graph.transition[shown], graph.source[shown]] = True
+    touched[graph.transition[shown] + 1, graph.target[shown]] = True
+    for path in paths:
+        touched[np.arange(len(touched)), path["positions"]] = True
+    for node in graph.targets:
+        touched[node] = True
+    return touched
+
+
+def _sinks(graph: AttributionGraph, boundary: int, position: int) -> list[list[Any]]:
+    """[kind, relevance] of the sinks of a node that hold anything."""
+    if boundary == 0:
+        return []
+    held = graph.sinks[boundary - 1, :, position]
+    return [[int(kind), float(f"{held[kind]:.5g}")] for kind in np.flatnonzero(held)]
 
 
 def drawn(graph: AttributionGraph, most: int) -> np.ndarray:
