@@ -14,7 +14,6 @@ import torch
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.failures.case import Case
-from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.perturbation import (
     BASELINES,
@@ -49,13 +48,10 @@ class Synthetic(Question):
     """A question whose answers are a given function of what is kept; position 0 is special."""
 
     def __init__(self, function: Any, n: int, seed: int = 0, **fields: Any) -> None:
-        tokens, strings = torch.zeros(n + 1, dtype=torch.long), ("x",) * (n + 1)
-        special = torch.arange(n + 1)[None] == 0
         super().__init__(
             model=None,
-            tokens=tokens,
-            batch=TokenBatch(tokens[None], (0,), (n + 1,), (strings,), special, single=True),
-            strings=strings,
+            tokens=torch.zeros(n + 1, dtype=torch.long),
+            strings=("x",) * (n + 1),
             maskable=np.arange(1, n + 1),
             metric=fields.pop("metric", LogitDiff(0, 1)),
             replacement=torch.zeros(n + 1, 1),

@@ -179,7 +179,6 @@ def _masking_question(model: Any, batch: TokenBatch, metric: LogitDiff) -> Quest
     return Question(
         model=model,
         tokens=batch.ids[0],
-        batch=batch,
         strings=batch.strings[0],
         maskable=np.flatnonzero(~special),
         metric=metric,

@@ -10,6 +10,7 @@
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,8 +84,6 @@ class Question:
     """The HookedTransformer or TransformerBridge."""
     tokens: Int[Tensor, " pos"]
     """Token ids of the prompt."""
-    batch: TokenBatch
-    """The prompt with the answers that the metric appends, one row each."""
     strings: tuple[str, ...]
     """Text of each token."""
     maskable: Int[np.ndarray, " n"]
@@ -99,10 +98,23 @@ class Question:
     """Kind of task, as in the case."""
     correct: bool | None = None
     """Whether the metric's target is the right answer; None if not known."""
+    answered: TokenBatch | None = None
+    """The prompt with the answers that the metric appends, one row each; None where it appends none."""
     evidence: Bool[np.ndarray, " pos"] | None = None
     """True at the tokens that the right answer has to be read from; None if not known."""
     _seen: dict[bytes, tuple[float, int, float]] = field(default_factory=dict, repr=False)
     _first: int | None = field(default=None, repr=False)
+
+    @cached_property
+    def batch(self) -> TokenBatch:
+        """What is run: the prompt, with the metric's answers."""
+        if self.answered is not None:
+            return self.answered
+        special = torch.ones_like(self.tokens, dtype=torch.bool)
+        special[torch.as_tensor(self.maskable)] = False
+        return TokenBatch(
+            self.tokens[None], (0,), (len(self.tokens),), (self.strings,), special[None], single=True
+        )
 
     @property
     def contrastive(self) -> bool:
@@ -292,7 +304,7 @@ def _question(
     question = Question(
         model=model,
         tokens=tokens,
-        batch=with_answers(model, batch, asked.branches()),
+        answered=with_answers(model, batch, asked.branches()),
         strings=batch.strings[0],
         maskable=np.flatnonzero(~batch.special[0].cpu().numpy()),
         metric=asked,
