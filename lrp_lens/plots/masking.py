@@ -56,7 +56,7 @@ def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str =
             y=table["gap"].tolist(),
             mode="lines+markers+text",
             text=[f"{gap:+.1f}" for gap in table["gap"]],
-            textposition="top right",
+            textposition="top center",
             cliponaxis=False,
             name="most relevant tokens",
             line={"color": "#c77f1a", "width": 3},
@@ -73,6 +73,7 @@ def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str =
     )
     gap = f"logit of {target!r} − {contrast!r}"
     figure.update_xaxes(title={"text": "masked tokens", "font": {"size": 12}}, dtick=1, zeroline=False)
+    figure.update_xaxes(range=[-0.4, max(steps, default=0) + 0.4])  # room for the numbers at both ends
     figure.update_yaxes(
         title={"text": plotly_text(gap), "font": {"size": 12}}, zeroline=False, automargin=True
     )
