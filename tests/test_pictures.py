@@ -75,7 +75,14 @@ def test_every_column_has_its_own_colour_and_its_own_words(running: Any, tmp_pat
     labels = {"position": CHAT}
     layers = View(np.ones((3, 10)), ("layer", "position"), labels, special=SPECIAL)
     sources = View(-np.ones((1, 3, 10)), ("layer", "head", "position"), labels, special=SPECIAL)
-    page = write(tmp_path, page_of(plot_layers(layers), plot_sources(sources)))
+    long = long_explanation().layers
+    figures = (
+        plot_layers(layers),
+        plot_sources(sources),
+        plot_layers(long),
+        plot_layers(long, touched_only=False),
+    )
+    page = write(tmp_path, page_of(*figures))
     with opened(running, page) as (tab, errors):
         for figure, hue in (("#f0", "blue"), ("#f1", "red")):
             tab.wait_for_selector(f"{figure} .hm image")
@@ -90,7 +97,7 @@ def test_every_column_has_its_own_colour_and_its_own_words(running: Any, tmp_pat
                     said,
                 )
                 assert ("special token" in said) == SPECIAL[column]
-        assert errors == []
+        assert cut_off(tab) == [] and errors == []
 
 
 MATHJAX = """<script>

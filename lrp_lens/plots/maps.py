@@ -144,6 +144,8 @@ def _position_map(
     notes = "; ".join(one for one in (note, touched_words(view, shown)) if one)
     every = max(1, -(-len(shown) * LABEL_PIXELS // (width or USUAL_WIDTH)))
     figure = _heat_map(part, where, palette, limit(view, floor), notes)
+    if every > 1:
+        figure.update_traces(xgap=0)  # lines between thin columns would outweigh them
     ticks = position_ticks(tokens, shown)
     _axis(figure.update_xaxes, ticks, tickangle=-90 if any(len(one) > 2 for one in ticks) else 0, every=every)
     return figure.update_layout(width=width)
@@ -193,7 +195,7 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
     figure.update_layout(
         template="plotly_white",
         height=_height(view.shape[0]) + 190,
-        margin={"l": 10, "r": 10, "t": 60 if notes else 40, "b": 10},
+        margin={"l": 10, "r": 10, "t": 88 if notes else 66, "b": 10},
         title={
             "text": words + (f"<br><sup>{plotly_text(notes)}</sup>" if notes else ""),
             "font": {"size": 13},
@@ -202,7 +204,7 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
             "y": 1,
             "yref": "container",
             "yanchor": "top",
-            "pad": {"t": 10},
+            "pad": {"t": 18 if notes else 10},
         },
         plot_bgcolor="rgba(0,0,0,0)",
     )
@@ -232,9 +234,15 @@ def _height(rows: int) -> int:
 
 
 def _colour_bar(view: View, top: float) -> dict[str, Any]:
-    """Above the map, at its left: seen first on any screen, and no column's width is lost to it."""
+    """Above the map, at its left: seen first on any screen, and no column's width is lost to it.
+
+    The units stand beside the upper end: where the bar has a title, plotly moves the figure's own out of sight.
+    """
+    ticks = scale_ticks(top)
+    low, middle, high = ticks["ticktext"][::2]
     return {
-        **scale_ticks(top),
+        "tickvals": ticks["tickvals"][::2],
+        "ticktext": [low, middle, f"{high} {plotly_text(view.units)}"],
         "orientation": "h",
         "lenmode": "pixels",
         "len": 210,
@@ -243,7 +251,7 @@ def _colour_bar(view: View, top: float) -> dict[str, Any]:
         "y": 1,
         "yanchor": "bottom",
         "ypad": 4,
-        "title": {"text": plotly_text(view.units), "side": "right", "font": {"size": 11}},
+        "title": {"text": ""},
         "thickness": 8,
         "tickfont": {"size": 10},
     }

@@ -18,8 +18,8 @@ MOST = 32
 """Prompts of up to so many tokens are shown whole, unless asked otherwise."""
 LABEL_PIXELS = 11
 """What an upright label takes of the width."""
-USUAL_WIDTH = 1320
-"""Pixels to count with where a figure has no width of its own: the notebooks' 700 to 1100, with labels a bit close."""
+USUAL_WIDTH = 900
+"""Pixels to count with where a figure has no width of its own; notebooks have 700 to 1100."""
 _SHARE = 0.95
 
 
