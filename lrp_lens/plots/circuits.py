@@ -142,7 +142,7 @@ def plot_component_edges(
     Example:
         >>> view = View(np.array([[0.1, 2.0], [np.nan, 0.0]]), ("writer", "reader"))
         >>> plot_component_edges(view, show=1).data[1].customdata
-        ([['0 → 1']],)
+        (['0 → 1'],)
     """
     require_dims(view, (("writer", "reader"),), "plot_component_edges")
     if show is not None and show < 1:
