@@ -10,7 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, SiteError, View
+from lrp_lens import (
+    CP_LRP,
+    GRADIENT,
+    RELP,
+    InputError,
+    LogitDiff,
+    LogProb,
+    SequenceLogitDiff,
+    SiteError,
+    View,
+)
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
@@ -413,6 +423,9 @@ def test_positions_have_the_tokens_of_all_clean_prompts(model, found):
     )
     view = pattern.view("attn_head_pattern_dest_src_pos")
     assert view.labels["position"] == view.labels["source"] == pattern.tokens
+    answers = SequenceLogitDiff((5, 8), (7, 9))
+    longer = compare(model, ids[:2], ids[:2].flip(1), answers, sites="mlp_out", methods="RANDOM", samples=0)
+    assert longer.view("mlp_out").labels["position"] == ("<1>", "<5>/<6>", "<7>", "<3>/<4>", "<5>/<7>")
 
 
 def test_a_saved_comparison_is_the_same(found, tmp_path):

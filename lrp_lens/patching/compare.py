@@ -147,9 +147,9 @@ def compare(
 
 
 def _words(batch: TokenBatch) -> tuple[str, ...]:
-    """What stands at each position of the prompts: the token, or the different ones, "mary/john"."""
+    """What stands at each position of all rows, answers included: the token, or the different ones, "mary/john"."""
     found = []
-    for column in zip(*batch.shown.strings, strict=True):
+    for column in zip(*batch.strings, strict=True):
         texts = list(dict.fromkeys(filter(None, column)))
         found.append("/".join(texts if len(texts) <= _VARIANTS else [texts[0], "…"]))
     return tuple(found)
