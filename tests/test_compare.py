@@ -10,7 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, SiteError, View
+from lrp_lens import (
+    CP_LRP,
+    GRADIENT,
+    RELP,
+    InputError,
+    LogitDiff,
+    LogProb,
+    SequenceLogitDiff,
+    SiteError,
+    View,
+)
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
@@ -28,6 +38,7 @@ from lrp_lens.patching.statistics import (
     top_overlap,
 )
 from lrp_lens.plots.comparison import plot_comparison
+from lrp_lens.plots.palette import plotly_text
 from tests import zoo
 
 METRIC = LogitDiff(5, 7)
@@ -401,12 +412,29 @@ def test_one_for_a_list_repeats_and_the_default_metric(model):
     assert words.rules["mlp_out"].name in ("GRADIENT", "RELP")
 
 
+def test_positions_have_the_tokens_of_all_clean_prompts(model, found):
+    """One token, or up to three different ones, or the first of more; in views, too."""
+    ids = torch.tensor([[1, 5, 7, 3], [1, 6, 7, 4], [1, 5, 7, 5], [1, 5, 7, 6]])
+    few = compare(model, ids, ids.flip(1), METRIC, sites="mlp_out", methods="GRADIENT", samples=0)
+    assert few.tokens == ("<1>", "<5>/<6>", "<7>", "<3>/…")
+    assert few.view("mlp_out").labels["position"] == few.tokens and len(found.tokens) == found.length
+    pattern = compare(
+        model, ids[:2], ids[:2].flip(1), METRIC, sites="attn_head_pattern_dest_src_pos", methods="RANDOM"
+    )
+    view = pattern.view("attn_head_pattern_dest_src_pos")
+    assert view.labels["position"] == view.labels["source"] == pattern.tokens
+    answers = SequenceLogitDiff((5, 8), (7, 9))
+    longer = compare(model, ids[:2], ids[:2].flip(1), answers, sites="mlp_out", methods="RANDOM", samples=0)
+    assert longer.view("mlp_out").labels["position"] == ("<1>", "<5>/<6>", "<7>", "<3>/<4>", "<5>/<7>")
+
+
 def test_a_saved_comparison_is_the_same(found, tmp_path):
     path = tmp_path / "comparison.safetensors"
     found.save(path)
     again = Comparison.load(path)
     assert again.table().equals(found.table()) and again.noise_floor().equals(found.noise_floor())
     assert again.losses().equals(found.losses()) and repr(again) == repr(found)
+    assert again.tokens == found.tokens
     assert np.array_equal(again.view("resid_pre", "RANDOM").values, found.view("resid_pre", "RANDOM").values)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     again.with_floor(0).save(path)
@@ -546,7 +574,9 @@ def test_heat_maps_share_a_scale_beside_scatters_with_the_identity_line(found):
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
     identity = figure.data[2]
     assert identity.x == identity.y
-    assert "L1H1, tok_3" in figure.data[0].customdata[-1]
+    there = plotly_text(found.tokens[3])
+    assert f"L1H1, position 3: {there}" in figure.data[0].customdata[-1]
+    assert there in figure.layout.xaxis.ticktext
     row = (
         found.table()
         .set_index(["metric", "site", "method"])

@@ -1,5 +1,6 @@
 """Plots: nothing merged, nothing unescaped, symmetric about 0, special tokens out of the scale."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,14 +12,21 @@ import pytest
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots import (
+    plot_circuit_curve,
     plot_comparison,
+    plot_component_edges,
     plot_components,
+    plot_composition,
     plot_cumulative,
+    plot_decomposition,
     plot_facets,
+    plot_faithfulness,
+    plot_faithfulness_measure,
     plot_heads,
     plot_layers,
     plot_ledger,
     plot_masking,
+    plot_profile_steps,
     plot_segments,
     plot_sources,
     token_heatmap_html,
@@ -178,7 +186,8 @@ def test_maps_are_symmetric_and_keep_repeated_tokens_apart() -> None:
     assert list(figure.layout.xaxis.tickvals) == [0, 1, 2, 3, 4, 5]
     assert figure.layout.xaxis.ticktext[1] == figure.layout.xaxis.ticktext[3] == "·John"
     assert np.isnan(ordinary.z[:, 0]).all() and not np.isnan(ordinary.z[:, 1:]).any()
-    assert grey.x == (0,) and not np.any(grey.z) and grey.showscale is False
+    assert grey.x == ordinary.x and grey.showscale is False
+    assert (grey.z[:, 0] == 0).all() and np.isnan(grey.z[:, 1:]).all()
     assert "+50 logits" in grey.customdata[0][0] and "special" in grey.customdata[0][0]
 
 
@@ -256,7 +265,7 @@ def test_facets_that_do_not_belong_together_are_refused() -> None:
 
 def test_the_colour_bar_names_its_ends() -> None:
     bar = plot_heads(View(np.array([[0.0, 1.0], [-3.0, 2.0]]), ("layer", "head"))).data[0].colorbar
-    assert list(bar.tickvals) == [-3.0, -1.5, 0.0, 1.5, 3.0] and bar.ticktext[2] == "0"
+    assert list(bar.tickvals) == [-3.0, 0.0, 3.0] and list(bar.ticktext) == ["−3", "0", "+3 logits"]
 
 
 def test_ledger_waterfall_ends_at_the_total() -> None:
@@ -272,7 +281,7 @@ def test_ledger_waterfall_ends_at_the_total() -> None:
     assert list(figure.data[0].x) == [2.0, -0.5, 1.5]
     assert list(figure.data[0].measure) == ["relative", "relative", "total"]
     assert figure.layout.yaxis.ticktext == ("tokens", "bias", "total")
-    assert figure.data[0].customdata[1][0] == "<b>bias</b>: −0.5 logits<br>&lt;b&gt;: −1<br>b_O: +0.5"
+    assert figure.data[0].customdata[1][0] == "<b>bias</b>: −0.5 logits<br>L1 &lt;b&gt;: −1<br>L0 b_O: +0.5"
     assert list(figure.data[0].text) == ["+2.00", "−0.50", "+1.50"]
     assert figure.layout.title.text == "blue: adds, red: takes away"
     assert plot_ledger(table, towards=("a", "<b>")).layout.title.text.endswith("red: towards '&lt;b&gt;'")
@@ -334,7 +343,10 @@ def test_heads_by_source_token() -> None:
     view = View(values, ("layer", "head", "position"), labels, special=SPECIAL, towards=("a", "b"))
     figure = plot_sources(view, show=2)
     assert figure.layout.yaxis.ticktext == ("L0H1", "L1H0")
-    assert figure.layout.title.text == "blue: towards 'a', red: towards 'b'; the largest 2 of 4 heads"
+    assert (
+        figure.layout.title.text
+        == "blue: towards 'a', red: towards 'b'<br><sup>the largest 2 of 4 heads</sup>"
+    )
     assert figure.data[0].z[1, 1] == -3 and np.isnan(figure.data[0].z[:, 0]).all()
     assert figure.data[0].customdata[1][1] == "L1H0, position 1: <b>·John</b><br>−3 logits"
     assert plot_sources(view).layout.yaxis.ticktext == ("L0H0", "L0H1", "L1H0", "L1H1")
@@ -394,9 +406,186 @@ def test_global_plotly_settings_are_untouched() -> None:
 
 
 def test_large_maps_carry_no_words() -> None:
-    figure = plot_layers(View(np.zeros((30, 700)), ("layer", "position")))
+    figure = plot_layers(View(np.zeros((30, 700)), ("layer", "position")), touched_only=False)
     assert figure.data[0].customdata is None and "%{z" in figure.data[0].hovertemplate
     assert len(figure.layout.xaxis.tickvals) <= 140
+
+
+def sparse_view(dims: tuple[str, ...] = ("layer", "position")) -> View:
+    """50 tokens: relevance at 5, 20 and 49, much of it; little at 7; a special token at 0 and at 9."""
+    values = np.zeros((2, 50))
+    values[0, [5, 20, 49]], values[1, 7] = (3.0, -4.0, 12.0), 0.5
+    values[:, [0, 9]] = 100.0
+    words = tuple(f" w{i}" for i in range(50))
+    special = np.isin(np.arange(50), [0, 9])
+    return View(values.reshape(-1, *[1] * (len(dims) - 2), 50), dims, {"position": words}, special=special)
+
+
+@pytest.mark.parametrize("draw", [plot_layers, plot_sources])
+def test_long_prompts_show_the_tokens_that_carry_most(draw: object) -> None:
+    dims = ("layer", "position") if draw is plot_layers else ("layer", "head", "position")
+    view = sparse_view(dims)
+    few, every = draw(view), draw(view, touched_only=False)
+    assert few.layout.xaxis.ticktext == ("·w5 5", "·w20 20", "·w49 49") and len(few.data) == 1
+    assert few.data[0].z[0].tolist() == [3.0, -4.0, 12.0] and few.data[0].zmax == every.data[0].zmax == 12
+    assert ", position 20: <b>·w20</b><br>−4 " in few.data[0].customdata[0][1]
+    assert "3 of 50 tokens, 97 % of Σ|R| outside special tokens" in few.layout.title.text
+    assert " of " not in every.layout.title.text and every.data[0].z.shape == (2, 50)
+    assert len(every.layout.xaxis.ticktext) == 50 and every.layout.xaxis.ticktext[5] == "·w5"
+    thin = draw(view, touched_only=False, width=220)
+    assert len(thin.layout.xaxis.ticktext) == 17 and (thin.data[0].xgap, every.data[0].xgap) == (0, 1)
+    short = view.select(position=list(range(32)))
+    assert draw(short).data[0].z.shape == (2, 32) and len(draw(short, touched_only=True).data[0].z[0]) == 3
+
+
+def test_what_counts_as_touched() -> None:
+    """95 % of the mass, 32 tokens at most; a view without any mass and one without tokens are shown, too."""
+    even = View(np.ones((1, 400)), ("layer", "position"))
+    assert len(plot_layers(even).data[0].x) == 32
+    assert len(plot_layers(View(np.zeros((1, 400)), ("layer", "position"))).data[0].x) == 32
+    assert len(plot_layers(View(np.full((2, 400), np.nan), ("layer", "position"))).data[0].x) == 32
+    assert plot_layers(View(np.zeros((1, 0)), ("layer", "position")), touched_only=True).data
+    falling = View(np.array([[8.0, 4.0, 2.0, 1.0, 0.0]]), ("layer", "position"))
+    assert plot_layers(falling, touched_only=True).data[0].z.tolist() == [[8, 4, 2, 1]]
+    assert plot_layers(falling.select(position=[0, 1, 2, 4]), touched_only=True).data[0].x == (0, 1, 2)
+
+
+@pytest.mark.parametrize("draw", [plot_layers, plot_sources])
+def test_every_cell_belongs_to_one_trace(draw: object) -> None:
+    """Several special tokens: both traces lie on one grid, for plotly stretches the columns of a sparse one."""
+    dims = ("layer", "position") if draw is plot_layers else ("layer", "head", "position")
+    special = np.isin(np.arange(10), [0, 6])
+    view = View(np.ones((3, *[1] * (len(dims) - 2), 10)), dims, special=special)
+    ordinary, grey = draw(view).data
+    assert ordinary.x == grey.x == tuple(range(10)) and ordinary.y == grey.y
+    assert (np.isnan(ordinary.z) == special).all() and (np.isnan(grey.z) != special).all()
+    for column in range(10):
+        told = (grey if special[column] else ordinary).customdata[1][column]
+        assert f"position {column}: <b>tok_{column}</b>" in told
+        assert ("special token" in told) == special[column]
+    assert not ordinary.hoverongaps and not grey.hoverongaps
+
+
+WORDS = "<b> $x$ %{y} &"
+
+
+def figures_of_words() -> list[object]:
+    """Every kind of figure with these words at every place that takes words."""
+    ends, units = (WORDS, WORDS), WORDS
+
+    def view(*dims: str) -> View:
+        shape = (2,) * len(dims)
+        labels = dict.fromkeys(dims, (WORDS, f"{WORDS}2"))
+        return View(np.ones(shape), dims, labels, WORDS, units, towards=ends)
+
+    ledger = pd.DataFrame({"layer": [WORDS], "name": WORDS, "kind": WORDS, "amount": 1.0})
+    parts = pd.DataFrame({"component": [WORDS], "direct": 1.0, "indirect": 1.0, "total": 2.0})
+    masking = pd.DataFrame({"masked": [0, 1], "gap": 1.0, "control": 1.0, "control_spread": 0.1})
+    curve = {"method": WORDS, "ranking": "absolute", "fraction": [0.1, 1.0], "edges": 2, "faithfulness": 0.5}
+    curve = pd.DataFrame(curve | {"low": 0.4, "high": 0.6})
+    curves = {"method": WORDS, "order": ["MoRF", "LeRF"], "masked": 0.5, "mean": 1.0, "low": 0.5, "high": 1.5}
+    measures = pd.DataFrame({"method": [WORDS], "measure": WORDS, "mean": 1.0, "low": 0.5, "high": 1.5})
+    grid = view("layer", "position")
+    return [
+        plot_layers(grid),
+        plot_heads(view("layer", "head")),
+        plot_sources(view("layer", "head", "position")),
+        plot_components(view("component")),
+        plot_segments(view("segment")),
+        plot_facets({WORDS: grid}, title=WORDS),
+        plot_comparison(grid, [grid], title=WORDS),
+        plot_component_edges(view("writer", "reader")),
+        plot_cumulative(view("layer")),
+        plot_composition(view("layer", "component")),
+        plot_profile_steps(view("batch", "layer")),
+        plot_ledger(ledger, towards=ends, units=units),
+        plot_decomposition(parts, towards=ends, units=units),
+        plot_masking(masking, target=WORDS, contrast=WORDS),
+        plot_circuit_curve(curve),
+        plot_faithfulness(pd.DataFrame(curves), units=units),
+        plot_faithfulness_measure(measures, WORDS, title=WORDS, reference=WORDS),
+    ]
+
+
+def test_plotly_shows_every_text_as_it_is() -> None:
+    """No text is markup, a formula (between dollars, where a page has MathJax) or a variable of a hover template."""
+    hidden = {"name", "legendgroup"}  # of traces without legend, and never shown
+    seen = 0
+
+    def walk(part: object, key: str = "") -> None:
+        nonlocal seen
+        for name, inner in part.items() if isinstance(part, dict) else []:
+            walk(inner, name)
+        for inner in part if isinstance(part, list) else []:
+            walk(inner, key)
+        if isinstance(part, str) and key not in hidden:
+            seen += "&#36;x&#36;" in part
+            assert not re.search(r"\$x|<b> |%\{y\} &", part), (key, part)
+
+    for figure in figures_of_words():
+        before = seen
+        walk(figure.to_plotly_json() | {"data": [json.loads(one.to_json()) for one in figure.data]})
+        assert seen > before, figure.layout.title.text
+
+
+def test_compared_positions_are_tokens() -> None:
+    """Columns are named by their tokens and say their position on hover; a position of no known token is a number."""
+    labels = {"position": ("<bos>", " a long token of a name", "tok_2")}
+    view = View(np.ones((2, 3)), ("layer", "position"), labels, "exact")
+    figure = plot_comparison(view, [view])
+    assert figure.layout.xaxis.ticktext == ("&lt;bos&gt;", "·a·long·t…", "2")
+    assert figure.data[0].customdata[1] == [
+        "L1, position 0: &lt;bos&gt;",
+        "L1, position 1: ·a·long·token·of·a·name",
+        "L1, position 2",
+    ]
+    assert figure.data[-1].customdata[1] == "L0, position 1: ·a·long·token·of·a·name"
+    by_head = View(np.ones((2, 3, 2)), ("layer", "position", "head"), labels, units="logits")
+    facets = plot_facets([by_head])
+    assert facets.data[0].customdata[3][0] == "L1H1, position 0: &lt;bos&gt;"
+    pairs = View(np.ones((1, 2, 3, 3)), ("layer", "head", "position", "source"), labels, units="logits")
+    assert (
+        plot_facets([pairs]).data[0].customdata[1][4] == "L0H1, position 1: ·a·long·token·of·a·name, source 1"
+    )
+
+
+def test_edges_of_a_large_model_show_the_strongest_components() -> None:
+    """30 layers of 9 heads: 301 writers, 481 readers; legible and below 1 MB, all of them on demand."""
+    random = np.random.default_rng(0)
+    values = random.normal(scale=0.01, size=(301, 481))
+    values[np.tril_indices(301, -1, 481)] = np.nan
+    strong = [(3, 40), (200, 470), (10, 11)]
+    for writer, reader in strong:
+        values[writer, reader] = 2.0
+    labels = {"writer": tuple(f"w{i}" for i in range(301)), "reader": tuple(f"r{i}" for i in range(481))}
+    view = View(values, ("writer", "reader"), labels, "component edges")
+    figure = plot_component_edges(view)
+    assert len(figure.to_json()) < 1_000_000
+    assert figure.data[1].z.shape == (60, 60) and len(figure.layout.xaxis.ticktext) == 60
+    names = np.array(figure.data[1].customdata)
+    assert {f"w{w} → r{r}" for w, r in strong} <= set(names.ravel())
+    row, column = np.argwhere(names == "w3 → r40")[0]
+    assert figure.data[1].z[row, column] == 2.0
+    assert list(figure.layout.yaxis.ticktext) == sorted(
+        figure.layout.yaxis.ticktext, key=lambda one: int(one[1:])
+    )
+    assert "60 of 301 writers and 60 of 481 readers" in figure.layout.title.text
+    every = plot_component_edges(view, show=None)
+    assert every.data[1].z.shape == (301, 481) and every.data[1].customdata is None
+    assert " of " not in every.layout.title.text and len(every.layout.xaxis.ticktext) <= 100
+    small = plot_component_edges(view, show=2)
+    assert small.data[1].z.shape == (2, 2)
+    with pytest.raises(InputError, match="one writer and one reader or more; received show=0"):
+        plot_component_edges(view, show=0)
+
+
+def test_the_ledger_names_the_layer_on_hover() -> None:
+    table = pd.DataFrame(
+        {"layer": pd.array([pd.NA, 3, 11], dtype="Int64"), "name": ["norm", "b_O", "b_O"], "kind": "bias"}
+    ).assign(amount=[0.1, -2.0, 1.0])
+    for one in (table, table.set_index(pd.Index([7, 7, 7]))):
+        said = plot_ledger(one).data[0].customdata[0][0]
+        assert said == "<b>bias</b>: −0.9 logits<br>L3 b_O: −2<br>L11 b_O: +1<br>norm: +0.1"
 
 
 def test_long_labels_are_cut_on_the_axis_only() -> None:

@@ -248,6 +248,31 @@ def test_long_prompts_show_the_tokens_that_matter() -> None:
     assert f"@{places[-2]}" in " ".join(figure.data[-1].customdata)
 
 
+def test_the_figure_of_a_long_prompt_fits() -> None:
+    """At most 32 columns, those with the strongest edges and the target, and no width of its own; all on demand."""
+    graph = long_graph()
+    figure, every = plot_graph(graph), plot_graph(graph, touched_only=False)
+    assert figure.layout.width is None and len(figure.layout.xaxis.ticktext) == 32
+    places = [int(text.removesuffix("</i>").rpartition(" ")[2]) for text in figure.layout.xaxis.ticktext]
+    assert places == sorted(places) and places[-1] == 199
+    ordinary = ~graph.special[graph.source] & ~graph.special[graph.target]
+    shown = drawn(graph, 1500)
+    shown = shown[ordinary[shown]]
+    mass = np.bincount(graph.source[shown], np.abs(graph.relevance[shown]), 200)
+    mass += np.bincount(graph.target[shown], np.abs(graph.relevance[shown]), 200)
+    left = np.setdiff1d(np.arange(199), places)
+    assert mass[left].max() <= mass[places[:-1]].min()
+    (edges,) = [trace for trace in figure.data if trace.name == "edge"]
+    said = re.search(
+        r"([\d,]+) of [\d,]+ edges, (\d+) % of their Σ\|A\|; 32 of 200 tokens", figure.layout.title.text
+    )
+    assert int(said[1].replace(",", "")) == len(edges.x) < 1500
+    assert every.data[-1].x.max() == 199 and "tokens" not in every.layout.title.text
+    assert len(every.layout.xaxis.tickvals) == 67
+    assert len(plot_graph(graph, touched_only=False, width=2400).layout.xaxis.tickvals) == 200
+    assert plot_graph(graph, width=900).layout.width == 900
+
+
 def test_a_metric_of_all_positions_of_a_long_prompt_draws() -> None:
     graph = FrozenNetwork(positions=200, layers=1, heads=1, width=2, targets=tuple(range(200))).graph()
     assert len(embedded(graph_html(graph, max_edges=10))["targets"]) == 200

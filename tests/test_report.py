@@ -167,7 +167,7 @@ def test_readable_on_a_phone_and_at_night(page: str) -> None:
     assert 'name="viewport" content="width=device-width, initial-scale=1"' in page
     assert page.count("prefers-color-scheme") >= 2
     assert "@media (max-width:720px)" in page
-    assert 'data-figure="layers" style="min-width:230px"' in page
+    assert 'data-figure="layers" style="min-width:101px"' in page
 
 
 def test_right_and_wrong_only_where_a_case_knows() -> None:

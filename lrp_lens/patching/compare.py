@@ -44,6 +44,8 @@ SITES = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""
 DEFAULT_METHODS = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "IG", "RANDOM")
 
+_VARIANTS = 3
+
 
 def compare(
     model: Any,
@@ -127,6 +129,7 @@ def compare(
         samples=samples,
         seed=seed,
         direction=direction,
+        tokens=_words(source if direction == "denoising" else tokens),
         floor=floor,
     )
     device = device_of(model)
@@ -141,6 +144,15 @@ def compare(
         for name in metrics:
             _score(result, model, method, name, metrics[name], tokens, source, facets, device)
     return result
+
+
+def _words(batch: TokenBatch) -> tuple[str, ...]:
+    """What stands at each position of all rows, answers included: the token, or the different ones, "mary/john"."""
+    found = []
+    for column in zip(*batch.strings, strict=True):
+        texts = list(dict.fromkeys(filter(None, column)))
+        found.append("/".join(texts if len(texts) <= _VARIANTS else [texts[0], "…"]))
+    return tuple(found)
 
 
 def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric | None]) -> dict[str, Metric]:

@@ -86,6 +86,8 @@ class Comparison:
     samples: int
     seed: int
     direction: str
+    tokens: tuple[str, ...] = ()
+    """What stands at each position, [position]: one token, or those of the clean prompts, "mary/john"."""
     floor: float | int = 0.01
     """Share of the largest |exact effect| of a site below which cells are left out of ranks, signs and top-k."""
     facets: dict[str, Facet] = field(default_factory=dict)
@@ -322,9 +324,11 @@ class Comparison:
             )
         axes = self.facets[site].axes
         name = "activation patching" if method is None else method
+        dims = ("layer", *(_DIMS.get(axis, axis) for axis in axes))
         return View(
             values=found.values.mean(0),
-            dims=("layer", *(_DIMS.get(axis, axis) for axis in axes)),
+            dims=dims,
+            labels={dim: self.tokens for dim in ("position", "source") if dim in dims and self.tokens},
             name=name,
             units="change of the metric",
             notes=(f"metric: {metric}", f"site: {site}", f"{self.direction}, {self.n_prompts} prompts"),

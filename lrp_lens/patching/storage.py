@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lrp_lens.patching.comparison import Comparison
 
 _KEY = "lrp_lens.comparison"
-_OPTIONS = ("n_prompts", "length", "n_layers", "ks", "samples", "seed", "direction", "floor")
+_OPTIONS = ("n_prompts", "length", "n_layers", "ks", "samples", "seed", "direction", "tokens", "floor")
 
 
 def save(comparison: "Comparison", path: str | PathLike[str]) -> None:
@@ -62,7 +62,7 @@ def load(path: str | PathLike[str]) -> "Comparison":
     if header is None:
         raise InputError(f"{fspath(path)!r} holds no comparison; pass a file written by Comparison.save.")
     options = {name: header[name] for name in _OPTIONS}
-    result = Comparison(**options | {"ks": tuple(options["ks"])})
+    result = Comparison(**options | {name: tuple(options[name]) for name in ("ks", "tokens")})
     for words in header["entries"]:
         metric, site, *method = words["key"]
         draws, values = arrays.get(words.get("draws", "")), arrays.get(words.get("values", ""))

@@ -82,7 +82,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
     )
     positive, negative = legend_words(view, palette)
     low, high = min([0.0, *amounts]), max([0.0, *amounts])
-    room = 0.16 * ((high - low) or 1.0)
+    room = 0.2 * ((high - low) or 1.0)
     figure.update_layout(
         template="plotly_white",
         height=22 * len(names) + 110,

@@ -5,6 +5,7 @@ model with every edge replaced.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ _COLOURS = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "8
 _CONTROL = ("random", "122,131,143")
 _DASHES = ("solid", "dot", "dash")
 _BANDS = 4
+_CELLS_WITH_WORDS = 20_000
 _COLUMNS = ("method", "ranking", "fraction", "edges", "faithfulness", "low", "high")
 
 
@@ -123,24 +125,33 @@ def _line(figure: go.Figure, line: pd.DataFrame, method: str, colour: str, dash:
 
 
 def plot_component_edges(
-    view: View, *, palette: Palette = "default", floor: float | None = None
+    view: View, *, show: int | None = 60, palette: Palette = "default", floor: float | None = None
 ) -> go.Figure:
     """Scores of edges: readers to the right, writers upwards; grey where a writer does not feed a reader.
 
     Args:
-        view: dims ("writer", "reader"), as `ComponentEdges.view()` gives it (large models: one layer at a time).
+        view: dims ("writer", "reader"), as `ComponentEdges.view()` gives it.
+        show: how many writers and how many readers to show at most, those with the strongest edges, in the order of
+            the forward pass; None shows all of them.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
 
     Raises:
-        InputError: other dims, or an unknown palette.
+        InputError: other dims, fewer than one writer to show, or an unknown palette.
+
+    Example:
+        >>> view = View(np.array([[0.1, 2.0], [np.nan, 0.0]]), ("writer", "reader"))
+        >>> plot_component_edges(view, show=1).data[1].customdata
+        (['0 → 1'],)
     """
     require_dims(view, (("writer", "reader"),), "plot_component_edges")
-    writers, readers = view.axis_labels("writer"), view.axis_labels("reader")
+    if show is not None and show < 1:
+        raise InputError(f"A figure shows one writer and one reader or more; received show={show!r}.")
     top, (first, second) = limit(view, floor), legend_words(view, palette)
-    missing = np.isnan(view.values)
+    part, note = _strongest(view, show)
+    writers, readers = part.axis_labels("writer"), part.axis_labels("reader")
+    missing = np.isnan(part.values)
     rows, columns = list(range(len(writers))), list(range(len(readers)))
-    names = [[f"{plotly_text(w)} → {plotly_text(r)}" for r in readers] for w in writers]
     figure = go.Figure()
     figure.add_trace(
         go.Heatmap(
@@ -155,10 +166,9 @@ def plot_component_edges(
     )
     figure.add_trace(
         go.Heatmap(
-            z=view.values,
+            z=part.values,
             x=columns,
             y=rows,
-            customdata=names,
             colorscale=colorscale(palette),
             zmin=-top,
             zmax=top,
@@ -166,17 +176,21 @@ def plot_component_edges(
             hoverongaps=False,
             colorbar={
                 "thickness": 12,
-                "title": {"text": view.units, "font": {"size": 11}},
+                "title": {"text": plotly_text(view.units), "font": {"size": 11}},
                 **scale_ticks(top),
             },
-            hovertemplate="%{customdata}: %{z:+.3g}<extra></extra>",
+            **_edge_words(writers, readers),
         )
     )
     figure.update_layout(
         template="plotly_white",
         height=max(300, min(13 * len(writers) + 140, 1400)),
-        margin={"l": 10, "r": 10, "t": 50, "b": 10},
-        title={"text": f"{plotly_text(first)}, {plotly_text(second)}", "font": {"size": 12}},
+        margin={"l": 10, "r": 10, "t": 64 if note else 50, "b": 10},
+        title={
+            "text": plotly_text(f"{first}, {second}")
+            + (f"<br><sup>{plotly_text(note)}</sup>" if note else ""),
+            "font": {"size": 13},
+        },
     )
     for update, labels, title in (
         (figure.update_xaxes, readers, "reader"),
@@ -195,3 +209,26 @@ def plot_component_edges(
         )
     figure.update_xaxes(tickangle=-90)
     return figure
+
+
+def _strongest(view: View, show: int | None) -> tuple[View, str]:
+    """The writers and readers with the strongest edges, in their order; and how many of how many, in words."""
+    size = np.nan_to_num(np.abs(view.values))
+    kept = [np.sort(np.argsort(-size.max(axis=axis, initial=0.0), kind="stable")[:show]) for axis in (1, 0)]
+    if tuple(map(len, kept)) == view.shape:
+        return view, ""
+    part = view.select(writer=kept[0].tolist(), reader=kept[1].tolist())
+    share = 100 * np.nan_to_num(np.abs(part.values)).sum() / (size.sum() or 1.0)
+    words = [
+        f"{len(one)} of {count} {dim}s" for one, count, dim in zip(kept, view.shape, view.dims, strict=True)
+    ]
+    return part, f"those with the strongest edges: {' and '.join(words)}, {share:.0f} % of Σ|score|"
+
+
+def _edge_words(writers: Sequence[str], readers: Sequence[str]) -> dict[str, Any]:
+    """Hover text of each edge; only the score and the numbers of row and column where there are too many."""
+    score = "%{z:+.3g}<extra></extra>"
+    if len(writers) * len(readers) > _CELLS_WITH_WORDS:
+        return {"hovertemplate": f"writer %{{y:d}} → reader %{{x:d}}: {score}"}
+    names = [[f"{plotly_text(w)} → {plotly_text(r)}" for r in readers] for w in writers]
+    return {"customdata": names, "hovertemplate": f"%{{customdata}}: {score}"}

@@ -1,21 +1,28 @@
 """Two methods side by side: heat maps of both on one scale, and a scatter of one against the other.
 
 Each row of the figure is one method: activation patching, the method, and the method against activation patching with
-the identity line.  All heat maps share one symmetric scale, so equal colours are equal effects.
+the identity line.  All heat maps share one symmetric scale, so equal colours are equal effects.  Columns of tokens are
+labelled by them, and say their positions on hover.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks
+from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks, visible_token
+from lrp_lens.plots.positions import cut_label
 from lrp_lens.views import View
 
 _ROW_HEIGHT = 260
-_GAP = 70
+_GAP = 120
+_MOST_TICKS = 24
+_LONGEST = 10
+_DEFAULT = {"position": "tok_{}", "source": "{}"}
+"""Labels of positions of which no token is known."""
 
 
 def plot_comparison(
@@ -86,31 +93,66 @@ def plot_comparison(
     return figure
 
 
-def _flat(view: View) -> tuple[np.ndarray, list[str], list[str]]:
-    """The view as rows × columns: layers by the second dim; a third dim, the heads, joins the layers."""
-    layers = [str(one) for one in view.labels[view.dims[0]]]
-    if len(view.dims) == 2:
-        return view.values, layers, [str(one) for one in view.labels[view.dims[1]]]
-    values, dims = view.values, view.dims
-    if "head" in dims[1:]:
+@dataclass(frozen=True)
+class _Flat:
+    """A view as rows × columns: layers by the second dim; a third dim, the heads, joins the layers."""
+
+    values: np.ndarray
+    rows: list[str]
+    columns: list[str]
+    """In full, for hover text."""
+    ticks: list[str]
+    """Of the columns, for the axis."""
+    across: str
+    """What the columns are."""
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Hover text of each cell."""
+        return [[plotly_text(f"{one}, {other}") for other in self.columns] for one in self.rows]
+
+
+def _flat(view: View) -> _Flat:
+    values, dims = view.values, list(view.dims)
+    if len(dims) > 2 and "head" in dims[1:]:
         values = np.moveaxis(values, dims.index("head"), 1)
-        heads = [str(one) for one in view.labels["head"]]
-        rest = [dim for dim in dims[1:] if dim != "head"]
-    else:
-        heads, rest = [str(one) for one in view.labels[dims[1]]], list(dims[2:])
-    rows = [layer + head for layer in layers for head in heads]
-    labels = [str(one) for one in view.labels[rest[0]]]
-    for dim in rest[1:]:
-        labels = [f"{one}, {other}" for one in labels for other in view.labels[dim]]
-    return values.reshape(len(rows), -1), rows, labels
+        dims.remove("head")
+        dims.insert(1, "head")
+    upwards = 1 if len(dims) == 2 else 2
+    rows = [str(one) for one in view.labels[dims[0]]]
+    if upwards == 2:
+        others = (
+            view.labels["head"] if dims[1] == "head" else [f", {one}" for one in _named(view, dims[1])[0]]
+        )
+        rows = [f"{layer}{other}" for layer in rows for other in others]
+    columns, ticks = _named(view, dims[upwards])
+    for dim in dims[upwards + 1 :]:
+        more, short = _named(view, dim)
+        columns = [f"{one}, {other}" for one in columns for other in more]
+        ticks = [f"{one}, {other}" for one in ticks for other in short]
+    return _Flat(values.reshape(len(rows), -1), rows, columns, ticks, ", ".join(dims[upwards:]))
+
+
+def _named(view: View, dim: str) -> tuple[list[str], list[str]]:
+    """Each index of a dim in full and in short: position 3: ·Mary and ·Mary; a position without token by its number."""
+    labels = [str(one) for one in view.labels[dim]]
+    if dim not in _DEFAULT:
+        return labels, labels
+    full, short = [], []
+    for index, label in enumerate(labels):
+        known = label != _DEFAULT[dim].format(index)
+        token = visible_token(label)
+        full.append(f"{dim} {index}: {token}" if known else f"{dim} {index}")
+        short.append(cut_label(token, _LONGEST) if known else str(index))
+    return full, short
 
 
 def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
     """Cells of a view on the figure's shared scale; missing ones are grey: white is an effect of 0."""
-    values, rows, columns = _flat(view)
-    shared = {"x": list(range(len(columns))), "y": list(range(len(rows))), "xgap": 1, "ygap": 1}
-    words = [[f"{plotly_text(one)}, {plotly_text(other)}" for other in columns] for one in rows]
-    shared |= {"customdata": words, "hoverongaps": False}
+    flat = _flat(view)
+    values = flat.values
+    shared = {"x": list(range(len(flat.columns))), "y": list(range(len(flat.rows))), "xgap": 1, "ygap": 1}
+    shared |= {"customdata": flat.cells, "hoverongaps": False}
     hover = "%{customdata}<br>%{z:+.4g}<extra></extra>"
     figure.add_trace(
         go.Heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, name=view.name, **shared),
@@ -130,34 +172,42 @@ def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
             row=row,
             col=column,
         )
-    _label_axes(figure, view, row, column)
+    _label_axes(figure, flat, row, column)
 
 
-def _label_axes(figure: go.Figure, view: View, row: int, column: int) -> None:
-    """Layers (and heads) up, positions or heads across; every label where there is room."""
-    _, rows, columns = _flat(view)
-    for update, labels, most in ((figure.update_yaxes, rows, 16), (figure.update_xaxes, columns, 16)):
+def _label_axes(figure: go.Figure, flat: _Flat, row: int, column: int) -> None:
+    """Layers (and heads) up, tokens or heads across; every label where there is room."""
+    for update, labels, most in (
+        (figure.update_yaxes, flat.rows, 16),
+        (figure.update_xaxes, flat.ticks, _MOST_TICKS),
+    ):
         every = max(1, -(-len(labels) // most))
         ticks = list(range(0, len(labels), every))
         update(
             tickmode="array",
             tickvals=ticks,
-            ticktext=[plotly_text(labels[tick].removeprefix("tok_")) for tick in ticks],
+            ticktext=[plotly_text(labels[tick]) for tick in ticks],
             showgrid=False,
             zeroline=False,
             tickfont={"size": 10},
             row=row,
             col=column,
         )
-    across = "head" if view.dims[-1] == "head" and len(view.dims) == 2 else "position"
-    figure.update_xaxes(title={"text": across, "font": {"size": 11}, "standoff": 4}, row=row, col=column)
+    crowded = any(len(one) > 2 for one in flat.ticks)
+    figure.update_xaxes(
+        title={"text": plotly_text(flat.across), "font": {"size": 11}, "standoff": 4},
+        tickangle=-90 if crowded else 0,
+        automargin=True,
+        row=row,
+        col=column,
+    )
 
 
 def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
-    x, rows, columns = _flat(exact)
-    y, _, _ = _flat(view)
+    flat = _flat(exact)
+    x, y = flat.values, _flat(view).values
     known = ~(np.isnan(x) | np.isnan(y))
-    names = np.array([[f"{one}, {other}" for other in columns] for one in rows], dtype=object)[known]
+    names = np.array(flat.cells, dtype=object).reshape(x.shape)[known]
     both = np.concatenate([x[known], y[known], [0.0]])
     margin = 0.05 * (both.max() - both.min() or 1.0)
     ends = [float(both.min() - margin), float(both.max() + margin)]
@@ -174,7 +224,7 @@ def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
             y=y[known],
             mode="markers",
             marker={"size": 6, "color": "#2166ac", "opacity": 0.6},
-            customdata=[plotly_text(one) for one in names],
+            customdata=names.tolist(),
             hovertemplate="%{customdata}<br>exact %{x:+.4g}<br>score %{y:+.4g}<extra></extra>",
             name=view.name,
         ),

@@ -164,7 +164,7 @@ def _largest(table: pd.DataFrame, show: int) -> tuple[pd.DataFrame, pd.DataFrame
 def _span(values: list[float]) -> tuple[float, float]:
     """The range of an axis, with room for the numbers beside the bars."""
     low, high = min(values), max(values)
-    room = 0.2 * ((high - low) or 1.0)
+    room = 0.35 * ((high - low) or 1.0)
     return low - room, high + room
 
 

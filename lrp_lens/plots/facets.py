@@ -16,7 +16,7 @@ from lrp_lens.plots.palette import Palette, colorscale, plotly_text, scale_ticks
 from lrp_lens.views import View
 
 _ACROSS = 3
-_GAP = 74
+_GAP = 120
 
 
 def plot_facets(

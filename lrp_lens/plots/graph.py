@@ -1,6 +1,7 @@
 """Static plotly figure of an attribution graph, for notebooks: layers upwards, tokens across.
 
-1. At most `max_edges` edges are drawn, the strongest of each transition; the title says what is left out.
+1. At most `max_edges` edges are drawn, the strongest of each transition; of a long prompt only the tokens that carry
+   most of them are columns.  The title says what is left out.
 2. Edges of like width and sign are one trace (plotly has one width per trace), each broken into lines; an invisible
    marker in the middle of each edge carries its hover text.
 3. Special tokens are grey and out of the scale.
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
-from lrp_lens.plots.graph_data import columns, drawn, largest, left_out
+from lrp_lens.plots.graph_data import drawn, largest
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -21,6 +22,7 @@ from lrp_lens.plots.palette import (
     positive_hue,
     visible_token,
 )
+from lrp_lens.plots.positions import LABEL_PIXELS, MOST, USUAL_WIDTH, position_ticks
 from lrp_lens.views import View
 
 _WIDTHS = (0.6, 1.4, 2.6, 4.0, 5.6)
@@ -32,7 +34,8 @@ def plot_graph(
     graph: AttributionGraph,
     *,
     max_edges: int = 1500,
-    touched_only: bool = False,
+    touched_only: bool | None = None,
+    width: int | None = None,
     palette: Palette = "default",
 ) -> go.Figure:
     """The graph as a figure.
@@ -40,8 +43,9 @@ def plot_graph(
     Args:
         graph: any graph; `graph.prune(mass=0.85).subgraph()` keeps it legible.
         max_edges: how many edges to draw at most, the strongest of each transition.
-        touched_only: only the tokens that a drawn edge touches are columns, each with its position; a prompt of more
-            than 128 tokens is always drawn so.
+        touched_only: True makes columns only of tokens that a drawn edge touches, at most the 32 with the strongest
+            edges, each with its position; False shows every token; None shows every token of a prompt of up to 32.
+        width: pixels; None fits what the figure is shown in. A label takes about 11: fewer pixels, fewer labels.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
@@ -55,21 +59,24 @@ def plot_graph(
         "special": _GREY,
     }
     shown = drawn(graph, max_edges)
-    places = columns(graph, shown, touched_only)
-    column = np.full(len(graph.token_strings), -1)
+    tokens = len(graph.token_strings)
+    some = tokens > MOST if touched_only is None else touched_only
+    places = _touched(graph, shown) if some else np.arange(tokens)
+    shown = shown[np.isin(graph.source[shown], places) & np.isin(graph.target[shown], places)]
+    column = np.full(tokens, -1)
     column[places] = np.arange(len(places))
     lines = _lines(graph, shown, column, colours)
     figure = go.Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
     positive, negative = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
-    cap = left_out(graph, max_edges, touched_only)
-    words = f"{positive}, {negative}" + (f"; {cap}" if cap else "")
+    words = "; ".join([f"{positive}, {negative}", *_left_out(graph, shown, places)])
     boundaries, positions = len(graph.boundaries), len(places)
-    every = max(1, -(-boundaries // 32))
-    levels = list(range(0, boundaries, every))
+    levels = list(range(0, boundaries, max(1, -(-boundaries // 32))))
+    labelled = list(range(0, positions, max(1, -(-positions * LABEL_PIXELS // (width or USUAL_WIDTH)))))
+    ticks = position_ticks(graph.token_strings, places, longest=13)
     figure.update_layout(
         template="plotly_white",
         height=max(320, 22 * boundaries + 170),
-        width=max(480, 26 * positions + 140),
+        width=width,
         margin={"l": 10, "r": 20, "t": 60, "b": 10},
         showlegend=False,
         hovermode="closest",
@@ -89,15 +96,8 @@ def plot_graph(
     )  # fmt: skip
     figure.update_xaxes(
         **axis,
-        tickvals=list(range(positions)),
-        ticktext=[
-            _tick(
-                graph.token_strings[one],
-                "" if positions == len(column) else f" {one}",
-                bool(graph.special[one]),
-            )
-            for one in places.tolist()
-        ],
+        tickvals=labelled,
+        ticktext=[_tick(ticks[one], bool(graph.special[places[one]])) for one in labelled],
         tickangle=-58,
         tickfont={"size": 10},
         range=[-0.7, positions - 0.3],
@@ -105,9 +105,33 @@ def plot_graph(
     return figure
 
 
-def _tick(token: str, place: str, special: bool) -> str:
-    shown = visible_token(token)
-    text = plotly_text((shown if len(shown) <= 13 else shown[:12] + "…") + place)
+def _touched(graph: AttributionGraph, shown: np.ndarray) -> np.ndarray:
+    """The targets and the tokens that a drawn edge touches, those with the largest Σ|A| up to 32, ascending."""
+    special = graph.special[graph.source] | graph.special[graph.target]
+    mass, touched = np.zeros((2, len(graph.token_strings)))
+    for end in (graph.source, graph.target):
+        np.add.at(mass, end[shown], np.where(special, 0.0, np.abs(graph.relevance))[shown])
+        touched[end[shown]] = 1
+    if len(graph.target_positions) <= MOST:
+        mass[list(graph.target_positions)] = np.inf
+        touched[list(graph.target_positions)] = 1
+    order = np.argsort(-mass, kind="stable")
+    return np.sort(order[touched[order] > 0][:MOST])
+
+
+def _left_out(graph: AttributionGraph, shown: np.ndarray, places: np.ndarray) -> list[str]:
+    """Which edges and tokens are not drawn, in words."""
+    said, size = [], np.abs(graph.relevance)
+    if len(shown) < len(size):
+        share = 100 * size[shown].sum() / (size.sum() or 1.0)
+        said.append(f"{len(shown):,} of {len(size):,} edges, {share:.0f} % of their Σ|A|")
+    if len(places) < len(graph.token_strings):
+        said.append(f"{len(places):,} of {len(graph.token_strings):,} tokens")
+    return said
+
+
+def _tick(label: str, special: bool) -> str:
+    text = plotly_text(label)
     return f'<i style="color:{_GREY}">{text}</i>' if special else text
 
 

@@ -23,7 +23,6 @@ from lrp_lens.views import View
 _PARTS = 5
 _REFINED = 14
 _PATHS = 8
-_ALL_COLUMNS = 128
 """Up to so many tokens, all of them are columns."""
 
 
@@ -109,31 +108,6 @@ def drawn(graph: AttributionGraph, most: int) -> np.ndarray:
     """Numbers of the edges to draw, weakest first: what is drawn last lies on top."""
     chosen = np.argsort(shares_before(graph), kind="stable")[:most]
     return chosen[np.argsort(np.abs(graph.relevance[chosen]), kind="stable")]
-
-
-def columns(graph: AttributionGraph, shown: np.ndarray, touched_only: bool = False) -> np.ndarray:
-    """The positions that are columns, ascending: all of a short prompt, else those that matter to the drawing."""
-    if len(graph.token_strings) <= _ALL_COLUMNS and not touched_only:
-        return np.arange(len(graph.token_strings))
-    targets = graph.target_positions if len(graph.target_positions) <= _ALL_COLUMNS else ()
-    touched = np.union1d(graph.source[shown], graph.target[shown])
-    return np.union1d(touched, np.array(targets, dtype=touched.dtype))
-
-
-def left_out(graph: AttributionGraph, most: int, touched_only: bool = False) -> str:
-    """Which edges and tokens are not drawn, in words; empty if all are."""
-    kept, chosen = len(graph.relevance), drawn(graph, most)
-    shown, tokens = len(columns(graph, chosen, touched_only)), len(graph.token_strings)
-    words = f"{shown:,} of {tokens:,} tokens, those that a drawn edge touches" if shown < tokens else ""
-    if kept <= most:
-        return words
-    shares, magnitude = shares_before(graph), np.abs(graph.relevance)
-    share = magnitude[chosen].sum() / (magnitude.sum() or 1.0)
-    exact = np.sort(shares)[most]
-    return (
-        f"{most:,} of {kept:,} edges, {100 * share:.1f} % of their mass: the strongest of each transition, up to "
-        f"{100 * exact:.1f} % of it" + (f"; {words}" if words else "")
-    )
 
 
 def shares_before(graph: AttributionGraph) -> np.ndarray:

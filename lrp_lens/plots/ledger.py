@@ -5,6 +5,9 @@ them. The last bar is the total, the metric. A remainder is always shown, other 
 where they hold anything.
 """
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -79,7 +82,7 @@ def plot_ledger(
     levels = [0.0]
     for amount in amounts:
         levels.append(levels[-1] + amount)
-    room = 0.2 * ((max(levels) - min(levels)) or 1.0)
+    room = 0.35 * ((max(levels) - min(levels)) or 1.0)
     figure.update_layout(
         template="plotly_white",
         height=34 * len(names) + 90,
@@ -116,16 +119,31 @@ def _legend(towards: tuple[str, str] | None, palette: Palette) -> str:
     return f"{positive_hue(palette)}: {ends[0]}, {negative_hue(palette)}: {ends[1]}"
 
 
+def _name(row: pd.Series) -> str:
+    """An entry's name with its layer, if it lies in one: L3 b_O."""
+    return f"{layer_name(row.get('layer'))} {row['name']}".strip()
+
+
+def layer_name(layer: Any) -> str:
+    """The layer of a ledger's row: L3, or nothing outside the blocks.
+
+    Example:
+        >>> layer_name(3), layer_name("L3"), layer_name(float("nan"))
+        ('L3', 'L3', '')
+    """
+    if isinstance(layer, str):
+        return layer
+    return "" if layer is None or pd.isna(layer) else f"L{int(layer)}"
+
+
 def _hover(kind: str, rows: pd.DataFrame, units: str) -> str:
     """The kind's sum and its largest entries."""
-    order = rows["amount"].abs().sort_values(ascending=False).index
+    order = np.argsort(-rows["amount"].abs().to_numpy(), kind="stable")
     lines = [
         f"<b>{plotly_text(kind)}</b>: {signed(float(rows['amount'].sum()), '+.4g')} {plotly_text(units)}"
     ]
-    for index in order[:_LISTED]:
-        lines.append(
-            f"{plotly_text(str(rows.loc[index, 'name']))}: {signed(float(rows.loc[index, 'amount']), '+.4g')}"
-        )
+    for _, row in rows.iloc[order[:_LISTED]].iterrows():
+        lines.append(f"{plotly_text(_name(row))}: {signed(float(row['amount']), '+.4g')}")
     if len(order) > _LISTED:
         lines.append(f"… and {len(order) - _LISTED} more")
     return "<br>".join(lines)

@@ -1,7 +1,8 @@
 """Heat maps: layer × position, layer × head and head × source token, as plotly figures.
 
 All share one look: diverging and symmetric about 0, special positions grey and out of the scale, axes
-keyed by position or index (repeated tokens stay apart), hover text with every coordinate.
+keyed by position or index (repeated tokens stay apart), hover text with every coordinate.  Of a long prompt the tokens
+that carry most of the relevance are shown, unless all are asked for.
 """
 
 from dataclasses import replace
@@ -22,27 +23,49 @@ from lrp_lens.plots.palette import (
     signed,
     visible_token,
 )
+from lrp_lens.plots.positions import (
+    LABEL_PIXELS,
+    USUAL_WIDTH,
+    cut_label,
+    position_ticks,
+    touched_positions,
+    touched_words,
+)
 from lrp_lens.views import View
 
 _CELLS_WITH_NUMBERS = 120
 _CELLS_WITH_WORDS = 20_000
-_TICK_LENGTH = 16
+_TICK_LENGTH = 22
 
 
-def plot_layers(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
+def plot_layers(
+    view: View,
+    *,
+    touched_only: bool | None = None,
+    width: int | None = None,
+    palette: Palette = "default",
+    floor: float | None = None,
+) -> go.Figure:
     """Relevance of the residual stream: layers upwards, positions to the right.
 
     Args:
         view: dims ("layer", "position").
+        touched_only: True shows only the tokens that carry most of the relevance (at most 32, each with its position),
+            False shows every token; None shows every token of a prompt of up to 32.
+        width: pixels; None fits what the figure is shown in. A label takes about 11: fewer pixels, fewer labels.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
 
     Raises:
         InputError: other dims, or an unknown palette.
+
+    Example:
+        >>> view = View(np.eye(2, 3), ("layer", "position"))
+        >>> plot_layers(view, touched_only=True).layout.xaxis.ticktext
+        ('tok_0 0', 'tok_1 1')
     """
     require_dims(view, (("layer", "position"),), "plot_layers")
-    tokens = view.axis_labels("position")
-    return _heat_map(view, [visible_token(one) for one in tokens], "position", palette, floor)
+    return _position_map(view, touched_only, palette, floor, width=width)
 
 
 def plot_heads(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
@@ -57,7 +80,10 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
         InputError: other dims, or an unknown palette.
     """
     require_dims(view, (("layer", "head"),), "plot_heads")
-    figure = _heat_map(view, list(view.axis_labels("head")), "head", palette, floor)
+    heads = list(view.axis_labels("head"))
+    figure = _heat_map(view, [plotly_text(one) for one in heads], palette, limit(view, floor))
+    crowded = len(heads) > 12
+    _axis(figure.update_xaxes, heads, tickangle=-90 if crowded else 0, every=max(1, len(heads) // 64))
     if view.values.size <= _CELLS_WITH_NUMBERS:
         numbers = [["" if np.isnan(one) else signed(float(one)) for one in row] for row in view.values]
         figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": view.name})
@@ -65,13 +91,22 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
 
 
 def plot_sources(
-    view: View, *, show: int = 24, palette: Palette = "default", floor: float | None = None
+    view: View,
+    *,
+    show: int = 24,
+    touched_only: bool | None = None,
+    width: int | None = None,
+    palette: Palette = "default",
+    floor: float | None = None,
 ) -> go.Figure:
     """Which source tokens each head moved, and what that adds: heads upwards, source tokens to the right.
 
     Args:
         view: dims ("layer", "head", "position"), as `decompose(...).by_source()` gives it.
         show: how many heads to show at most, those with the largest Σ |value|, in the order of the layers.
+        touched_only: True shows only the tokens that carry most of it (at most 32, each with its position), False
+            shows every token; None shows every token of a prompt of up to 32.
+        width: pixels; None fits what the figure is shown in. A label takes about 11: fewer pixels, fewer labels.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
 
@@ -90,19 +125,46 @@ def plot_sources(
     kept = np.sort(np.argsort(-size, kind="stable")[:show])
     labels = {"layer": tuple(names[i] for i in kept), "position": view.axis_labels("position")}
     heads = replace(view, values=values[kept], dims=("layer", "position"), labels=labels)
-    figure = _heat_map(heads, [visible_token(one) for one in labels["position"]], "position", palette, floor)
-    if len(kept) < len(names):
-        words = f"{figure.layout.title.text}; the largest {len(kept)} of {len(names)} heads"
-        figure.update_layout(title={"text": words})
-    return figure
+    note = f"the largest {len(kept)} of {len(names)} heads" if len(kept) < len(names) else ""
+    return _position_map(heads, touched_only, palette, floor, note, width)
 
 
-def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor: float | None) -> go.Figure:
-    """One trace for the ordinary columns, one grey trace for the special ones."""
-    top = limit(view, floor)
+def _position_map(
+    view: View,
+    touched_only: bool | None,
+    palette: Palette,
+    floor: float | None,
+    note: str = "",
+    width: int | None = None,
+) -> go.Figure:
+    """A map whose columns are positions, all of them or the touched ones."""
+    tokens, shown = view.axis_labels("position"), touched_positions(view, touched_only)
+    part = view if len(shown) == len(tokens) else view.select(position=shown.tolist())
+    where = [f", position {one}: <b>{plotly_text(visible_token(tokens[one]))}</b>" for one in shown.tolist()]
+    notes = "; ".join(one for one in (note, touched_words(view, shown)) if one)
+    every = max(1, -(-len(shown) * LABEL_PIXELS // (width or USUAL_WIDTH)))
+    figure = _heat_map(part, where, palette, limit(view, floor), notes)
+    if every > 1:
+        figure.update_traces(xgap=0)  # lines between thin columns would outweigh them
+    ticks = position_ticks(tokens, shown)
+    _axis(figure.update_xaxes, ticks, tickangle=-90 if any(len(one) > 2 for one in ticks) else 0, every=every)
+    return figure.update_layout(width=width)
+
+
+def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes: str = "") -> go.Figure:
+    """One trace for the ordinary columns, one grey trace for the special ones, on one grid.
+
+    Both traces have all columns, and gaps where the other one has its cells: plotly draws cells as wide as the
+    distance to the next column, and a trace of few columns would cover those between them.
+    """
     special = view.special_cells()
-    columns = np.arange(view.shape[1])
-    shared = {"y": list(range(view.shape[0])), "xgap": 1, "ygap": 1, "hoverongaps": False}
+    shared = {
+        "x": list(range(view.shape[1])),
+        "y": list(range(view.shape[0])),
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+    }
     figure = go.Figure()
     figure.add_trace(
         go.Heatmap(
@@ -112,41 +174,41 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
             zmin=-top,
             zmax=top,
             zmid=0,
-            colorbar=_colour_bar(view, min(_height(view.shape[0]), 240), top),
+            colorbar=_colour_bar(view, top),
             meta={"diverging": palette},
-            x=columns.tolist(),
-            **_hover(view, ticks, across, columns),
+            **_hover(view, where, ~special),
             **shared,
         )
     )
     if special.any():
-        columns = np.flatnonzero(special.any(axis=0))
         figure.add_trace(
             go.Heatmap(
-                z=np.zeros((view.shape[0], len(columns))),
+                z=np.where(special, 0.0, np.nan),
                 name="special tokens",
                 colorscale=[[0, GREY], [1, GREY]],
                 showscale=False,
-                x=columns.tolist(),
-                **_hover(view, ticks, across, columns),
+                **_hover(view, where, special),
                 **shared,
             )
         )
-    positive, negative = legend_words(view, palette)
+    words = plotly_text(", ".join(legend_words(view, palette)))
     figure.update_layout(
         template="plotly_white",
-        height=_height(view.shape[0]) + 140,
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
-        title={"text": plotly_text(f"{positive}, {negative}"), "font": {"size": 13}, "x": 0, "xref": "paper"},
+        height=_height(view.shape[0]) + 190,
+        margin={"l": 10, "r": 10, "t": 88 if notes else 66, "b": 10},
+        title={
+            "text": words + (f"<br><sup>{plotly_text(notes)}</sup>" if notes else ""),
+            "font": {"size": 13},
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 18 if notes else 10},
+        },
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    crowded = any(len(tick) > 2 for tick in ticks) if across == "position" else len(ticks) > 12
-    _axis(figure.update_xaxes, ticks, tickangle=-90 if crowded else 0, every=max(1, len(ticks) // 120))
-    _axis(
-        figure.update_yaxes,
-        list(view.axis_labels("layer")),
-        every=max(1, view.shape[0] // 48),
-    )
+    _axis(figure.update_yaxes, list(view.axis_labels("layer")), every=max(1, view.shape[0] // 48))
     return figure
 
 
@@ -156,7 +218,7 @@ def _axis(update: Any, ticks: list[str], *, every: int, tickangle: int = 0) -> N
     update(
         tickmode="array",
         tickvals=shown,
-        ticktext=[plotly_text(_short(ticks[i])) for i in shown],
+        ticktext=[plotly_text(cut_label(ticks[i], _TICK_LENGTH)) for i in shown],
         tickangle=tickangle,
         tickfont={"size": 11 if len(shown) <= 60 else 9},
         showgrid=False,
@@ -171,45 +233,50 @@ def _height(rows: int) -> int:
     return max(46 * min(rows, 5), 26 * min(rows, 24), 17 * rows)
 
 
-def _colour_bar(view: View, length: int, top: float) -> dict[str, Any]:
+def _colour_bar(view: View, top: float) -> dict[str, Any]:
+    """Above the map, at its left: seen first on any screen, and no column's width is lost to it.
+
+    The units stand beside the upper end: where the bar has a title, plotly moves the figure's own out of sight.
+    """
+    ticks = scale_ticks(top)
+    low, middle, high = ticks["ticktext"][::2]
     return {
-        **scale_ticks(top),
+        "tickvals": ticks["tickvals"][::2],
+        "ticktext": [low, middle, f"{high} {plotly_text(view.units)}"],
+        "orientation": "h",
         "lenmode": "pixels",
-        "len": length,
+        "len": 210,
+        "x": 0,
+        "xanchor": "left",
         "y": 1,
-        "yanchor": "top",
-        "title": {"text": plotly_text(view.units), "side": "top", "font": {"size": 11}},
-        "thickness": 10,
+        "yanchor": "bottom",
+        "ypad": 4,
+        "title": {"text": ""},
+        "thickness": 8,
         "tickfont": {"size": 10},
     }
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= _TICK_LENGTH else label[: _TICK_LENGTH - 1] + "…"
+def _hover(view: View, where: list[str], cells: np.ndarray) -> dict[str, Any]:
+    """Hover text with every coordinate; in words up to 20,000 cells, then in numbers.
 
-
-def _hover(view: View, ticks: list[str], across: str, columns: np.ndarray) -> dict[str, Any]:
-    """Hover text of these columns, with every coordinate; in words up to 20,000 cells, then in numbers."""
+    Args:
+        view: rows are layers.
+        where: what to say of each column after the layer's name, ready for plotly.
+        cells: True where the trace has its cells; the others need no words.
+    """
+    unit = plotly_text(view.units)
     if view.values.size > _CELLS_WITH_WORDS:
-        numbers = f"row %{{y}}, {across} %{{x}}<br>%{{z:+.4g}} {plotly_text(view.units)}"
+        numbers = f"row %{{y:d}}, {view.dims[1]} %{{x:d}}<br>%{{z:+.4g}} {unit}"
         return {"hovertemplate": numbers + "<extra></extra>"}
-    special = view.special_cells()
+    special, missing = view.special_cells(), np.isnan(view.values)
     rows = []
-    for i, layer in enumerate(view.axis_labels("layer")):
-        row = []
-        for j in columns:
-            value = view.values[i, j]
-            tick = plotly_text(ticks[j])
-            where = (
-                f"{plotly_text(layer)}{tick}"
-                if across == "head"
-                else f"{plotly_text(layer)}, position {j}: <b>{tick}</b>"
-            )
-            told = (
-                "missing" if np.isnan(value) else f"{signed(float(value), '+.4g')} {plotly_text(view.units)}"
-            )
-            row.append(
-                f"{where}<br>{told}" + ("<br>special token, out of the scale" if special[i, j] else "")
-            )
-        rows.append(row)
+    for i, layer in enumerate(plotly_text(one) for one in view.axis_labels("layer")):
+        told = [
+            "missing" if missing[i, j] else f"{signed(float(view.values[i, j]), '+.4g')} {unit}"
+            for j in range(len(where))
+        ]
+        aside = ["<br>special token, out of the scale" if one else "" for one in special[i]]
+        words = [f"{layer}{where[j]}<br>{told[j]}{aside[j]}" for j in range(len(where))]
+        rows.append([one if here else "" for one, here in zip(words, cells[i], strict=True)])
     return {"customdata": rows, "hovertemplate": "%{customdata}<extra></extra>"}

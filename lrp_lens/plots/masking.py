@@ -92,7 +92,7 @@ def plot_masking(
             y=table["gap"].tolist(),
             mode="lines+markers+text",
             text=[f"{gap:+.1f}" for gap in table["gap"]],
-            textposition="top right",
+            textposition="top center",
             cliponaxis=False,
             name="blamed tokens",
             line={"color": _CLAIM, "width": 3},
@@ -109,6 +109,7 @@ def plot_masking(
     )
     gap = f"logit of {target!r} − {contrast!r}"
     figure.update_xaxes(title={"text": "masked tokens", "font": {"size": 12}}, dtick=1, zeroline=False)
+    figure.update_xaxes(range=[-0.4, max(steps, default=0) + 0.4])  # room for the numbers at both ends
     figure.update_yaxes(
         title={"text": plotly_text(gap), "font": {"size": 12}}, zeroline=False, automargin=True
     )

@@ -26,6 +26,8 @@ LIGHT: dict[str, RGB] = {"blue": (67, 147, 195), "red": (214, 96, 77)}
 DARK: dict[str, RGB] = {"blue": (38, 110, 186), "red": (192, 48, 52)}
 GREY = "#c9cdd3"
 _WHITESPACE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%{": "&#37;{"}
+"""What plotly would not show as it is, `&` first."""
 _SCALE = (
     (0.0, "#b2182b"),
     (0.25, "#ef8a62"),
@@ -119,8 +121,18 @@ def signed(value: float, form: str = "+.2f") -> str:
 
 
 def plotly_text(text: str) -> str:
-    """Text that plotly shows literally: it reads <…> as markup, so a token '<bos>' would vanish."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    r"""Text that plotly shows literally.
+
+    It reads <…> as markup, so a token '<bos>' would vanish; $…$ as a formula wherever the page has MathJax, as
+    notebooks have; and %{…} in a hover template as a variable.
+
+    Example:
+        >>> plotly_text("<b> $x$ 5 %")
+        '&lt;b&gt; &#36;x&#36; 5 %'
+    """
+    for plain, entity in _ENTITIES.items():
+        text = text.replace(plain, entity)
+    return text
 
 
 def require_table(table: object, columns: tuple[str, ...], what: str, remedy: str) -> None:

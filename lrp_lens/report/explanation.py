@@ -3,9 +3,7 @@
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
@@ -19,10 +17,14 @@ from lrp_lens.plots import (
     plot_masking,
     token_heatmap_html,
 )
+from lrp_lens.plots.ledger import layer_name
 from lrp_lens.plots.palette import negative_hue, positive_hue
-from lrp_lens.report.page import Section, figure_block, page_html
+from lrp_lens.plots.positions import touched_positions, touched_words
+from lrp_lens.report.page import Section, figure_block, page_html, switch_block
+from lrp_lens.views import View
 
-_TOKEN_PIXELS = 20
+_LABEL_PIXELS, _LAYER_PIXELS = 9, 56
+"""Widths of the layer map: an upright label, and what the names of the layers take."""
 _WIDEST = 8000
 
 
@@ -156,11 +158,24 @@ def _check(explanation: Explanation) -> Section:
 
 
 def _layers(explanation: Explanation, palette: Palette) -> Section:
-    width = min(_TOKEN_PIXELS * explanation.layers.shape[1] + 130, _WIDEST)
-    figure = figure_block(plot_layers(explanation.layers, palette=palette), "layers", min_width=width)
+    view = explanation.layers
+    shown, tokens = touched_positions(view), view.shape[1]
+    figure = _layer_map(view, palette, len(shown), "layers")
+    if len(shown) < tokens:
+        figure = switch_block(
+            f"only the tokens that carry most of it: {touched_words(view, shown)}",
+            figure,
+            _layer_map(view, palette, tokens, "layers-of-all-tokens"),
+        )
     said = f"Relevance of the residual stream at every layer and position: {_colours(explanation, palette)}."
-    said += '<span class="narrow dim"> Swipe sideways for all positions.</span>'
     return Section("Where it travels: layer × position", f"<p>{said}</p>{figure}")
+
+
+def _layer_map(view: View, palette: Palette, columns: int, name: str) -> str:
+    """The map of so many positions, wide enough for a label each."""
+    width = min(_LABEL_PIXELS * columns + _LAYER_PIXELS, _WIDEST)
+    figure = plot_layers(view, touched_only=columns < view.shape[1], width=2 * width, palette=palette)
+    return figure_block(figure, name, min_width=width)
 
 
 def _components(explanation: Explanation, palette: Palette) -> Section:
@@ -182,7 +197,7 @@ def _wrap(title: str, body: str) -> str:
 def _ledger(explanation: Explanation, palette: Palette) -> Section:
     rows = [
         [
-            _layer(row.layer),
+            escape(layer_name(row.layer)),
             escape(str(row.name)),
             escape(str(row.kind)),
             f"{row.amount:+.4f}",
@@ -197,13 +212,6 @@ def _ledger(explanation: Explanation, palette: Palette) -> Section:
         f"{_table(['layer', 'name', 'kind', 'logits'], rows, numeric=(3,))}</details>"
     )
     return Section("The ledger: where every logit went", body)
-
-
-def _layer(layer: Any) -> str:
-    """A ledger row's layer: L3, or nothing outside the blocks."""
-    if isinstance(layer, str):
-        return escape(layer)
-    return "" if pd.isna(layer) else f"L{int(layer)}"
 
 
 def _about(explanation: Explanation) -> Section:

@@ -2,7 +2,7 @@
 
 1. Sections are escaped HTML; figures are stored as JSON next to their box and drawn by one small script.
 2. plotly.js is inlined once. A content-security policy forbids every request: no network, ever.
-3. Colours follow the reader's light or dark preference; wide figures scroll inside their own box.
+3. Colours follow the reader's light or dark preference; wide figures scroll inside their own box, which says so.
 """
 
 from dataclasses import dataclass
@@ -48,6 +48,18 @@ def figure_block(figure: go.Figure, name: str, *, min_width: int = 0) -> str:
         f'<div class="scroll"><div class="figure" data-figure="{escape(name)}"{width}></div></div>'
         f'<script type="application/json" id="{escape(name)}">{data}</script>'
     )
+
+
+def switch_block(words: str, first: str, second: str) -> str:
+    """Two contents in one place and a checkbox: checked, as it is at first, it shows the first one.
+
+    Args:
+        words: what the checkbox says, plain text.
+        first: HTML, already escaped.
+        second: HTML, already escaped.
+    """
+    box = f'<label><input type="checkbox" checked> {escape(words)}</label>'
+    return f'<div class="switch">{box}<div>{first}</div><div hidden>{second}</div></div>'
 
 
 def page_html(title: str, lead: str, sections: list[Section]) -> str:
