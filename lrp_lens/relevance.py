@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeAliasType
 
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
@@ -25,8 +26,8 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
 from lrp_lens.hosts.text import PaddingSide, TokenBatch, token_strings, tokenize
-from lrp_lens.ledger import Balance
-from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
+from lrp_lens.ledger.balance import Balance
+from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, MetricLike, RunnerUp, as_metric
 from lrp_lens.recording import (
     NamesFilter,
     Recorder,
@@ -42,7 +43,8 @@ from lrp_lens.recording import (
 )
 from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
 
-Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor]
+Prompt = TypeAliasType("Prompt", str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor])
+"""Text, a list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors."""
 
 
 def describe_metric(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | None]:
@@ -76,7 +78,7 @@ def unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
 def run_with_relevance(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     names_filter: NamesFilter = None,

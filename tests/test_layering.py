@@ -124,6 +124,10 @@ def hook_name_faults(source: str, path: Path) -> list[str]:
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
+def test_the_list_of_public_names_imports_no_command() -> None:
+    assert not import_faults((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"), Path("__init__.py"))
+
+
 def test_every_room_is_in_the_order() -> None:
     assert {room_of(path) for path in FILES} - {FACADE, ENTRY} <= set(ORDER)
 

@@ -12,7 +12,8 @@ import pytest
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.failures.masking import MaskingCheck, MaskingStep
-from lrp_lens.report import Section, explanation_html, page_html, write_report
+from lrp_lens.report import explanation_html, write_report
+from lrp_lens.report.page import Section, page_html
 from lrp_lens.views import View
 
 EVIL = "</script><script>alert(1)</script>"

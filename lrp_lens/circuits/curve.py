@@ -8,13 +8,12 @@
 5. Intervals: bootstrap over prompts, which are drawn once for all methods.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
@@ -22,7 +21,7 @@ from lrp_lens.circuits.evaluate import evaluate_circuits
 from lrp_lens.circuits.scores import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.text import PaddingSide
-from lrp_lens.metrics import Metric
+from lrp_lens.metrics import MetricLike
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
@@ -166,7 +165,7 @@ def faithfulness_curve(
     edges: ComponentEdges | Mapping[str, ComponentEdges],
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     level: str = "edge",
     selection: str = "top",

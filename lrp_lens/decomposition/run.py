@@ -20,7 +20,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.text import PaddingSide, tokenize
-from lrp_lens.metrics import Metric, as_metric
+from lrp_lens.metrics import MetricLike, as_metric
 from lrp_lens.relevance import Prompt, run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -28,7 +28,7 @@ from lrp_lens.rules import ATTN_LRP, RuleSet
 def decompose(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     padding_side: PaddingSide | None = None,

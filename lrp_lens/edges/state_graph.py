@@ -9,13 +9,11 @@ to compute it, are in `batch_packed`.
 4. Everything left out is accounted for: for every target Σ in-edges + pruned + sinks = its relevance.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from os import PathLike
 from typing import Any
-
-from torch import Tensor
 
 from lrp_lens.edges.builder import StateGraph
 from lrp_lens.edges.options import Method, Options, Split
@@ -25,7 +23,7 @@ from lrp_lens.graph import AttributionGraph
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients
 from lrp_lens.hosts.text import tokenize
-from lrp_lens.metrics import CallableMetric, Metric, as_metric
+from lrp_lens.metrics import CallableMetric, Metric, MetricLike, as_metric
 from lrp_lens.relevance import Prompt, vocabulary_size
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -33,7 +31,7 @@ from lrp_lens.rules import ATTN_LRP, RuleSet
 def attribution_graph(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     layers: Sequence[int] | None = None,

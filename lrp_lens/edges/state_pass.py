@@ -31,7 +31,7 @@ from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.scores import score_geometry
 from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
 from lrp_lens.hosts.text import TokenBatch, tokenize
-from lrp_lens.ledger import Calls
+from lrp_lens.ledger.balance import Calls
 from lrp_lens.metrics import Metric, as_metric
 from lrp_lens.recording import Recorder, backward, complete, total, with_completions
 from lrp_lens.relevance import Prompt, concrete_metric, describe_metric, unembedded, vocabulary_size

@@ -7,7 +7,7 @@
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
@@ -19,10 +19,8 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.text import TokenBatch, tokenize
-from lrp_lens.metrics import LogitDiff, Metric, RunnerUp, SequenceLogitDiff, as_metric
+from lrp_lens.metrics import LogitDiff, Metric, MetricLike, RunnerUp, SequenceLogitDiff, as_metric
 from lrp_lens.perturbation.replacement import Replacement, make_replacement, masked_logits
-
-MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
