@@ -123,6 +123,25 @@ class CircuitCurve:
         ]
         return pd.DataFrame(rows)
 
+    def plot(
+        self,
+        ranking: Literal["absolute", "signed"] = "absolute",
+        *,
+        methods: Sequence[str] | None = None,
+    ) -> Any:
+        """Faithfulness against size, one line per method, a plotly figure.
+
+        Args:
+            ranking: "absolute" (CMD's) or "signed" (CPR's); a random control is shown with either.
+            methods: the methods to show, in this order; None shows all.
+
+        Raises:
+            InputError: no such method or ranking.
+        """
+        from lrp_lens.plots.circuits import plot_circuit_curve
+
+        return plot_circuit_curve(self.to_dataframe(), ranking, methods=methods, level=self.level)
+
     def _headline(self) -> str:
         return (
             f"CircuitCurve({self.level}s, {self.text}; {len(self.full)} prompt{'s' * (len(self.full) > 1)}; metric "

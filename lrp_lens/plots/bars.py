@@ -25,14 +25,14 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
     """The components with the largest |value|, largest on top.
 
     Args:
-        view: dims ("component",).
+        view: dims ("component",) or ("neuron",).
         show: how many components to show at most; the axis says of how many.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
         InputError: other dims, or an unknown palette.
     """
-    require_dims(view, (("component",),), "plot_components")
+    require_dims(view, (("component",), ("neuron",)), "plot_components")
     values = np.nan_to_num(view.values)
     shown = np.argsort(-np.abs(values), kind="stable")[:show]
     of = f", the largest {len(shown)} of {len(values)}" if len(shown) < len(values) else ""
@@ -97,6 +97,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
         tickmode="array",
         tickvals=list(range(len(names))),
         ticktext=names,
+        title={"text": "neuron" if view.dims == ("neuron",) else None, "font": {"size": 11}},
         autorange="reversed",
         automargin=True,
         showgrid=False,
