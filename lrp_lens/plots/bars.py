@@ -8,6 +8,7 @@ with the rest they do add up, to the relevance of all tokens.
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -66,7 +67,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
     names = [plotly_text(labels[i]) for i in shown]
     amounts = [float(values[i]) for i in shown]
     colours = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             x=amounts,
             y=list(range(len(names))),

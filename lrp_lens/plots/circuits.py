@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     GREY,
     Palette,
@@ -59,7 +60,7 @@ def plot_circuit_curve(
         raise InputError(
             f"This curve has the rankings {sorted(set(table['ranking']))} of {known}; received {ranking!r} of {shown}."
         )
-    figure = go.Figure()
+    figure = Figure()
     ordinary = [method for method in shown if method != _CONTROL[0]]
     for method in shown:
         index = ordinary.index(method) if method in ordinary else 0
@@ -141,7 +142,7 @@ def plot_component_edges(
     missing = np.isnan(view.values)
     rows, columns = list(range(len(writers))), list(range(len(readers)))
     names = [[f"{plotly_text(w)} → {plotly_text(r)}" for r in readers] for w in writers]
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(missing, 1.0, np.nan),

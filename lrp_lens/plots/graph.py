@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.graph_data import columns, drawn, largest, left_out
 from lrp_lens.plots.palette import (
     LIGHT,
@@ -59,7 +60,7 @@ def plot_graph(
     column = np.full(len(graph.token_strings), -1)
     column[places] = np.arange(len(places))
     lines = _lines(graph, shown, column, colours)
-    figure = go.Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
+    figure = Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
     positive, negative = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
     cap = left_out(graph, max_edges, touched_only)
     words = f"{positive}, {negative}" + (f"; {cap}" if cap else "")

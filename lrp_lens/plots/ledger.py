@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -72,7 +73,7 @@ def plot_ledger(
     total = sum(amounts, 0.0)
     hues = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
     names = [*kinds, "total"]
-    figure = go.Figure(
+    figure = Figure(
         go.Waterfall(
             orientation="h",
             measure=[*["relative"] * len(kinds), "total"],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     GREY,
     Palette,
@@ -103,7 +104,7 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
     special = view.special_cells()
     columns = np.arange(view.shape[1])
     shared = {"y": list(range(view.shape[0])), "xgap": 1, "ygap": 1, "hoverongaps": False}
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(special, np.nan, view.values),

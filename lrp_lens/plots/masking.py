@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text
 
 _COLUMNS = ("masked", "gap", "control", "control_spread")
@@ -26,7 +27,7 @@ def plot_masking(table: pd.DataFrame, *, target: str = "target", contrast: str =
     steps = table["masked"].tolist()
     low = (table["control"] - table["control_spread"]).tolist()
     high = (table["control"] + table["control_spread"]).tolist()
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Scatter(
             x=[*steps, *reversed(steps)],
