@@ -126,6 +126,21 @@ def test_a_heat_map_has_its_cells_where_they_belong() -> None:
     )
 
 
+def test_a_colour_bar_stands_beside_the_map_or_lies_above_it() -> None:
+    bar = {"tickvals": [-1, 1], "ticktext": ["low", "high"], "thickness": 8}
+    scale = [[0, "#ff0000"], [0.5, "rgb(255,255,255)"], [1, "#0000ff"]]
+    heat = go.Heatmap(z=[[-1.0, 1.0]], zmin=-1, zmax=1, colorscale=scale, colorbar=bar)
+    lying = bar | {"orientation": "h", "lenmode": "pixels", "len": 130, "x": 0, "y": 1}
+    for settings_, along, across in ((bar, 1, 0), (lying, 0, 1)):
+        heat.colorbar = settings_
+        svg = still_svg(go.Figure(heat)) or ""
+        (_, blue_cell), (red, blue) = zip(*(shapes(svg, one) for one in ("#ff0000", "#0000ff")), strict=True)
+        assert (
+            red[across] == blue[across] and red[along] != blue[along] and {"low", "high"} <= set(words(svg))
+        )
+        assert red[1] < blue_cell[1] if settings_ is lying else red[0] > blue_cell[0] + blue_cell[2]
+
+
 def test_bars_are_as_long_as_their_values_and_the_first_is_on_top() -> None:
     named = View(np.array([3.0, -1.5, 0.75]), ("component",), {"component": ("x", "y", "z")})
     svg = still_svg(plots.plot_components(named))

@@ -8,3 +8,6 @@ class Html(str):
 
     def _repr_html_(self) -> str:
         return str(self)
+
+    def __repr__(self) -> str:
+        return f"Html of {len(self):,} characters"

@@ -1,4 +1,4 @@
-"""Heat maps and their colour bars. Cells of one colour are one path: a map of thousands of cells stays small."""
+"""Heat maps. Cells of one colour are one path: a map of thousands of cells stays small."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from lrp_lens.plots.still.values import numbers
 from lrp_lens.plots.still.words import INK, number_text, put, width_of
 
 RGB = tuple[float, float, float]
-_SHADES = 65  # odd: white is exactly in the middle
+SHADES = 65  # odd: white is exactly in the middle
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
 
@@ -50,13 +50,13 @@ class Shades:
         """The colour's number, -1 where there is no value."""
         share = (values - self.low) / ((self.high - self.low) or 1.0)
         known = np.isfinite(values)
-        return np.where(known, np.rint(np.clip(np.where(known, share, 0), 0, 1) * (_SHADES - 1)), -1).astype(
+        return np.where(known, np.rint(np.clip(np.where(known, share, 0), 0, 1) * (SHADES - 1)), -1).astype(
             int
         )
 
     def colour(self, number: int) -> str:
         """As #rrggbb."""
-        place = number / (_SHADES - 1)
+        place = number / (SHADES - 1)
         at = [stop for stop, _ in self.stops]
         parts = [np.interp(place, at, [colour[i] for _, colour in self.stops]) for i in range(3)]
         return "#" + "".join(f"{round(float(one)):02x}" for one in parts)
@@ -98,7 +98,7 @@ def _numbers(texts: Any, shades: np.ndarray, columns: np.ndarray, rows: np.ndarr
     parts = []
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            dark = abs(shades[i, j] - (_SHADES - 1) / 2) > 0.42 * _SHADES
+            dark = abs(shades[i, j] - (SHADES - 1) / 2) > 0.42 * SHADES
             colour = "#ffffff" if dark else INK
             parts.append(
                 put(
@@ -110,41 +110,4 @@ def _numbers(texts: Any, shades: np.ndarray, columns: np.ndarray, rows: np.ndarr
                     colour=colour,
                 )
             )
-    return "".join(parts)
-
-
-def bar_width(bar: Any) -> float:
-    """Pixels that a colour bar takes to the right of the plotting area."""
-    size = float(bar.tickfont.size or 12)
-    widest = max((width_of(text, size) for text in _ends(bar, None)), default=3 * size)
-    title = width_of(bar.title.text, float(bar.title.font.size or 12))
-    return 26 + max(float(bar.thickness or 20) + 6 + 1.1 * widest, title)
-
-
-def _ends(bar: Any, shades: Shades | None) -> list[str]:
-    if bar.ticktext is not None:
-        return [str(one) for one in bar.ticktext]
-    return [] if shades is None else [f"{shades.low:.3g}", f"{shades.high:.3g}"]
-
-
-def colour_bar(shades: Shades, left: float, top: float, height: float) -> str:
-    """A column from the lowest value to the highest, with its title above and its ticks on the right."""
-    bar, thick = shades.bar, float(shades.bar.thickness or 20)
-    title, title_size = bar.title.text, float(bar.title.font.size or 12)
-    parts = []
-    if title:
-        parts.append(put(left, top + title_size, title, title_size))
-        top, height = top + 2.2 * title_size, height - 2.2 * title_size
-    for number in range(_SHADES):
-        y = top + height * (1 - (number + 1) / _SHADES)
-        parts.append(
-            f'<path d="M{number_text(left)} {number_text(y)}h{number_text(thick)}v{height / _SHADES + 0.3:.2f}'
-            f'h-{number_text(thick)}z" fill="{shades.colour(number)}"/>'
-        )
-    size = float(bar.tickfont.size or 12)
-    texts = _ends(bar, shades)
-    values = [float(one) for one in bar.tickvals] if bar.tickvals is not None else [shades.low, shades.high]
-    for value, text in zip(values, texts, strict=False):
-        y = top + height * (1 - (value - shades.low) / ((shades.high - shades.low) or 1.0))
-        parts.append(put(left + thick + 5, y + 0.35 * size, text, size))
     return "".join(parts)

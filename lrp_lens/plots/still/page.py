@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrp_lens.plots.still.axes import Axis, axes_of, grid, labels
-from lrp_lens.plots.still.heat import Shades, bar_width, colour_bar, heat_map, paint
+from lrp_lens.plots.still.colour_bars import bar_width, lies, lying_bar, standing_bar
+from lrp_lens.plots.still.heat import Shades, heat_map, paint
 from lrp_lens.plots.still.marks import COLOURS, KNOWN, covers, draw_bars, draw_scatter, stack
 from lrp_lens.plots.still.words import INK, at, lines_of, number_text, put, width_of
 
@@ -61,12 +62,7 @@ def still_svg(figure: Any) -> str | None:
     lines = [grid(axes[x], axes[y]) + grid(axes[y], axes[x]) for x, y in pairs]
     texts = [labels(axes[x], axes[y].start if axes[y].start > axes[y].end else axes[y].end) for x, y in pairs]
     texts += [labels(axes[y], min(axes[x].start, axes[x].end)) for x, y in pairs]
-    bars = []
-    for number, scale in enumerate(scales):
-        tall = min(area.bottom - area.top, max(150.0, (scale.bar.len or 1.0) * (area.bottom - area.top)))
-        if scale.bar.lenmode == "pixels":
-            tall = min(tall, float(scale.bar.len))
-        bars.append(colour_bar(scale, area.right + 14 + 70 * number, area.top, tall))
+    bars = [_colour_bar(scale, number, area) for number, scale in enumerate(scales)]
     body = "".join([*lines, *parts, *_shapes(figure, axes, area), *texts, *bars])
     words = "".join([*_notes(figure, axes, area), _legend(figure, traces, area), _title(figure, area, width)])
     size = f'width="{number_text(width)}" height="{number_text(height)}"'
@@ -94,10 +90,22 @@ def _area(figure: Any, axes: dict[str, Axis], scales: list[Shades], width: float
         low = (axis.given.domain or (0.0, 1.0))[0]
         if low < 0.02:
             edges["bottom" if axis.across else "left"].append(axis.depth() + 8)
-    right = max([12.0, *[bar_width(one.bar) + 70 * i for i, one in enumerate(scales)]])
+    right = max([12.0, *[bar_width(one.bar) + 70 * i for i, one in enumerate(scales) if not lies(one.bar)]])
     right = max(right, _legend_width(figure) + 24)
     top = float(margin.t if margin.t is not None else 40)
     return Area(max(edges["left"]), top, width - right, height - max(edges["bottom"]))
+
+
+def _colour_bar(scale: Shades, number: int, area: Area) -> str:
+    """One of the colour bars, where the figure wants it."""
+    bar, wide, tall = scale.bar, area.right - area.left, area.bottom - area.top
+    share = 1.0 if bar.len is None else float(bar.len)
+    if lies(bar):
+        length = min(wide, share if bar.lenmode == "pixels" else share * wide)
+        left = area.left + float(bar.x or 0) * wide * (bar.xanchor != "right")
+        return lying_bar(scale, left, area.top, length)
+    length = min(tall, share if bar.lenmode == "pixels" else max(150.0, share * tall))
+    return standing_bar(scale, area.right + 14 + 70 * number, area.top, length)
 
 
 def _scales(figure: Any, traces: list[Any]) -> list[Shades]:
