@@ -14,12 +14,13 @@ BIN4 := .venv-tl4/bin
 # One thread per pytest worker: two workers with two threads each fight over two cores.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
-.PHONY: help demo notebooks test test-tl4 lint format bench clean
+.PHONY: help demo notebooks notebooks-run test test-tl4 lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       explain one failure of the shipped model; prints where the report is"
 	@echo "make notebooks  open the tutorials in JupyterLab"
+	@echo "make notebooks-run  run the tutorials and store what they show, README's picture too"
 	@echo "make test       the test suite on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same suite on transformer_lens 4.3.0"
 	@echo "make lint       ruff and mypy"
@@ -32,6 +33,11 @@ demo: .venv/.stamp
 
 notebooks: .venv/.stamp-notebooks
 	$(BIN)/jupyter lab $(LAB_ARGS) tutorials
+
+# No kernel needed: the outputs are those that the tests compare with.
+notebooks-run: .venv/.stamp
+	$(BIN)/python -m tools.notebooks $(ARGS)
+	$(BIN)/python -m tools.picture
 
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))

@@ -25,7 +25,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.ledger import Balance, Ledger
+from lrp_lens.ledger import Ledger
+from lrp_lens.ledger.balance import Balance
 from lrp_lens.views import View
 
 Key = str | tuple[Any, ...]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeAliasType
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.names import Names
@@ -28,10 +29,11 @@ from lrp_lens.hosts.sites import (
     Sites,
 )
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.ledger import Calls
+from lrp_lens.ledger.balance import Calls
 from lrp_lens.rules import Epsilon, Plain, RuleSet
 
-NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+NamesFilter = TypeAliasType("NamesFilter", str | Sequence[str] | Callable[[str], bool] | None)
+"""A hook name, several, or a predicate, as in `run_with_cache`; None keeps every default hook point."""
 
 
 class Recorder:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeAliasType
 
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.errors import InputError, MetricError, SiteError
@@ -26,8 +27,8 @@ from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import NormSite, Sites
 from lrp_lens.hosts.text import PaddingSide, token_strings, tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.ledger import Balance
-from lrp_lens.metrics import BoundMetric, Metric, as_metric
+from lrp_lens.ledger.balance import Balance
+from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
 from lrp_lens.recording import (
     NamesFilter,
     Recorder,
@@ -43,13 +44,16 @@ from lrp_lens.recording import (
 )
 from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
 
-Prompt = str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor] | TokenBatch
+Prompt = TypeAliasType(
+    "Prompt", str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor] | TokenBatch
+)
+"""Text, a list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors."""
 
 
 def ask(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None,
+    metric: MetricLike | None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
 ) -> tuple[TokenBatch, BoundMetric]:
@@ -81,7 +85,7 @@ def unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
 def run_with_relevance(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     names_filter: NamesFilter = None,

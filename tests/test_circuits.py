@@ -373,6 +373,12 @@ def test_curve(gpt2: object, scored: ComponentEdges) -> None:
     frame = curve.to_dataframe()
     assert len(frame) == 50 and set(frame["ranking"]) == {"absolute", "signed", "random"}
     assert "EAP" in repr(curve) and "<table" in curve._repr_html_()
+    signed = curve.plot("signed", methods=["RelP", "random"])
+    assert {line.name for line in signed.data if line.name} == {"RelP", "random"}
+    assert "signed ranking" in signed.layout.xaxis.title.text and curve.plot() != signed
+    heat = relp.plot(1, palette="lrp").data[1]
+    np.testing.assert_array_equal(np.array(heat.z, float), relp.view(1).values)
+    assert np.array(relp.plot().data[1].z).shape == relp.view().shape
     again = faithfulness_curve(
         gpt2, {"EAP": scored, "RelP": relp}, tokens(), tokens(5), METRIC, random_controls=3, n_resamples=50
     )

@@ -104,6 +104,43 @@ def test_public_name_exists_and_is_documented(name: str) -> None:
     assert isinstance(value, str | Mapping) or inspect.getdoc(value)
 
 
-def test_no_public_name_is_also_a_room() -> None:
+def test_a_public_name_that_is_a_room_is_that_room() -> None:
     """`import lrp_lens.room` sets the attribute `room` on the package, and would replace a function of that name."""
-    assert not set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}
+    rooms = set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}
+    assert rooms >= {"plots", "patching", "circuits", "graph", "perturbation", "report"}
+    assert all(inspect.ismodule(getattr(lrp_lens, name)) for name in rooms)
+
+
+LAZY = """
+import sys, lrp_lens
+assert "plotly" not in sys.modules and "torch" not in sys.modules and set(lrp_lens.__all__) == set(dir(lrp_lens))
+lrp_lens.plots.plot_heads, lrp_lens.graph_html
+assert "torch" not in sys.modules
+assert lrp_lens.patching.compare is lrp_lens.compare
+try:
+    lrp_lens.plot
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_rooms_resolve_without_a_second_import() -> None:
+    assert run(LAZY) == "module 'lrp_lens' has no attribute 'plot'"
+
+
+@pytest.mark.parametrize("room", ["hosts", "ledger", "report"])
+def test_internals_are_no_public_names(room: str) -> None:
+    internal = {"dead", "Calls", "Balance", "SiteError", "Section", "figure_block", "page_html"}
+    assert not internal & set(importlib.import_module(f"lrp_lens.{room}").__all__)
+
+
+def test_signatures_fit_into_a_tooltip() -> None:
+    """No rule set is written out, and the main door's is short."""
+    signatures = {
+        name: str(inspect.signature(value))
+        for name in lrp_lens.__all__
+        if inspect.isfunction(value := getattr(lrp_lens, name))
+    }
+    door = signatures["run_with_relevance"]
+    assert len(door) < 400 and "RuleSet = ATTN_LRP," in door
+    assert not [name for name, text in signatures.items() if "RuleSet(" in text or len(text) > 1000]

@@ -17,7 +17,10 @@ from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.perturbation import BASELINES
 from tests import zoo
-from tests.test_tutorials import TUTORIALS, cells
+from tests.test_tutorials import cells
+from tools.alike import differs
+from tools.notebooks import TUTORIALS
+from tools.picture import PICTURE, ROOT, five_minutes, picture
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COUNT = 500  # prompts a suite, as README says
@@ -33,11 +36,17 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_five_minutes_run() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code, names)
+    names = five_minutes()
     assert torch.equal(names["same_logits"], names["logits"])
     assert isinstance(names["rel"], lrp_lens.RelevanceCache)
+    assert f"({PICTURE.relative_to(ROOT)})" in README
+    stored = PICTURE.read_text(encoding="utf-8")
+    assert differs(stored, picture(names)) == "" and len(stored) < 30_000
+    layers = names["rel"].layers()
+    assert layers["L1", "mary"] > 2 > abs(layers.select(layer="L1", position=-1).sum())  # "up to layer 1 …"
+    assert layers.select(layer="L2", position=-1).sum() > layers["L2", "mary"]  # "in layer 2 …"
+    for text in re.findall(r"`rel\.([a-z]+\(\)\[[^`]*\])`", README):
+        assert isinstance(eval(f"rel.{text}", names), float)
 
 
 def test_accuracies_are_what_the_script_prints() -> None:

@@ -203,6 +203,32 @@ def test_rule_sets_print_readably() -> None:
     assert len(text.splitlines()) == 10
 
 
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        *[(rules, name) for name, rules in PRESETS.items()],
+        (ATTN_LRP.replace(norm=Plain()), "ATTN_LRP.replace(norm=Plain())"),
+        (CP_LRP.replace(name="mine", norm=Plain()), "CP_LRP.replace(name='mine', norm=Plain())"),
+        (RuleSet("own"), "GRADIENT.replace(name='own')"),
+        (
+            RELP.override(layers=range(2, 4), norm=Plain()).override(layers=[0, 2], linear=Epsilon(0.1)),
+            "RELP.override(layers=range(2, 4), norm=Plain()).override(layers=[0, 2], linear=Epsilon(epsilon=0.1))",
+        ),
+        (
+            GIM.replace(activation=Identity()).override(layers=[1], norm=Plain(), linear=Epsilon(0.1)),
+            "GIM.replace(activation=Identity()).override(layers=range(1, 2), linear=Epsilon(epsilon=0.1))"
+            ".override(layers=range(1, 2), norm=Plain())",
+        ),
+    ],
+)
+def test_a_rule_set_is_written_as_what_makes_it(rules: RuleSet, text: str) -> None:
+    """Also where it matters most: in a signature, which an editor shows as a tooltip."""
+    assert repr(rules) == text
+    again = eval(text)
+    assert all(getattr(again, one.name) == getattr(rules, one.name) for one in dataclasses.fields(rules)[1:])
+    assert again.name.partition(" with ")[0] == rules.name.partition(" with ")[0]
+
+
 def test_rule_sets_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ATTN_LRP.norm = Plain()  # type: ignore[misc]

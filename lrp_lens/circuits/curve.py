@@ -8,13 +8,12 @@
 5. Intervals: bootstrap over prompts, which are drawn once for all methods.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
@@ -22,7 +21,7 @@ from lrp_lens.circuits.evaluate import evaluate_circuits
 from lrp_lens.circuits.scores import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.text import PaddingSide
-from lrp_lens.metrics import Metric
+from lrp_lens.metrics import MetricLike
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
@@ -124,6 +123,25 @@ class CircuitCurve:
         ]
         return pd.DataFrame(rows)
 
+    def plot(
+        self,
+        ranking: Literal["absolute", "signed"] = "absolute",
+        *,
+        methods: Sequence[str] | None = None,
+    ) -> Any:
+        """Faithfulness against size, one line per method, a plotly figure.
+
+        Args:
+            ranking: "absolute" (CMD's) or "signed" (CPR's); a random control is shown with either.
+            methods: the methods to show, in this order; None shows all.
+
+        Raises:
+            InputError: no such method or ranking.
+        """
+        from lrp_lens.plots.circuits import plot_circuit_curve
+
+        return plot_circuit_curve(self.to_dataframe(), ranking, methods=methods, level=self.level)
+
     def _headline(self) -> str:
         return (
             f"CircuitCurve({self.level}s, {self.text}; {len(self.full)} prompt{'s' * (len(self.full) > 1)}; metric "
@@ -166,7 +184,7 @@ def faithfulness_curve(
     edges: ComponentEdges | Mapping[str, ComponentEdges],
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     level: str = "edge",
     selection: str = "top",

@@ -18,7 +18,7 @@ reader sum to the relevance that arrives there.  With one, the output is replace
     RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.text import PaddingSide
-from lrp_lens.metrics import Metric
+from lrp_lens.metrics import MetricLike
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -52,7 +52,7 @@ def component_edges(
     model: Any,
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     positions: bool = False,

@@ -7,7 +7,7 @@
 4. The control that every edit counts: with only the embedding's edges replaced, the run is the other run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,7 +28,7 @@ from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import Sites
 from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import BoundMetric, Metric
+from lrp_lens.metrics import BoundMetric, MetricLike
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -73,7 +73,7 @@ def evaluate_circuits(
     circuits: Circuit | Sequence[Circuit],
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     ablation: str = "corrupted",
     direction: str = "noising",

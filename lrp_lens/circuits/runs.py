@@ -14,7 +14,7 @@ from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.text import PaddingSide, tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import BoundMetric, Metric
+from lrp_lens.metrics import BoundMetric, Metric, MetricLike
 from lrp_lens.relevance import ask, concrete_metric
 
 
@@ -32,7 +32,7 @@ def read_pair(
     model: Any,
     clean: Any,
     corrupted: Any,
-    metric: Metric | Callable[[Tensor], Tensor] | None,
+    metric: MetricLike | None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
 ) -> Pair:

@@ -8,6 +8,7 @@
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,20 @@ class ComponentEdges:
         rows = pd.DataFrame(table)
         order = np.argsort(-rows["score"].abs().to_numpy(), kind="stable")
         return rows.iloc[order].reset_index(drop=True)
+
+    def plot(self, layer: int | None = None, *, palette: Literal["default", "lrp"] = "default") -> Any:
+        """Writers × readers as a heat map, a plotly figure; with `layer`, that layer's readers only.
+
+        Args:
+            layer: one layer of a large model; None shows all.
+            palette: "default" (blue positive) or "lrp" (red positive).
+
+        Raises:
+            InputError: no such layer, or an unknown palette.
+        """
+        from lrp_lens.plots.circuits import plot_component_edges
+
+        return plot_component_edges(self.view(layer), palette=palette)
 
     def top(self, n: int, *, absolute: bool = True, prune: bool = True) -> Circuit:
         """The circuit of the n strongest edges: see `lrp_lens.circuits.select.top_edges`."""

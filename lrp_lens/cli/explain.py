@@ -1,6 +1,5 @@
 """`lrp-lens explain`: load, explain, print, write."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from lrp_lens.failures.explain import explain, rule_set
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.hosts.chat import chat_ids
 from lrp_lens.hosts.loading import load_model
-from lrp_lens.report import write_report
+from lrp_lens.report import write_json, write_report
 
 DEMO_SUITE = "ioi_second_pair_last"
 """Without a prompt, the first failure of this suite is explained: short, and its distractor is plain to see."""
@@ -53,9 +52,8 @@ def run(request: Request) -> Explanation:
     report = write_report(explanation, request.out)
     console.print(f"[bold]Report:[/] {report}", soft_wrap=True, highlight=False)
     if request.json is not None:
-        text = json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False)
-        Path(request.json).write_text(text + "\n", encoding="utf-8")
-        console.print(f"[bold]JSON:[/]   {Path(request.json).resolve()}", soft_wrap=True, highlight=False)
+        numbers = write_json(explanation, request.json)
+        console.print(f"[bold]JSON:[/]   {numbers}", soft_wrap=True, highlight=False)
     return explanation
 
 

@@ -23,7 +23,7 @@ from lrp_lens.decomposition.result import Component
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite
 from lrp_lens.hosts.writes import final_norm, output_weights, post_norm
-from lrp_lens.ledger import Balance
+from lrp_lens.ledger.balance import Balance
 from lrp_lens.rules import Epsilon, Plain
 
 

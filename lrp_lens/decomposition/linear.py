@@ -14,7 +14,7 @@ from lrp_lens.cache import RelevanceCache
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import NormSite
-from lrp_lens.ledger import Balance, Calls
+from lrp_lens.ledger.balance import Balance, Calls
 from lrp_lens.recording import total
 from lrp_lens.rules import Plain
 

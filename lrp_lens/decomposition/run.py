@@ -21,7 +21,7 @@ from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import Metric
+from lrp_lens.metrics import MetricLike
 from lrp_lens.relevance import Prompt, ask, run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -29,7 +29,7 @@ from lrp_lens.rules import ATTN_LRP, RuleSet
 def decompose(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     padding_side: PaddingSide | None = None,

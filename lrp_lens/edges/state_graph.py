@@ -9,12 +9,10 @@ to compute it, are in `batch_packed`.
 4. Everything left out is accounted for: for every target Σ in-edges + pruned + sinks = its relevance.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from os import PathLike
 from typing import Any
-
-from torch import Tensor
 
 from lrp_lens.edges.builder import StateGraph
 from lrp_lens.edges.options import Method, Options, Split
@@ -23,7 +21,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients, vocabulary_size
-from lrp_lens.metrics import Metric
+from lrp_lens.metrics import MetricLike
 from lrp_lens.relevance import Prompt, ask
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -31,7 +29,7 @@ from lrp_lens.rules import ATTN_LRP, RuleSet
 def attribution_graph(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     rules: RuleSet = ATTN_LRP,
     prepend_bos: bool | None = None,

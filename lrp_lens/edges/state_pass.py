@@ -33,7 +33,7 @@ from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.scores import score_geometry
 from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.ledger import Calls
+from lrp_lens.ledger.balance import Calls
 from lrp_lens.metrics import BoundMetric
 from lrp_lens.recording import Recorder, backward, complete, total, with_completions
 from lrp_lens.relevance import concrete_metric, describe_metric, unembedded

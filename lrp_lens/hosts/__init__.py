@@ -3,7 +3,6 @@
 import weakref
 from typing import Any
 
-from lrp_lens.errors import SiteError
 from lrp_lens.hosts.forward import is_bridge
 from lrp_lens.hosts.hooked_transformer import resolve_hooked_transformer
 from lrp_lens.hosts.liveness import dead_ports
@@ -63,4 +62,4 @@ def _entry(model: Any) -> tuple[tuple[Any, ...], Sites, dict[str, str]]:
     return entry
 
 
-__all__ = ["SiteError", "Sites", "dead", "resolve"]
+__all__ = ["Sites", "resolve"]

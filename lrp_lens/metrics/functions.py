@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeAliasType
 
 from lrp_lens.errors import MetricError
 from lrp_lens.metrics.metric import BoundMetric, Metric, Term, TextOf
 from lrp_lens.metrics.tokens import RunnerUp
+
+MetricLike = TypeAliasType("MetricLike", Metric | Callable[[Tensor], Tensor])
+"""A metric, or any function of logits [batch, pos, d_vocab] → [batch]."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class CallableMetric(Metric):
         return value
 
 
-def as_metric(metric: Metric | Callable[[Tensor], Tensor] | None) -> Metric:
+def as_metric(metric: MetricLike | None) -> Metric:
     """A metric from what a user gives: a Metric, a callable, or None for `RunnerUp()`.
 
     Raises:

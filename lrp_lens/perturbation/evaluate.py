@@ -14,10 +14,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from lrp_lens.hosts.forward import require_eval, require_gradients
+from lrp_lens.metrics import MetricLike
 from lrp_lens.perturbation.curves import AOPC_FRACTIONS, Plan, as_plan, curves
 from lrp_lens.perturbation.measures import MEASURES
 from lrp_lens.perturbation.methods import MethodLike, TokenMethod, as_methods, inapplicable
-from lrp_lens.perturbation.question import MetricLike, Question, questions, require_seed
+from lrp_lens.perturbation.question import Question, questions, require_seed
 from lrp_lens.perturbation.replacement import ReplacementName
 from lrp_lens.perturbation.result import Faithfulness
 from lrp_lens.views import View

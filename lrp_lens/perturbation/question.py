@@ -23,10 +23,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.text import tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, as_metric
+from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, MetricLike, as_metric
 from lrp_lens.perturbation.replacement import Replacement, make_replacement, masked_logits
-
-MetricLike = Metric | Callable[[Tensor], Tensor]
 
 
 @runtime_checkable

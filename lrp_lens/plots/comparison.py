@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks, visible_token
 from lrp_lens.plots.positions import cut_label
 from lrp_lens.views import View
@@ -61,6 +62,7 @@ def plot_comparison(
     rows = len(methods)
     height = rows * _ROW_HEIGHT + (rows - 1) * _GAP + 130
     figure = make_subplots(
+        figure=Figure(),
         rows=rows,
         cols=3,
         subplot_titles=[plotly_text(one) for one in titles],

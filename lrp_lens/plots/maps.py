@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     GREY,
     Palette,
@@ -165,7 +166,7 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
         "ygap": 1,
         "hoverongaps": False,
     }
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(special, np.nan, view.values),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.html import Html
 from lrp_lens.plots.palette import (
     DARK,
     LIGHT,
@@ -42,8 +43,8 @@ def token_heatmap_html(
     palette: Palette = "default",
     floor: float | None = None,
     style: bool = True,
-) -> str:
-    """Coloured, wrapped tokens as an HTML fragment.
+) -> Html:
+    """Coloured, wrapped tokens as an HTML fragment: a string, which a notebook draws.
 
     Args:
         view: dims ("position",) or ("batch", "position"); several views (methods) give one row each, with its
@@ -67,7 +68,7 @@ def token_heatmap_html(
         words = legend_words(one, palette) if i == 0 or not same_words else None
         parts.append(_legend(one, top, palette, words))
         parts.append(f'<div class="lrp-tokens">{_tokens(one, top, palette)}</div>')
-    return "".join([*parts, "</div>"])
+    return Html("".join([*parts, "</div>"]))
 
 
 def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:

@@ -6,7 +6,7 @@
 4. Order them: replacements, then (recording), then scales and reads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,6 +127,26 @@ class RuleSet:
             lines.append(f"  {operation:<11}{text}")
         lines += [f"  override   {override}" for override in self.overrides]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """A preset by its name, any other set by what makes it from the nearest preset: short in a signature."""
+        from lrp_lens.rules.presets import PRESETS
+
+        def changes(preset: "RuleSet") -> dict[str, Rule]:
+            return {one: getattr(self, one) for one in ALLOWED if getattr(self, one) != getattr(preset, one)}
+
+        named = self.name.partition(" with ")[0]
+        base = PRESETS.get(named) or min(PRESETS.values(), key=lambda preset: len(changes(preset)))
+        given = {} if named == base.name else {"name": self.name}
+        text, changed = base.name, given | changes(base)
+        if changed:
+            text += f".replace({_arguments(changed)})"
+        for override in reversed(self.overrides):
+            layers = sorted(override.layers)
+            span = range(layers[0], layers[-1] + 1)
+            text += f".override(layers={span if layers == [*span] else layers}, "
+            text += f"{_arguments({override.operation: override.rule})})"
+        return text
 
     def replace(self, *, name: str | None = None, **rules: Rule) -> "RuleSet":
         """A copy with other rules in every layer.
@@ -263,6 +283,10 @@ class RuleSet:
                 f"{self.name} asks for: {rule}. Use Plain() there, or the other host for this model."
             )
         return hooks
+
+
+def _arguments(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:

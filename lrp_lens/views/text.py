@@ -76,7 +76,7 @@ def describe_html(view: "View") -> str:
     return f"<div><strong>{title}</strong>{lines}{table}</div>"
 
 
-def _line(label: str, value: float) -> str:
+def _line(label: str, value: float | np.floating) -> str:
     return f"  {label:<12}{value:>+12.4g}"
 
 

@@ -1,0 +1,1 @@
+"""What keeps the repository's own pictures current: the tutorials' outputs and README's figure."""
