@@ -30,10 +30,10 @@ ONLY = {
 
 # Libraries that only these rooms may import.
 LIBRARIES = {
-    "transformer_lens": {"hosts", "demo"},
+    "transformer_lens": {"hosts"},
     "transformers": {"hosts", "demo"},
     "plotly": {"plots", "report"},
-    "typer": {"cli", "demo"},
+    "typer": {"cli"},
 }
 
 # Libraries that these rooms may not import.

@@ -12,12 +12,12 @@ import lrp_lens
 from benchmarks import patching_agreement
 from lrp_lens import circuits, plots
 from lrp_lens import graph as graphs
-from lrp_lens.demo.evaluation import accuracies, load_for_evaluation
-from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.perturbation import BASELINES
 from tests import zoo
 from tests.test_tutorials import TUTORIALS, cells
+from tools.demo_model.evaluation import accuracies, load_for_evaluation
+from tools.demo_model.suites import HARD_SUITES, TRAINING_SUITES
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 COUNT = 500  # prompts a suite, as README says
