@@ -14,7 +14,7 @@ import pytest
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
+    "errors", "progress", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
     "views", "graph", "plots", "ledger", "reductions", "cache", "recording", "relevance",
     "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
     "demo", "report", "cli",
@@ -22,6 +22,7 @@ ORDER = (
 
 # Rooms that may import less than all to their left.
 ONLY = {
+    "progress": {"errors"},
     "gates": {"errors"},  # tensor to tensor
     "views": {"errors"},  # labelled arrays
     "graph": {"errors", "views"},  # arrays, never a model
@@ -33,12 +34,14 @@ LIBRARIES = {
     "transformer_lens": {"hosts"},
     "transformers": {"hosts", "demo"},
     "plotly": {"plots", "report"},
+    "tqdm": {"progress"},
     "typer": {"cli"},
 }
 
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "progress": {"torch", "numpy", "pandas"},
     "graph": {"torch", "plotly"},
     "plots": {"torch"},
 }

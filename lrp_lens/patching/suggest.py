@@ -58,6 +58,7 @@ def suggest_rules(
     seed: int = 0,
     floor: float | int = 0.01,
     direction: Direction = "denoising",
+    progress: bool | None = None,
 ) -> Suggestion:
     """Choose rules per site by agreement with activation patching on calibration prompts.
 
@@ -73,6 +74,7 @@ def suggest_rules(
         seed: of the split.
         floor: as in `compare`: weaker cells have no rank and no sign.
         direction: "denoising" or "noising".
+        progress: as in `compare`.
 
     Raises:
         InputError: fewer than two prompts on either side, an unknown statistic, several metrics, or what `compare`
@@ -101,7 +103,7 @@ def suggest_rules(
     chosen_on, held_out = _split(n_prompts, calibration, require_whole(seed, "seed", 0))
     found = compare(
         model, clean, corrupted, metric, sites=sites, methods=sets, samples=0, seed=seed,
-        floor=floor, direction=direction, ks=(10,),
+        floor=floor, direction=direction, ks=(10,), progress=progress,
     )  # fmt: skip
     by_name = {rules.name: rules for rules in sets}
     rules, rows = {}, []

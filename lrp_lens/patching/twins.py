@@ -21,6 +21,7 @@ from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
 from lrp_lens.patching.checks import Engine, one_metric, require_engine, rules_of
 from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
 from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
+from lrp_lens.progress import require_show
 from lrp_lens.rules import GRADIENT, RELP, RuleSet
 
 
@@ -81,6 +82,7 @@ class _Sweep(_Named):
         metric: PatchingMetric | None = None,
         direction: Direction = "denoising",
         engine: Engine = "auto",
+        progress: bool | None = None,
         **others: Any,
     ) -> Tensor:
         """The metric of every patched run.
@@ -95,6 +97,7 @@ class _Sweep(_Named):
             direction: "denoising" puts clean activations into the corrupted run; "noising" the reverse, and needs
                 prompts for clean_cache.
             engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
+            progress: show a bar; None: on terminals and in notebooks, after two seconds.
             others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
@@ -106,13 +109,16 @@ class _Sweep(_Named):
             SiteError: the model has no such part, or the host drops the edit.
         """
         require_engine(engine)
+        require_show(progress)
         asked = one_metric(self.__name__, patching_metric, metric, others)
         tokens, source = base_and_source(model, corrupted_tokens, clean_cache, direction)
         asked = per_prompt(default_metric(model, clean_cache) if asked is None else asked, model)
         results: list[Tensor | None] = []
         for facet in _facets(self.facet):
             try:
-                values = activation_values(model, tokens, source, facet, [asked], engine=engine)
+                values = activation_values(
+                    model, tokens, source, facet, [asked], engine=engine, progress=progress
+                )
                 results.append(values[0].mean(0))
             except SiteError:
                 if self.facet not in BUNDLES:
