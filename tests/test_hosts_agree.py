@@ -29,8 +29,8 @@ def error(found: Tensor, expected: Tensor, scale: Tensor) -> float:
 def test_attn_lrp_agrees_in_float32(name: str) -> None:
     """As users run it: to 1e-6 of the largest relevance of a token (of its embedding's entries)."""
     tokens = zoo.prompt_tokens(2, 9)
-    hooked = relevance(zoo.hooked(name, torch.float32), tokens, ATTN_LRP)
-    bridge = relevance(zoo.bridge(name, torch.float32), tokens, ATTN_LRP)
+    hooked = relevance(zoo.shared("hooked", name, torch.float32), tokens, ATTN_LRP)
+    bridge = relevance(zoo.shared("bridge", name, torch.float32), tokens, ATTN_LRP)
     one, other = hooked.sum_to_positions("hook_embed"), bridge.sum_to_positions("hook_embed")
     assert one.dtype == other.dtype == torch.float32
     total = hooked["hook_embed"].abs().sum((1, 2)).min()
@@ -41,7 +41,7 @@ def test_attn_lrp_agrees_in_float32(name: str) -> None:
 def test_every_preset_agrees_at_every_hook_point(name: str) -> None:
     tokens = zoo.prompt_tokens(2, 9)
     with zoo.float64_throughout():
-        hooked, bridge = zoo.hooked(name), zoo.bridge(name)
+        hooked, bridge = zoo.shared("hooked", name), zoo.shared("bridge", name)
         for preset, rules in PRESETS.items():
             if preset == "GIM" and name in NO_PATTERN_EDITS:
                 continue
