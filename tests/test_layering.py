@@ -1,7 +1,8 @@
-"""The import direction of DESIGN.md, checked on the source: nothing imports rightwards along ORDER.
+"""The import order of the house, checked on the source: nothing imports rightwards along ORDER.
 
 A room is a module or package directly under lrp_lens. To add one, put it in ORDER; to give one a
 right or take one away, edit the tables. Imports inside functions and under TYPE_CHECKING count too.
+docs/design.md shows the same tables to readers, and is compared with them.
 """
 
 import ast
@@ -136,6 +137,24 @@ def test_the_tables_name_only_rooms() -> None:
     assert named <= set(ORDER)
     for room, allowed in ONLY.items():
         assert allowed <= set(ORDER[: ORDER.index(room)]), room
+
+
+def names_of(cell: str) -> set[str]:
+    """The names in a cell of the page's table."""
+    return set(re.findall(r"\w+", cell))
+
+
+def test_the_map_says_what_is_tested() -> None:
+    lines = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(ORDER)
+    own = {room: {name for name, rooms in LIBRARIES.items() if room in rooms} for room in ORDER}
+    for room, (_, holds, only, libraries, never) in zip(ORDER, rows, strict=True):
+        assert holds, room
+        said = (names_of(only), names_of(libraries), names_of(never))
+        assert said == (ONLY.get(room, set()), own[room], BANNED.get(room, set())), room
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert "(docs/design.md)" in readme
 
 
 @pytest.mark.parametrize("check", [import_faults, hook_name_faults])
