@@ -77,7 +77,9 @@ def processed(model: Any, *steps: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "steps", [*((step,) for step in PROCESSING), PROCESSING], ids=lambda steps: "+".join(steps)
+    "steps",
+    [*(pytest.param((step,), marks=pytest.mark.full) for step in PROCESSING), PROCESSING],
+    ids=lambda steps: "+".join(steps),
 )
 @pytest.mark.parametrize(
     "name",
@@ -88,7 +90,13 @@ def test_weight_processing_does_not_change_token_relevance(name: str, steps: tup
     check_processing(build, name, lambda model: processed(model, *steps))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "neox", "opt", "phi", "llama", "qwen2", "gemma2", "mixtral"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "llama", "gemma2", "mixtral"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("neox", "opt", "phi", "qwen2")),
+    ],
+)
 @pytest.mark.parametrize("folded", [False, True], ids=["names only", "weights processed"])
 def test_compatibility_mode_does_not_change_token_relevance(name: str, folded: bool) -> None:
     def process(model: Any) -> Any:
