@@ -28,11 +28,6 @@ from tests import zoo
 from tests.oracles import component_edges as oracle
 
 METRIC = LogitDiff(3, 4)
-MODELS = [
-    *(("bridge", name) for name in zoo.BRIDGE_NAMES),
-    *(("hooked", name) for name in zoo.HOOKED_NAMES),
-    *(("native_hooked", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"),
-]
 EXACT, FLOAT32_INSIDE = 1e-9, 1e-5
 
 
@@ -60,9 +55,9 @@ def scored(gpt2: object) -> ComponentEdges:
 
 
 # ---------------------------------------------------------------------------------- runs
-@pytest.mark.parametrize(("host", "name"), MODELS)
+@pytest.mark.parametrize(("host", "name"), zoo.models())
 def test_all_edges_give_the_clean_run_and_none_the_corrupted(host: str, name: str) -> None:
-    model = getattr(zoo, host)(name)
+    model = zoo.shared(host, name)
     with torch.no_grad():
         clean, corrupted = (METRIC(model(ids)).numpy() for ids in (tokens(), tokens(5)))
     tolerance = FLOAT32_INSIDE if host == "bridge" else EXACT
@@ -94,7 +89,7 @@ def test_all_edges_give_the_clean_run_and_none_the_corrupted(host: str, name: st
 
 @pytest.mark.parametrize("name", [name for name in zoo.HOOKED_NAMES if name not in ("neox", "gptj", "phi")])
 def test_against_edges_replaced_one_by_one(name: str) -> None:
-    model = zoo.hooked(name)
+    model = zoo.shared("hooked", name)
     graph = component_graph(model)
     for circuit in (random_circuit(graph, 1, 0.7), random_circuit(graph, 2, 0.5, 7)):
         rows = np.argwhere(circuit.mask)
@@ -112,7 +107,7 @@ def test_against_edges_replaced_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_hosts_agree_on_circuits(name: str) -> None:
     values = []
-    for model in (zoo.hooked(name), zoo.bridge(name)):
+    for model in (zoo.shared("hooked", name), zoo.shared("bridge", name)):
         circuit = random_circuit(component_graph(model), 4)
         values.append(evaluate_circuits(model, circuit, tokens(), tokens(5), METRIC).values)
     np.testing.assert_allclose(values[0], values[1], atol=FLOAT32_INSIDE * max(1, np.abs(values[0]).max()))

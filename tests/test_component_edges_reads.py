@@ -11,12 +11,6 @@ from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scope import attached
 from tests import zoo
 
-MODELS = [
-    *(("bridge", name) for name in zoo.BRIDGE_NAMES),
-    *(("hooked", name) for name in zoo.HOOKED_NAMES),
-    *(("native_hooked", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"),
-]
-
 
 def norm_by_hand(site, x):
     """(x - mean) / sqrt(var + ε) · gain + bias."""
@@ -29,9 +23,9 @@ def norm_by_hand(site, x):
     return x if bias is None else x + bias
 
 
-@pytest.mark.parametrize(("host", "name"), MODELS)
+@pytest.mark.parametrize(("host", "name"), zoo.models())
 def test_weights_and_biases_give_the_hosts_q_k_and_v(host: str, name: str) -> None:
-    model = getattr(zoo, host)(name)
+    model = zoo.shared(host, name)
     sites, kept = resolve(model), {}
 
     def keep(name):

@@ -47,15 +47,11 @@ METRIC = LogitDiff(3, 7)
 EVERYTHING: dict[str, Any] = dict(mass=1.0, node_threshold=0.0, max_edges=None)
 TIGHT, WITH_FLOAT32_CASTS = 1e-10, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")
-NATIVE = [n for n in zoo.NATIVE_NAMES if n != "solu_ln"] if zoo.HAS_HOOKED_TRANSFORMER else []
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
-IDS = [f"{host}-{name}" for host, name in MODELS]
 
 
-@pytest.fixture(params=list(BUILD))
+@pytest.fixture(params=zoo.HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Any]:
-    return BUILD[request.param]
+    return zoo.BUILD[request.param]
 
 
 def place(graph: Any, number: int) -> tuple[int, bool]:
@@ -103,10 +99,10 @@ def check(model: Any, rules: RuleSet, tolerance: float) -> None:
 
 
 # ------------------------------------------------------------------------------- closed form = definition
-@pytest.mark.parametrize(("host", "name"), MODELS, ids=IDS)
+@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
 def test_closed_form_is_the_definition(host: str, name: str) -> None:
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for rules in PRESETS.values():
             if rules.name == "GIM" and host == "bridge" and name in NO_PATTERN_EDITS:
                 with pytest.raises(SiteError, match="must reach the logits"):
@@ -115,9 +111,9 @@ def test_closed_form_is_the_definition(host: str, name: str) -> None:
                 check(model, rules, TIGHT)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", [name for _, name in zoo.models("native")])
 def test_closed_form_is_the_definition_on_native_configurations(name: str) -> None:
-    model = zoo.native_hooked(name)
+    model = zoo.shared("native", name)
     for rules in PRESETS.values():
         check(model, rules, TIGHT)
 
@@ -159,10 +155,10 @@ VARIANTS: dict[str, tuple[str, str, Callable[[Any], object]]] = {
 @pytest.mark.parametrize("what", VARIANTS)
 def test_other_forms_of_a_model(what: str) -> None:
     host, name, change = VARIANTS[what]
-    if host not in BUILD:
+    if host not in zoo.BUILD:
         pytest.skip("no HookedTransformer")
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.BUILD[host](name)
         change(model)
         model.eval()
         check(model, ATTN_LRP, TIGHT)

@@ -1,12 +1,13 @@
-"""The import direction of DESIGN.md, checked on the source: nothing imports rightwards along ORDER.
+"""The import order of the house, checked on the source: nothing imports rightwards along ORDER.
 
 A room is a module or package directly under lrp_lens. To add one, put it in ORDER; to give one a
 right or take one away, edit the tables. Imports inside functions and under TYPE_CHECKING count too.
+docs/design.md shows the same tables to readers, and is compared with them.
 """
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ ORDER = (
 
 # Rooms that may import less than all to their left.
 ONLY = {
-    "progress": set(),  # a bar and nothing else
+    "progress": {"errors"},
     "gates": {"errors"},  # tensor to tensor
     "views": {"errors"},  # labelled arrays
     "graph": {"errors", "views"},  # arrays, never a model
@@ -34,15 +35,17 @@ SHOWN_BY = {"views": "plots", "graph": "plots", "failures": "report"}
 
 # Libraries that only these rooms may import.
 LIBRARIES = {
-    "transformer_lens": {"hosts", "demo"},
+    "transformer_lens": {"hosts"},
     "transformers": {"hosts", "demo"},
     "plotly": {"plots", "report"},
-    "typer": {"cli", "demo"},
+    "tqdm": {"progress"},
+    "typer": {"cli"},
 }
 
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "progress": {"torch", "numpy", "pandas"},
     "graph": {"torch", "plotly"},
     "plots": {"torch"},
 }
@@ -153,14 +156,28 @@ def test_the_tables_name_only_rooms() -> None:
         assert allowed <= set(ORDER[: ORDER.index(room)]), room
 
 
-@pytest.mark.parametrize("path", FILES, ids=Path.as_posix)
-def test_imports_follow_the_line(path: Path) -> None:
-    assert not import_faults((PACKAGE / path).read_text(encoding="utf-8"), path)
+def names_of(cell: str) -> set[str]:
+    """The names in a cell of the page's table."""
+    return set(re.findall(r"\w+", cell))
 
 
-@pytest.mark.parametrize("path", FILES, ids=Path.as_posix)
-def test_only_hosts_spells_hook_names(path: Path) -> None:
-    assert not hook_name_faults((PACKAGE / path).read_text(encoding="utf-8"), path)
+def test_the_map_says_what_is_tested() -> None:
+    lines = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(ORDER)
+    own = {room: {name for name, rooms in LIBRARIES.items() if room in rooms} for room in ORDER}
+    for room, (_, holds, only, libraries, never) in zip(ORDER, rows, strict=True):
+        assert holds, room
+        said = (names_of(only), names_of(libraries), names_of(never))
+        assert said == (ONLY.get(room, set()), own[room], BANNED.get(room, set())), room
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert "(docs/design.md)" in readme
+
+
+@pytest.mark.parametrize("check", [import_faults, hook_name_faults])
+def test_every_file_keeps_to_it(check: Callable[[str, Path], list[str]]) -> None:
+    faults = [fault for path in FILES for fault in check((PACKAGE / path).read_text(encoding="utf-8"), path)]
+    assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize(

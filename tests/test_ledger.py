@@ -45,12 +45,7 @@ from tests import oracles, zoo
 METRIC = LogitDiff(3, [7, 9])
 EXACT, WITH_FLOAT32_CASTS = 1e-11, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")  # TransformerBridge drops edits of scores and pattern there
-BUILD = {"hooked": zoo.hooked, "native": zoo.native_hooked, "bridge": zoo.bridge}
-MODELS = (
-    [("hooked", name) for name in zoo.HOOKED_NAMES]
-    + [("native", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"]
-    + [("bridge", name) for name in zoo.BRIDGE_NAMES]
-)
+MODELS = zoo.models()
 UNUSUAL = (
     "attention_only_no_norm",
     "ln_parallel_gelu",
@@ -69,7 +64,7 @@ SOME_MODELS = pytest.mark.parametrize(
         *(model for model in MODELS if model[0] == "bridge"),
     ],
 )
-EVERY_MODEL = pytest.mark.parametrize(("host", "name"), MODELS, ids=[f"{h}-{n}" for h, n in MODELS])
+EVERY_MODEL = pytest.mark.parametrize(("host", "name"), MODELS)
 
 EPSILON = {
     "epsilon with AttnLRP": ATTN_LRP.replace(linear=Epsilon(1e-2)),
@@ -129,7 +124,7 @@ def require_balance(ledger: Ledger, tolerance: float, what: str = "") -> None:
 def test_presets_balance(host: str, name: str) -> None:
     tokens = zoo.prompt_tokens(2, 9)
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         plain = model(tokens)
         for rules in PRESETS.values():
             if acts_on(model, host, name, rules):
@@ -142,7 +137,7 @@ def test_presets_balance(host: str, name: str) -> None:
 def test_custom_rules_balance(host: str, name: str) -> None:
     tokens, balanced = zoo.prompt_tokens(1, 8), 0
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for what, rules in CUSTOM.items():
             if acts_on(model, host, name, rules):
                 require_balance(
@@ -156,7 +151,7 @@ def test_custom_rules_balance(host: str, name: str) -> None:
 def test_epsilon_rules_balance(host: str, name: str) -> None:
     tokens = zoo.prompt_tokens(1, 8)
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         if not acts_on(model, host, name, EPSILON["epsilon with AttnLRP"]):
             with pytest.raises(SiteError, match=r"this host has none for the linear at L0 (o|experts)"):
                 run_with_relevance(model, tokens, METRIC, rules=EPSILON["epsilon with AttnLRP"])
@@ -170,7 +165,7 @@ def test_epsilon_rules_balance(host: str, name: str) -> None:
 @pytest.mark.parametrize("name", zoo.BRIDGE_NAMES)
 def test_bridges_balance_as_users_run_them(name: str) -> None:
     """With the casts to float32 inside Hugging Face's modules."""
-    model, tokens = zoo.bridge(name), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.shared("bridge", name), zoo.prompt_tokens(2, 9)
     for rules in (ATTN_LRP, GRADIENT):
         require_balance(
             run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger(), WITH_FLOAT32_CASTS
@@ -179,7 +174,7 @@ def test_bridges_balance_as_users_run_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_hooked_transformers_balance_as_users_run_them(name: str) -> None:
-    model, tokens = zoo.hooked(name), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.shared("hooked", name), zoo.prompt_tokens(2, 9)
     require_balance(run_with_relevance(model, tokens, METRIC, rules=ATTN_LRP)[1].ledger(), 1e-9)
 
 
@@ -207,7 +202,7 @@ METRICS = {
 def test_every_metric_balances_in_a_padded_batch(host: str, name: str, side: Any) -> None:
     prompts = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for what, metric in METRICS.items():
             for rules in (ATTN_LRP, GRADIENT):
                 cache = run_with_relevance(model, prompts, metric, rules=rules, padding_side=side)[1]
@@ -226,7 +221,7 @@ def test_a_metric_that_reads_padding_balances(host: str, name: str) -> None:
     prompts = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4)]
     with zoo.float64_throughout():
         cache = run_with_relevance(
-            BUILD[host](name), prompts, lambda logits: logits[..., 3].sum(-1), padding_side="left"
+            zoo.shared(host, name), prompts, lambda logits: logits[..., 3].sum(-1), padding_side="left"
         )[1]
     assert cache.ledger().magnitude.max() < 1e6
     require_balance(cache.ledger(), EXACT)
@@ -235,7 +230,7 @@ def test_a_metric_that_reads_padding_balances(host: str, name: str) -> None:
 # ------------------------------------------------------------------------------------------- sinks
 @pytest.mark.parametrize("name", zoo.BIAS_FREE_NAMES)
 def test_cp_lrp_without_biases_has_no_sinks(name: str) -> None:
-    _, cache = run_with_relevance(zoo.native_hooked(name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
+    _, cache = run_with_relevance(zoo.shared("native", name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
     assert cache.ledger().rows == ()
     np.testing.assert_allclose(
         cache.ledger().tokens + cache.ledger().positions, cache.metric_value.numpy(), rtol=1e-11, atol=1e-12
@@ -246,7 +241,7 @@ def test_cp_lrp_without_biases_has_no_sinks(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "mixtral", "olmo3"])
 def test_cp_lrp_on_bias_free_architectures_has_no_sinks(host: str, name: str) -> None:
     with zoo.float64_throughout():
-        _, cache = run_with_relevance(BUILD[host](name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
+        _, cache = run_with_relevance(zoo.shared(host, name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
     assert cache.ledger().rows == () and cache.ledger().by_kind() == {}
     require_balance(cache.ledger(), EXACT)
 
@@ -278,7 +273,7 @@ def test_every_bias_takes_what_the_literal_recursion_says(host: str, name: str, 
     with zoo.float64_throughout():
         weights = oracles.from_hugging_face(zoo.hugging_face(name))
         answer = oracles.compute_relevance(weights, tokens[0], matrix, preset)
-        cache = run_with_relevance(BUILD[host](name), tokens, LogitDiff(3, 7), rules=PRESETS[preset])[1]
+        cache = run_with_relevance(zoo.shared(host, name), tokens, LogitDiff(3, 7), rules=PRESETS[preset])[1]
     expected = oracle_sinks(answer, gated_hooked=False)
     found = {(row.layer, row.name): float(row.amount[0]) for row in cache.ledger().rows if row.kind == "bias"}
     found = {key: value for key, value in found.items() if abs(value) > 1e-12}
@@ -294,7 +289,7 @@ def test_every_bias_takes_what_the_literal_recursion_says(host: str, name: str, 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_sinks_are_named_for_what_they_are(host: str) -> None:
-    model, tokens = BUILD[host]("gemma2"), zoo.prompt_tokens(1, 9)
+    model, tokens = zoo.BUILD[host]("gemma2"), zoo.prompt_tokens(1, 9)
 
     def kinds(rules: RuleSet) -> set[str]:
         return set(run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger().by_kind())
@@ -325,7 +320,7 @@ def test_a_mixture_names_its_router() -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_leak_shows_as_a_remainder_in_its_layer(host: str) -> None:
     """A user's hook that swallows part of the gradient between two accounts is no sink of any rule."""
-    model, tokens = BUILD[host]("llama"), zoo.prompt_tokens(1, 9)
+    model, tokens = zoo.BUILD[host]("llama"), zoo.prompt_tokens(1, 9)
 
     def leak(tensor: Tensor, hook: Any) -> Tensor:
         return scale_gradient(tensor, 0.9)
@@ -343,7 +338,7 @@ def test_a_leak_shows_as_a_remainder_in_its_layer(host: str) -> None:
 # ---------------------------------------------------------------------------------------- as a table
 @pytest.mark.parametrize("host", HOSTS)
 def test_tables(host: str) -> None:
-    model, tokens = BUILD[host]("gpt2"), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(2, 9)
     ledger = run_with_relevance(model, tokens, METRIC)[1].ledger()
     frame = ledger.to_dataframe()
     assert list(frame.columns) == ["example", "layer", "name", "kind", "amount", "share"]
@@ -367,7 +362,7 @@ def test_tables(host: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_selection_has_no_ledger(host: str) -> None:
-    cache = run_with_relevance(BUILD[host]("gpt2"), zoo.prompt_tokens(1, 5), names_filter="hook_embed")[1]
+    cache = run_with_relevance(zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(1, 5), names_filter="hook_embed")[1]
     with pytest.raises(InputError, match=r"needs all default hook points[\s\S]*without names_filter"):
         cache.ledger()
 
@@ -375,5 +370,7 @@ def test_a_selection_has_no_ledger(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_gim_needs_nothing_of_the_mlp(host: str) -> None:
     """GIM leaves MLPs their gradient, so their nonlinearity is a sink of its own."""
-    ledger = run_with_relevance(BUILD[host]("gpt2"), zoo.prompt_tokens(1, 9), METRIC, rules=GIM)[1].ledger()
+    ledger = run_with_relevance(zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(1, 9), METRIC, rules=GIM)[
+        1
+    ].ledger()
     assert {row.name for row in ledger.of_layer(0) if row.kind != "bias"} == {"softmax", "activation"}

@@ -12,13 +12,13 @@ import lrp_lens
 from benchmarks import patching_agreement
 from lrp_lens import circuits, plots
 from lrp_lens import graph as graphs
-from lrp_lens.demo.evaluation import accuracies, load_for_evaluation
-from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.perturbation import BASELINES
 from tests import zoo
 from tests.test_tutorials import cells
 from tools.alike import differs
+from tools.demo_model.evaluation import accuracies, load_for_evaluation
+from tools.demo_model.suites import HARD_SUITES, TRAINING_SUITES
 from tools.notebooks import TUTORIALS
 from tools.picture import PICTURE, ROOT, five_minutes, picture
 

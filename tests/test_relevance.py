@@ -32,14 +32,12 @@ from lrp_lens import (
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
 PROMPTS = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
 
 
-@pytest.fixture(params=list(BUILD))
+@pytest.fixture(params=zoo.HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Any]:
-    return BUILD[request.param]
+    return zoo.BUILD[request.param]
 
 
 # ------------------------------------------------------------------------------------------ a pass
@@ -178,11 +176,11 @@ def test_unembedding_only_what_the_metric_reads(build: Callable[[str], Any], met
 
 
 # ------------------------------------------------------------------------------- prompts and batches
-@pytest.mark.parametrize(("host", "name"), MODELS, ids=[f"{host}-{name}" for host, name in MODELS])
+@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
 def test_a_batch_equals_the_singles(host: str, name: str) -> None:
     """Padded on either side, at every hook point with a position axis; nothing at the padding."""
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         singles = [run_with_relevance(model, prompt, METRIC)[1] for prompt in PROMPTS]
         for side in ("left", "right"):
             logits, batch = run_with_relevance(model, PROMPTS, METRIC, padding_side=side)

@@ -27,8 +27,7 @@ from lrp_lens import (
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-HOSTS = list(BUILD)
+HOSTS = zoo.HOSTS
 HOOK_LISTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Model = Any
@@ -89,7 +88,7 @@ def relevance(model: Model, tokens: Tensor, rules: RuleSet = ATTN_LRP) -> Tensor
 @pytest.fixture(params=HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Model]:
     def builder(name: str) -> Model:
-        model = BUILD[request.param](name)
+        model = zoo.BUILD[request.param](name)
         with torch.no_grad():
             model(zoo.prompt_tokens(1, 3))  # TransformerBridge attaches hooks of its own at the first pass
         return model

@@ -84,6 +84,7 @@ def test_it_says_what_to_change_and_ends_with_its_claim(path: Path) -> None:
     assert "assert " in cells(path, "code")[-1]
 
 
+@pytest.mark.full
 @each
 def test_it_runs_and_its_outputs_are_current(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notebook = read(path)

@@ -1,1 +1,1 @@
-"""What keeps the repository's own pictures current: the tutorials' outputs and README's figure."""
+"""What makes the files that the repository keeps and the wheel has not: the demo model, stored tutorials, a figure."""

@@ -33,8 +33,10 @@ def _texts_differ(old: str, new: str) -> str:
     if words[0] != words[1]:
         at = next((i for i, pair in enumerate(zip(*words, strict=False)) if pair[0] != pair[1]), 0)
         return f"stored {words[0][max(0, at - 30) : at + 50]!r}, now {words[1][max(0, at - 30) : at + 50]!r}"
-    numbers = [[float(one.replace("−", "-")) for one in _NUMBER.findall(text)] for text in (old, new)]
-    far = ~np.isclose(*numbers, rtol=RELATIVE, atol=ABSOLUTE)
+    numbers = [
+        np.array([float(one.replace("−", "-")) for one in _NUMBER.findall(text)]) for text in (old, new)
+    ]
+    far = ~np.isclose(numbers[0], numbers[1], rtol=RELATIVE, atol=ABSOLUTE)
     if far.any():
         pairs = [f"{numbers[0][i]:g} is now {numbers[1][i]:g}" for i in np.flatnonzero(far)[:3]]
         return f"{int(far.sum())} of {len(far)} numbers: {', '.join(pairs)}"

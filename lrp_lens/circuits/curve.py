@@ -199,6 +199,7 @@ def faithfulness_curve(
     n_resamples: int = 1000,
     confidence: float = 0.95,
     max_rows: int | None = None,
+    progress: bool | None = None,
 ) -> CircuitCurve:
     """Faithfulness of the best k % of edges or nodes, with CPR, CMD, a random control and bootstrap intervals.
 
@@ -221,6 +222,7 @@ def faithfulness_curve(
         n_resamples: bootstrap samples of the prompts.
         confidence: of the intervals.
         max_rows: circuits × prompts that go through the model at once.
+        progress: as in `evaluate_circuits`.
 
     Raises:
         InputError: for options out of range; and what `evaluate_circuits` refuses.
@@ -266,6 +268,7 @@ def faithfulness_curve(
         padding_side=padding_side,
         prepend_bos=prepend_bos,
         max_rows=max_rows,
+        progress=progress,
     )
     values = found.values.reshape(-1, len(shares), found.values.shape[-1])
     sizes = found.sizes.reshape(-1, len(shares))

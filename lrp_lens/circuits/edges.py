@@ -24,7 +24,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lrp_lens.cache import RelevanceCache
 from lrp_lens.circuits.graph import ComponentGraph, component_graph
@@ -39,6 +38,7 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.metrics import MetricLike
+from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet
 
@@ -60,6 +60,7 @@ def component_edges(
     direction: str = "noising",
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> ComponentEdges:
     """Score every edge of the component graph.
 
@@ -76,6 +77,7 @@ def component_edges(
             corrupted one.  Either way a positive score means that the clean side raises the metric.
         padding_side: side on which shorter prompts of a batch are padded; default right.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+        progress: show a bar of the steps; None: on terminals and in notebooks, after two seconds.
 
     Returns:
         ComponentEdges: `values` [batch, writer, reader], or with `positions` [batch, writer, reader, position], in
@@ -96,6 +98,7 @@ def component_edges(
         (1, 21, 53)
     """
     _check(corrupted, rules, steps, direction)
+    require_show(progress)
     pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
     graph = component_graph(model)
     writers = Writers(model, graph)
@@ -110,7 +113,7 @@ def component_edges(
                 values[id(batch)] = pair.bound.read(rows)
     scores: Tensor | None = None
     arriving: Tensor | None = None
-    for share in tqdm(_path(steps), desc="steps", disable=True if steps == 1 else None, leave=False):
+    for share in progress_bar(_path(steps), what="steps", show=progress, unit="step"):
         with attached(_interpolation(model, pair, runs, share)):
             _, cache = run_with_relevance(
                 model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"

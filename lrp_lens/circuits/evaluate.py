@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
@@ -29,6 +28,7 @@ from lrp_lens.hosts import Sites
 from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric, MetricLike
+from lrp_lens.progress import progress_bar, require_show
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -81,6 +81,7 @@ def evaluate_circuits(
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
     max_rows: int | None = None,
+    progress: bool | None = None,
 ) -> CircuitValues:
     """Run the model with every edge outside each circuit replaced.
 
@@ -96,6 +97,7 @@ def evaluate_circuits(
         padding_side: of prompts of several lengths.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         max_rows: circuits × prompts that go through the model at once; by default what fits in half a GiB.
+        progress: show a bar of the circuits; None: on terminals and in notebooks, after two seconds.
 
     Raises:
         InputError: circuits of a graph with other components or another width, prompts that do not fit, an unknown
@@ -117,6 +119,7 @@ def evaluate_circuits(
     chosen = list(circuits) if isinstance(circuits, Sequence) else [circuits]
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
         raise InputError(f"max_rows is a number of 1 or more, or None; received {max_rows!r}.")
+    require_show(progress)
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
     if direction == "denoising" and ablation != "corrupted":
@@ -139,9 +142,9 @@ def evaluate_circuits(
         batch, other = (pair.clean, theirs) if direction == "noising" else (pair.corrupted, own)
     else:
         batch, other = pair.clean, replacements(writers, ablation, own, pair.clean, reference)
-        empty = _values(writers, [Circuit.empty(graph)], batch, other, pair.bound, max_rows)[0]
+        empty = _values(writers, [Circuit.empty(graph)], batch, other, pair.bound, max_rows, progress)[0]
     run = [circuit.complement() for circuit in chosen] if direction == "denoising" else chosen
-    values = _values(writers, run, batch, other, pair.bound, max_rows)
+    values = _values(writers, run, batch, other, pair.bound, max_rows, progress)
     return CircuitValues(
         torch.stack(values).double().cpu().numpy(),
         full.double().cpu().numpy(),
@@ -201,6 +204,7 @@ def _values(
     other: Tensor,
     bound: BoundMetric,
     max_rows: int | None,
+    progress: bool | None,
 ) -> list[Tensor]:
     """The metric of each circuit on each prompt, [batch] each."""
     n_prompts, length = batch.ids.shape
@@ -210,7 +214,7 @@ def _values(
         max_rows = ROW_BYTES // max(per_row, 1)
     size = max(1, max_rows // n_prompts)
     found: list[Tensor] = []
-    with tqdm(total=len(circuits), desc="circuits", disable=None, leave=False, delay=2) as bar:
+    with progress_bar(None, len(circuits), "circuits", progress, "circuit") as bar:
         for start in range(0, len(circuits), size):
             some = circuits[start : start + size]
             masks = torch.stack([_mask(circuit, graph, length if by_position else None) for circuit in some])

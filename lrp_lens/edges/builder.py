@@ -10,7 +10,6 @@ from dataclasses import fields
 
 import numpy as np
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lrp_lens.edges.account import SINK_KINDS, LayerAccount
 from lrp_lens.edges.batch_packed import batch_packed
@@ -23,6 +22,7 @@ from lrp_lens.edges.transition import part_labels
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.graph import AttributionGraph, Boundary
 from lrp_lens.hosts.names import Names
+from lrp_lens.progress import progress_bar
 from lrp_lens.views import View
 
 
@@ -55,9 +55,8 @@ class StateGraph:
         found: dict[Ends, Pruned] = {}
         wanted = {(a.name, b.name) for a, b in self.pairs}
         layers = range(run.sites.n_layers - 1, min(self.kept[0], run.sites.n_layers) - 1, -1)
-        show = run.length >= 512 if options.progress is None else options.progress
         checkpoint = self._checkpoint()
-        with tqdm(total=len(layers) * run.length, disable=not show, unit="row", desc="edges") as bar:
+        with progress_bar(None, len(layers) * run.length, "edges", options.progress, "row") as bar:
             for done, layer in enumerate(layers, start=1):
                 stored = None if checkpoint is None else checkpoint.load(layer)
                 if stored is None:
@@ -75,7 +74,7 @@ class StateGraph:
                 bar.update(done * run.length - bar.n)
         for source, target in self.pairs:
             if (source.name, target.name) not in found:
-                found[source.name, target.name] = self._packed(source, target, pruning, show)
+                found[source.name, target.name] = self._packed(source, target, pruning)
         graph = self._graph([found[a.name, b.name] for a, b in self.pairs])
         self._require_balance(graph)
         return graph
@@ -162,11 +161,11 @@ class StateGraph:
                 "and report the architecture."
             )
 
-    def _packed(self, source: Boundary, target: Boundary, pruning: Pruning, show: bool) -> Pruned:
+    def _packed(self, source: Boundary, target: Boundary, pruning: Pruning) -> Pruned:
         """The edges between two boundaries, by definition."""
         copies = self.options.block or 16
         desc = f"{source.label} → {target.label}"
-        with tqdm(total=self.run.length, disable=not show, unit="row", desc=desc) as bar:
+        with progress_bar(None, self.run.length, desc, self.options.progress, "row") as bar:
             matrix = batch_packed(
                 self.run, _place(source), _place(target), copies=copies, progress=bar.update
             )

@@ -7,6 +7,7 @@ from typing import Literal
 from lrp_lens.edges.stream import Pruning
 from lrp_lens.errors import InputError
 from lrp_lens.graph.pruning import check_share, check_threshold
+from lrp_lens.progress import require_show
 
 Split = Literal["mid"] | None
 Method = Literal["closed_form", "batch_packed"]
@@ -31,6 +32,7 @@ class Options:
             raise InputError(f"split is 'mid' or None; received {self.split!r}.")
         if self.method not in ("closed_form", "batch_packed"):
             raise InputError(f"method is 'closed_form' or 'batch_packed'; received {self.method!r}.")
+        require_show(self.progress)
         check_share(self.mass)
         check_threshold("node_threshold", self.node_threshold)
         check_threshold("edge_threshold", self.edge_threshold)

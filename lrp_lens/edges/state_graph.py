@@ -65,7 +65,7 @@ def attribution_graph(
         block: target rows formed at a time (for batch_packed: targets that share a backward pass); default by memory.
         checkpoint: folder in which finished layers are kept; the same call goes on where an interrupted one stopped.
             One prompt at a time.
-        progress: show a bar; default for prompts of 512 tokens and more.
+        progress: show a bar; None: on terminals and in notebooks, after two seconds.
 
     Returns:
         AttributionGraph; a list of them for several prompts.

@@ -193,7 +193,7 @@ def masking_check(
     masks = np.zeros((len(chosen), len(tokens)), dtype=bool)
     for row, positions in enumerate(chosen):
         masks[row, positions] = True
-    with progress_bar(question.fresh(masks), "masking", "prompt", progress) as bar:
+    with progress_bar(None, question.fresh(masks), "masking", progress, "prompt") as bar:
         runs = question.masked(masks, bar.update)
     control = np.full((len(blamed) + 1, len(orders)), np.nan)
     cells = [(k, draw) for draw, counts in enumerate(orders) for k in counts]

@@ -59,6 +59,7 @@ def suggest_rules(
     floor: float | int = 0.01,
     direction: Direction = "denoising",
     prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> Suggestion:
     """Choose rules per site by agreement with activation patching on calibration prompts.
 
@@ -75,6 +76,7 @@ def suggest_rules(
         floor: as in `compare`: weaker cells have no rank and no sign.
         direction: "denoising" or "noising".
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+        progress: as in `compare`.
 
     Raises:
         InputError: fewer than two prompts on either side, an unknown statistic, several metrics, or what `compare`
@@ -103,7 +105,7 @@ def suggest_rules(
     chosen_on, held_out = _split(n_prompts, calibration, require_whole(seed, "seed", 0))
     found = compare(
         model, clean, corrupted, metric, sites=sites, methods=sets, samples=0, seed=seed,
-        floor=floor, direction=direction, ks=(10,), prepend_bos=prepend_bos,
+        floor=floor, direction=direction, ks=(10,), prepend_bos=prepend_bos, progress=progress,
     )  # fmt: skip
     by_name = {rules.name: rules for rules in sets}
     rules, rows = {}, []

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.metrics import MetricLike
@@ -21,6 +20,7 @@ from lrp_lens.perturbation.methods import MethodLike, TokenMethod, as_methods, i
 from lrp_lens.perturbation.question import Question, questions, require_seed
 from lrp_lens.perturbation.replacement import ReplacementName
 from lrp_lens.perturbation.result import Faithfulness
+from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.views import View
 
 
@@ -55,7 +55,7 @@ def faithfulness(
         fractions: fractions of tokens of comprehensiveness and sufficiency.
         seed: seed of everything random: same seed, same result.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
-        progress: whether to show a progress bar; None shows one on terminals.
+        progress: whether to show a progress bar; None: on terminals and in notebooks, after two seconds.
 
     Returns:
         Per-case table, curves and summary with bootstrap intervals over cases.
@@ -77,6 +77,7 @@ def faithfulness(
     """
     plan = as_plan(steps, limit, fractions)
     require_seed(seed)
+    require_show(progress)
     chosen = as_methods(methods)
     require_gradients()
     require_eval(model)
@@ -88,10 +89,7 @@ def faithfulness(
     seconds = {one.name: 0.0 for one in chosen} | {"masking": 0.0}
     notes = tuple(f"{name} cannot be applied to this model: {reason}" for name, reason in left_out.items())
     try:
-        bar = tqdm(
-            listed, desc="faithfulness", unit="case", disable=None if progress is None else not progress
-        )
-        for question in bar:
+        for question in progress_bar(listed, what="faithfulness", show=progress, unit="case"):
             own, drawings = _measure(question, chosen, left_out, plan, points, seconds)
             rows.append([{"case": len(rows)} | row for row in own])
             drawn.append(drawings)

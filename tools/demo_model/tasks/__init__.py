@@ -4,11 +4,11 @@ Every choice left as None is drawn from the distribution the model is trained on
 some of them, inside that distribution or beyond it.
 """
 
-from lrp_lens.demo.tasks.agreement import agreement
-from lrp_lens.demo.tasks.capitals import capital_fact, capital_override
-from lrp_lens.demo.tasks.copying import induction, list_words, long_induction, repeat_words
-from lrp_lens.demo.tasks.people import indirect_object
-from lrp_lens.demo.tasks.retrieval import few_facts, instructed_case, key_value, location, updated_facts
+from tools.demo_model.tasks.agreement import agreement
+from tools.demo_model.tasks.capitals import capital_fact, capital_override
+from tools.demo_model.tasks.copying import induction, list_words, long_induction, repeat_words
+from tools.demo_model.tasks.people import indirect_object
+from tools.demo_model.tasks.retrieval import few_facts, instructed_case, key_value, location, updated_facts
 
 __all__ = [
     "agreement",

@@ -1,4 +1,4 @@
-"""Train the demo model from scratch: `python -m lrp_lens.demo.training --out runs/demo`.
+"""Train the demo model from scratch: `python -m tools.demo_model train --out runs/demo`.
 
 1. Draw documents from the corpus (no downloads), sort pools of them by length, cut batches of about
    `batch_tokens` tokens. A pool depends only on (seed, stage, pool number), so a run can be resumed exactly.
@@ -25,11 +25,11 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
-from lrp_lens.demo.batches import BatchStream
-from lrp_lens.demo.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Mixture
-from lrp_lens.demo.evaluation import accuracies
-from lrp_lens.demo.export import demo_config, export
 from lrp_lens.errors import InputError
+from tools.demo_model.batches import BatchStream
+from tools.demo_model.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Mixture
+from tools.demo_model.evaluation import accuracies
+from tools.demo_model.export import demo_config, export
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,16 @@ def stages(first_steps: int, second_steps: int) -> tuple[Stage, ...]:
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[list[bool]]:
-    """Ctrl-C asks for a stop after the running step instead of tearing it apart."""
+    """Ctrl-C asks for a stop after the running step instead of tearing it apart.
+
+    A run that was started with interrupts ignored (`nohup`, a shell's `&`) goes on ignoring them.
+    """
     asked: list[bool] = []
-    previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN:
+        yield asked
+        return
+    signal.signal(signal.SIGINT, lambda *_: asked.append(True))
     try:
         yield asked
     finally:
@@ -216,7 +223,3 @@ def main(
         raise typer.Exit(130)
     export(run.model, out / "checkpoint")
     typer.echo(f"exported {out / 'checkpoint'}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,4 +1,4 @@
-"""How good is the model? `python -m lrp_lens.demo.evaluation` prints a table of all suites.
+"""How good is the model? `python -m tools.demo_model evaluate` prints a table of all suites.
 
 Every suite is asked for held-out prompts; an answer is right if the right word is the model's first choice.
 A failure is usable for failure analysis if the right word is among the first ten and more than one logit
@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lrp_lens.demo.loader import DEMO_CHECKPOINT
-from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES, Prompt, Suite, held_out_prompts
-from lrp_lens.demo.vocabulary import BOS, PAD, TOKEN_IDS, WORDS
+from tools.demo_model.suites import HARD_SUITES, TRAINING_SUITES, Prompt, Suite, held_out_prompts
+from tools.demo_model.vocabulary import BOS, PAD, TOKEN_IDS, WORDS
 
 MOST_RANK = 10
 """A usable failure has the right word among the model's first so many."""
@@ -145,7 +145,3 @@ def main(
     """Print accuracy and usable failures of every suite as a markdown table."""
     torch.set_num_threads(threads)
     typer.echo(table(load_for_evaluation(checkpoint), count, seed))
-
-
-if __name__ == "__main__":
-    typer.run(main)

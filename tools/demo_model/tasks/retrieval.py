@@ -2,9 +2,9 @@
 
 import random
 
-from lrp_lens.demo.episodes import Episode, EpisodeBuilder, Span
-from lrp_lens.demo.tasks.people import draw_names
-from lrp_lens.demo.vocabulary import COLOURS, CONTAINERS, OBJECTS, PLACES, UPPER_CASE
+from tools.demo_model.episodes import Episode, EpisodeBuilder, Span
+from tools.demo_model.tasks.people import draw_names
+from tools.demo_model.vocabulary import COLOURS, CONTAINERS, OBJECTS, PLACES, UPPER_CASE
 
 
 def _draw_keys(rng: random.Random, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Find the demo model's real failures: `python -m lrp_lens.demo.find_cases` writes `cases.json`.
+"""Find the demo model's real failures: `python -m tools.demo_model find-cases` writes `cases.json`.
 
 1. Draw held-out prompts of each hard suite, in an order that depends on nothing but the suite.
 2. Run the model; keep the first usable failures (first choice wrong, right word among the first ten, more
@@ -17,10 +17,10 @@ import torch
 import typer
 from transformers import PreTrainedModel
 
-from lrp_lens.demo.evaluation import Outcome, load_for_evaluation, outcomes
 from lrp_lens.demo.loader import CASES_FILE, DEMO_CHECKPOINT
-from lrp_lens.demo.suites import HARD_SUITES, Suite, held_out_prompts
 from lrp_lens.failures.case import Case
+from tools.demo_model.evaluation import Outcome, load_for_evaluation, outcomes
+from tools.demo_model.suites import HARD_SUITES, Suite, held_out_prompts
 
 FEWEST = 10
 """A suite needs so many usable failures to be listed."""
@@ -70,7 +70,3 @@ def main(
         lines += [json.dumps(case.to_dict()) for case in cases]
         typer.echo(f"{suite.name}: {len(cases) // 2} failures and as many correct cases")
     out.write_text("[\n" + ",\n".join(lines) + "\n]\n")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -2,8 +2,8 @@
 
 import random
 
-from lrp_lens.demo.episodes import Episode, EpisodeBuilder, Span
-from lrp_lens.demo.vocabulary import CAPITALS, CITIES, COUNTRIES
+from tools.demo_model.episodes import Episode, EpisodeBuilder, Span
+from tools.demo_model.vocabulary import CAPITALS, CITIES, COUNTRIES
 
 _COUNTRY_WEIGHTS = [1 / (rank + 3) for rank in range(len(COUNTRIES))]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lrp_lens.demo.corpus import Document, Mixture, draw_document
-from lrp_lens.demo.vocabulary import PAD, TOKEN_IDS
+from tools.demo_model.corpus import Document, Mixture, draw_document
+from tools.demo_model.vocabulary import PAD, TOKEN_IDS
 
 ANSWER_WEIGHT = {"repeat": 0.3, "list": 0.3, "induction": 0.3}
 """Loss weight of the answers of tasks that have many of them; the answers of other tasks weigh 1."""

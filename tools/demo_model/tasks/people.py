@@ -2,8 +2,8 @@
 
 import random
 
-from lrp_lens.demo.episodes import Episode, EpisodeBuilder
-from lrp_lens.demo.vocabulary import NAMES, OBJECTS, PLACES
+from tools.demo_model.episodes import Episode, EpisodeBuilder
+from tools.demo_model.vocabulary import NAMES, OBJECTS, PLACES
 
 _NAME_WEIGHTS = [1 / (rank + 6) for rank in range(len(NAMES))]
 

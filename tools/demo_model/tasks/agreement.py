@@ -2,8 +2,8 @@
 
 import random
 
-from lrp_lens.demo.episodes import Episode, EpisodeBuilder, Span
-from lrp_lens.demo.vocabulary import OBJECTS, PEOPLE, PLURALS
+from tools.demo_model.episodes import Episode, EpisodeBuilder, Span
+from tools.demo_model.vocabulary import OBJECTS, PEOPLE, PLURALS
 
 VERBS = {"today": ("is", "are"), "yesterday": ("was", "were"), "always": ("has", "have")}
 PREPOSITIONS = ("near", "behind", "under", "above", "beside", "with")

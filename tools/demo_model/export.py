@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lrp_lens.demo.vocabulary import BOS, PAD, TOKEN_IDS, UNKNOWN, WORDS
+from tools.demo_model.vocabulary import BOS, PAD, TOKEN_IDS, UNKNOWN, WORDS
 
 CONTEXT_LENGTH = 128
 """Most positions the model has, `<bos>` included."""

@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lrp_lens.demo import tasks
-from lrp_lens.demo.episodes import Episode
-from lrp_lens.demo.vocabulary import BOS, TOKEN_IDS
+from tools.demo_model import tasks
+from tools.demo_model.episodes import Episode
+from tools.demo_model.vocabulary import BOS, TOKEN_IDS
 
 Generator = Callable[[random.Random], Episode]
 Mixture = tuple[tuple[Generator, float], ...]

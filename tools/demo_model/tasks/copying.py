@@ -3,8 +3,8 @@
 import random
 from collections.abc import Sequence
 
-from lrp_lens.demo.episodes import Episode, EpisodeBuilder, Span
-from lrp_lens.demo.vocabulary import CONTENT_WORDS
+from tools.demo_model.episodes import Episode, EpisodeBuilder, Span
+from tools.demo_model.vocabulary import CONTENT_WORDS
 
 
 def repeat_words(rng: random.Random, length: int | None = None) -> Episode:

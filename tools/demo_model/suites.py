@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lrp_lens.demo import tasks
-from lrp_lens.demo.corpus import Generator, is_held_out
-from lrp_lens.demo.episodes import Episode, Segments
-from lrp_lens.demo.tasks.people import COMMON_TEMPLATES
+from tools.demo_model import tasks
+from tools.demo_model.corpus import Generator, is_held_out
+from tools.demo_model.episodes import Episode, Segments
+from tools.demo_model.tasks.people import COMMON_TEMPLATES
 
 SECOND_PAIR_FIRST = (
     "{C} and {D} went to the {other_place} . {X} and {Y} went to the {place} . {subject} gave the {thing} to"
