@@ -22,7 +22,10 @@ from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.text import PaddingSide, tokenize
 from lrp_lens.metrics import Metric, as_metric
 from lrp_lens.relevance import Prompt, run_with_relevance
-from lrp_lens.rules import ATTN_LRP, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+
+QUESTIONS = {"linear": ("conserves", "absorbed"), "softcap": ("conserves",)}
+"""What the direct contributions ask of the rules; totals are relevance, and ask nothing."""
 
 
 def decompose(
@@ -30,7 +33,7 @@ def decompose(
     prompt: Prompt,
     metric: Metric | Callable[[Tensor], Tensor] | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     padding_side: PaddingSide | None = None,
 ) -> Decomposition:
     """Split a metric over components: directly, indirectly and in total.
@@ -45,10 +48,11 @@ def decompose(
         prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to decompose, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.  A metric
             that is not linear in the logits is linearised where it stands, and the residual has a row of its own.
-        rules: the rule set of the total contributions; default AttnLRP.
+        rules: the rule set of the total contributions, or the name of a preset; default AttnLRP.
         padding_side: side on which shorter prompts of a batch are padded; default right.
 
     Raises:
+        RuleError: a rule of the unembedding or its soft-cap that does not say what it takes.
         InputError, MetricError, SiteError: as `run_with_relevance`; SiteError also for weights that the host does
             not give per head.
 
@@ -59,7 +63,8 @@ def decompose(
         >>> bool(abs(parts.table()["direct"].sum() - parts.metric[0]) < 1e-4)
         True
     """
-    sites = resolve(model)
+    sites, rules = resolve(model), as_rule_set(rules)
+    rules.require("decompose", sites, QUESTIONS, where="after the blocks")
     batch = tokenize(model, prompt, padding_side)
     d_vocab = int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
     read = as_metric(metric).resolve(model).bind(batch.starts, batch.lengths, d_vocab).positions

@@ -27,7 +27,16 @@ from lrp_lens.hosts.forward import require_gradients
 from lrp_lens.hosts.text import tokenize
 from lrp_lens.metrics import CallableMetric, Metric, as_metric
 from lrp_lens.relevance import Prompt, vocabulary_size
-from lrp_lens.rules import ATTN_LRP, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+
+QUESTIONS = {
+    "norm": ("conserves", "derivative", "kept"),
+    "attention": ("share", "sinks", "row_gradients"),
+    "softmax": ("conserves", "at_scores"),
+    "softcap": ("conserves", "slope"),
+    "linear": ("conserves", "factor"),
+} | dict.fromkeys(("activation", "product", "experts"), ("conserves",))
+"""What edges in closed form ask of the rules."""
 
 
 def attribution_graph(
@@ -35,7 +44,7 @@ def attribution_graph(
     prompt: Prompt,
     metric: Metric | Callable[[Tensor], Tensor] | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     layers: Sequence[int] | None = None,
     split: Split = "mid",
     method: Method = "closed_form",
@@ -54,7 +63,7 @@ def attribution_graph(
         prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.  Several prompts give a
             list of graphs, one after the other.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.
-        rules: a rule set; default AttnLRP.
+        rules: a rule set or the name of a preset; default AttnLRP.
         layers: boundaries to keep, ascending: 0 is the embedding, l + 1 the stream after block l; default all.
             Neighbours further apart than one block are joined by batch-packed edges.
         split: "mid" for nodes after attention, too, or None.  Parallel and attention-only blocks have no such state.
@@ -73,6 +82,7 @@ def attribution_graph(
         AttributionGraph; a list of them for several prompts.
 
     Raises:
+        RuleError: a rule that does not answer what edges in closed form ask; method="batch_packed" asks nothing.
         InputError, MetricError, SiteError: as `run_with_relevance`; InputError also for layers that are not ascending
             boundaries of the model, and for thresholds out of range.
 
@@ -87,7 +97,9 @@ def attribution_graph(
         split, method, node_threshold, edge_threshold, mass, max_edges, block, checkpoint, progress
     )
     require_gradients()
-    sites = resolve(model)
+    sites, rules = resolve(model), as_rule_set(rules)
+    if method == "closed_form":
+        rules.require("attribution_graph", sites, QUESTIONS, where="in the blocks")
     kept = _layers(layers, sites.n_layers)
     batch = tokenize(model, prompt, None)
     asked = as_metric(metric).resolve(model)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.edges.rows import AttentionEdges, softmax_rule
+from lrp_lens.edges.rows import AttentionEdges
 from lrp_lens.edges.tangents import PARTS, projection
 from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.gates import accumulation_dtype
@@ -84,8 +84,6 @@ class StatePass:
         self.model, self.rules = model, rules
         self.sites: Sites = resolve(model)
         require_eval(model)
-        if not isinstance(rules, RuleSet):
-            raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
         self.batch: TokenBatch = tokenize(model, prompt, None)
         if len(self.batch.lengths) != 1:
             raise InputError(
@@ -242,7 +240,8 @@ class StatePass:
             parts["q"].heads_first(),
             parts["k"].heads_first(),
             parts["v"].heads_first(),
-            **softmax_rule(self.rules, layer),
+            self.rules,
+            layer,
         )
         last = edges.rows(self.length - 1, self.length).z
         error = float((last - edges.z[:, -1:]).abs().max() / edges.z.abs().max().clamp_min(1e-9))
