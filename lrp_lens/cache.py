@@ -229,12 +229,14 @@ class RelevanceCache(Mapping[str, Tensor]):
 
         Raises:
             InputError: if `names_filter` left out what the balance needs.
+            RuleError: if a rule does not say what it takes.
         """
         if self._ledger is None:
             if self._balance is None:
                 raise InputError(
                     "A ledger balances every operation, so it needs all default hook points; this pass kept a "
-                    "selection. Run run_with_relevance without names_filter."
+                    "selection (or was saved under rules that do not say what they take). Run run_with_relevance "
+                    "without names_filter."
                 )
             positions = self.sum_to_positions(Names.POS_EMBED) if Names.POS_EMBED in self else None
             title = f"{self.rules_text.splitlines()[0]}, {self.metric_text}"
@@ -262,7 +264,7 @@ class RelevanceCache(Mapping[str, Tensor]):
             "tokens": self.batch.ids,
             "special": self.batch.special,
         }
-        complete = self._ledger is not None or self._balance is not None
+        complete = self._ledger is not None or (self._balance is not None and self._balance.answered)
         header = {
             "format": FORMAT,
             "metric": self.metric_text,

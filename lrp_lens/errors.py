@@ -10,7 +10,18 @@ class MetricError(ValueError):
 
 
 class RuleError(ValueError):
-    """A relevance rule with impossible settings, or one that does not fit the operation it was given to."""
+    """A relevance rule with impossible settings, one that does not fit, or one that does not answer an analysis."""
+
+    def __init__(
+        self, message: str, *, rule: object = None, question: str | None = None, analysis: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.rule = rule
+        """The rule that does not answer, if that is the fault."""
+        self.question = question
+        """The method it lacks, e.g. "transpose"."""
+        self.analysis = analysis
+        """What asked, e.g. "component_edges"."""
 
 
 class SiteError(ValueError):

@@ -11,7 +11,8 @@ graph built from gates is layer-wise relevance propagation (LRP); the correspond
                           (AttnLRP, Equation 9), and the weights of the gated product f(x) · up.
 4. `frozen_normalizer`    LN-rule: mean subtraction, gain and bias stay linear; the standard deviation is a
                           constant (Ali et al. 2022, Equation 12; AttnLRP, Proposition 3.4).
-5. `tempered_softmax`     the backward pass of softmax at another temperature (GIM, Edin et al. 2025).
+5. `rerouted`             any other backward pass, as a function of the gradient: `tempered_backward` for the softmax at
+                          another temperature (GIM, Edin et al. 2025), or that of a rule of your own.
 
 No gate divides by an activation: ratios are closed forms (see `lrp_lens.ratios`) and finite in float16.
 Values pass through by reference, so logits are bit-identical with and without gates.
@@ -120,28 +121,20 @@ class _FrozenNormalizer(torch.autograd.Function):
         return None, result.to(gradient.dtype), None, None, None
 
 
-class _TemperedSoftmax(torch.autograd.Function):
+class _Rerouted(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(pattern: Tensor, scores: Tensor, sink: Tensor | None, temperature: float) -> Tensor:
-        return pattern.view_as(pattern)
+    def forward(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+        return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        pattern, _, sink, ctx.temperature = inputs
-        ctx.save_for_backward(pattern, *(() if sink is None else (sink,)))
+        _, _, ctx.through = inputs
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        pattern, *sink = ctx.saved_tensors
-        tempered = pattern.to(accumulation_dtype(pattern.dtype)).pow(1 / ctx.temperature)
-        total = tempered.sum(-1, keepdim=True)
-        if sink:
-            total = total + sink[0].pow(1 / ctx.temperature)
-        tempered = tempered / total.clamp_min(torch.finfo(total.dtype).tiny)
-        dot = (tempered * gradient).sum(-1, keepdim=True)
-        return None, (tempered * (gradient - dot)).to(gradient.dtype), None, None
+        return None, ctx.through(gradient).to(gradient.dtype), None
 
 
 def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
@@ -208,25 +201,43 @@ def frozen_normalizer(
     return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)
 
 
-def tempered_softmax(
-    pattern: Tensor, scores: Tensor, temperature: float, sink: Tensor | None = None
-) -> Tensor:
-    """`pattern` = softmax(scores), differentiated with the pattern at another temperature.
+def tempered_backward(pattern: Tensor, gradient: Tensor, temperature: float, sink: Tensor | None) -> Tensor:
+    """Backward pass of softmax at another temperature: p ⊙ (g - Σ p ⊙ g), [..., query, key].
 
-    With p = softmax(scores / temperature): gradient at the scores = p ⊙ (g - Σ p ⊙ g), as GIM defines it (the
-    inner derivative 1 / temperature is left out there, and here).
-    The tempered pattern is pattern^(1/temperature), renormalised, so masked entries stay masked.
+    With p = softmax(scores / temperature), as GIM defines it (the inner derivative 1 / temperature is left out there,
+    and here).  Masked entries stay masked.
 
     Args:
-        pattern: attention pattern, [..., query, key]; returned unchanged.
-        scores: what it is the softmax of, same shape; -inf where masked.
-        temperature: temperature of the backward pass.
-        sink: logit of an attention sink, broadcasting to [..., query, 1]: a column of the softmax that the pattern
-            does not show.
+        pattern: softmax(scores).
+        gradient: g, at the pattern.
+        temperature: of p, which is pattern^(1/temperature), renormalised.
+        sink: probability of a column that the pattern does not show, [..., query, 1], or None.
     """
-    share = None
-    if sink is not None:  # its probability, from one column: log-sum-exp = score - log(probability)
-        wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
-        largest, column = wide.max(-1, keepdim=True)
-        share = (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
-    return _TemperedSoftmax.apply(pattern.detach(), scores, share, temperature)
+    tempered = pattern.to(accumulation_dtype(pattern.dtype)).pow(1 / temperature)
+    total = tempered.sum(-1, keepdim=True)
+    if sink is not None:
+        total = total + sink.pow(1 / temperature)
+    tempered = tempered / total.clamp_min(torch.finfo(total.dtype).tiny)
+    dot = (tempered * gradient).sum(-1, keepdim=True)
+    return tempered * (gradient - dot)
+
+
+def sink_probability(pattern: Tensor, scores: Tensor, sink: Tensor) -> Tensor:
+    """Probability of a softmax column with this logit that the pattern does not show, [..., query, 1].
+
+    It follows from one column of the pattern: log-sum-exp = score - log(probability).
+    """
+    wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
+    largest, column = wide.max(-1, keepdim=True)
+    return (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
+
+
+def rerouted(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+    """`value`, unchanged, whose gradient g reaches `inputs` as backward(g) and nothing else.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> torch.autograd.grad(rerouted(x**2, x, lambda g: 3 * g).sum(), x)[0].tolist()
+        [3.0, 3.0]
+    """
+    return _Rerouted.apply(value.detach(), inputs, backward)

@@ -18,6 +18,9 @@ from torch import Tensor
 from lrp_lens.errors import SiteError
 from lrp_lens.gates import Ratio
 
+GPT_OSS_SLOPE = 1.702
+"""GPT-OSS' gate is x·σ(1.702 x)."""
+
 
 def _tanh_gelu(slope: float) -> Ratio:
     def ratio(x: Tensor) -> Tensor:

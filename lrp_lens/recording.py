@@ -17,20 +17,19 @@ from typing_extensions import TypeAliasType
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import (
-    ActivationSite,
-    AttentionSite,
     BiasSite,
     ExpertsSite,
     LinearSite,
+    LogitSite,
     MixtureSite,
     NormSite,
     Record,
-    RouterSite,
     Sites,
 )
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.writes import final_norm
 from lrp_lens.ledger.balance import Calls
-from lrp_lens.rules import Epsilon, Plain, RuleSet
+from lrp_lens.rules import RuleSet
 
 NamesFilter = TypeAliasType("NamesFilter", str | Sequence[str] | Callable[[str], bool] | None)
 """A hook name, several, or a predicate, as in `run_with_cache`; None keeps every default hook point."""
@@ -102,17 +101,16 @@ def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool
 
 
 def ledger_records(sites: Sites, rules: RuleSet, biases: Mapping[BiasSite, Tensor]) -> set[str]:
-    """Names that only the ledger needs: tensors that biases were added to, outputs of plain norms, mixtures."""
-    names = {site.record for site in biases}
+    """Names that only accounts need: what biases were added to, the final norm's output, what takes relevance."""
+    final = final_norm(sites)
+    names = {site.record for site in biases} | ({final.result} if final else set())
     for site in sites.sites:
-        if isinstance(site, NormSite) and isinstance(rules.rule_for("norm", site.layer), Plain):
-            names |= {site.result} - {""}
-        elif isinstance(site, MixtureSite):
+        if isinstance(site, MixtureSite):
             names |= {site.source, site.result}
-        elif isinstance(site, LinearSite) and isinstance(rules.rule_for("linear", site.layer), Epsilon):
-            names.add(site.record)
-    softcapped = isinstance(rules.rule_for("softcap", None), Plain)
-    return names | ({Names.LOGITS} if softcapped else set())
+        elif isinstance(site, NormSite | LinearSite | LogitSite) and rules.may_take(site):
+            records = {NormSite: "result", LinearSite: "record"}
+            names.add(getattr(site, records[type(site)]) if type(site) in records else Names.LOGITS)
+    return names - {""}
 
 
 def with_completions(names: set[str], sites: Sites) -> set[str]:
@@ -120,35 +118,6 @@ def with_completions(names: set[str], sites: Sites) -> set[str]:
     return names | {
         extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus
     }
-
-
-def cut_by_rule(sites: Sites, rules: RuleSet) -> set[str]:
-    """Records that a rule cuts off: their relevance is 0, not missing."""
-    names: set[str] = set()
-    for site in sites.sites:
-        if isinstance(site, AttentionSite):
-            rule = rules.rule_for("attention", site.layer)
-            shares = {part[0]: getattr(rule, part, 1) for part in ("query", "key", "value")}
-            names |= {Names.attention(site.layer or 0, part) for part, share in shares.items() if share == 0}
-            if not getattr(rule, "reaches_pattern", True):
-                prefix = Names.attention_module(site.layer or 0)
-                carried = {Names.attention(site.layer or 0, part) for part in ("v", "z", "result")}
-                names |= {name for name in sites.record_of if name.startswith(prefix)} - carried
-        elif isinstance(site, ActivationSite) and not site.expert:
-            rule = rules.rule_for("product", site.layer)
-            names |= {Names.mlp(site.layer or 0, "pre")} if getattr(rule, "gate", 1) == 0 else set()
-            names |= {Names.mlp(site.layer or 0, "pre_linear")} if getattr(rule, "up", 1) == 0 else set()
-        elif (
-            isinstance(site, RouterSite) and getattr(rules.rule_for("experts", site.layer), "router", 1) == 0
-        ):
-            names.add(site.weights.name)
-        elif (
-            isinstance(site, NormSite)
-            and site.scale
-            and not isinstance(rules.rule_for("norm", site.layer), Plain)
-        ):
-            names.add(site.scale.name)
-    return names
 
 
 def backward(value: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str]]:

@@ -24,7 +24,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients, vocabulary_size
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
-from lrp_lens.hosts.sites import NormSite, Sites
+from lrp_lens.hosts.sites import LogitSite, NormSite, Sites
 from lrp_lens.hosts.text import PaddingSide, token_strings, tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger.balance import Balance
@@ -35,14 +35,13 @@ from lrp_lens.recording import (
     accounts_only,
     backward,
     complete,
-    cut_by_rule,
     ledger_records,
     nonzero_biases,
     selector,
     total,
     with_completions,
 )
-from lrp_lens.rules import ATTN_LRP, Plain, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 
 Prompt = TypeAliasType(
     "Prompt", str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor] | TokenBatch
@@ -87,7 +86,7 @@ def run_with_relevance(
     prompt: Prompt,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     names_filter: NamesFilter = None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
@@ -100,7 +99,7 @@ def run_with_relevance(
         prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up at the last
             position.  Any callable logits [batch, pos, d_vocab] → [batch] works.
-        rules: a rule set; default AttnLRP.
+        rules: a rule set or the name of a preset; default AttnLRP.
         names_filter: None keeps every default hook point (nothing quadratic in length); or a name, a list of names,
             or a predicate, as in `run_with_cache`.
         padding_side: side on which shorter prompts of a batch are padded; default right.
@@ -116,6 +115,7 @@ def run_with_relevance(
     Raises:
         InputError: empty or too long prompt, unknown token id, train mode, NaN logits, unknown hook name.
         MetricError: a token that is not one token of the vocabulary, or a position out of range.
+        RuleError: rules that are neither a rule set nor the name of one.
         SiteError: an operation that no rule knows, or an edit that the host drops.
 
     Example:
@@ -129,8 +129,7 @@ def run_with_relevance(
     require_gradients()
     sites = resolve(model)
     require_eval(model)
-    if not isinstance(rules, RuleSet):
-        raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
+    rules = as_rule_set(rules)
     if logits not in ("all", "metric"):
         raise InputError(f"logits is 'all' or 'metric'; received {logits!r}.")
     batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
@@ -155,15 +154,17 @@ def run_with_relevance(
             raise MetricError(
                 f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
             )
-        if everything and (not bound.metric.linear or isinstance(rules.softcap, Plain)):
+        capped = any(rules.may_take(site) for site in sites.of(LogitSite))
+        if everything and (not bound.metric.linear or capped):
             # the ledger's account of what follows the unembedding
             recorder.kept[Names.RETURNED_LOGITS] = [output]
         calls, unreached = backward(value, recorder)
-    unreached -= cut_by_rule(sites, rules)
+    unreached -= rules.cut(sites)
     if unreached and not callable(names_filter):
         raise SiteError(
             f"Relevance needs a gradient at every recorded point; {sites.host} computes "
-            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use HookedTransformer."
+            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use "
+            "HookedTransformer; a rule of your own that cuts it off says so in `cuts`."
         )
     chosen -= unreached
     complete(calls, sites, accounts | chosen)
@@ -228,7 +229,7 @@ def _hooks(
         elif record.module is not None:
             module_hooks.append((record.module, recorder.module_hook(name)))
     for site in sites.of(NormSite):
-        if site.result in names and isinstance(rules.rule_for("norm", site.layer), Plain):
+        if site.result in names and rules.may_take(site):
             module = sites.record_of[site.result].module
             if site.input is not None:
                 hooks.append((site.input.point, recorder.input_hook(site.result)))

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite, MixtureSite, Site
-from lrp_lens.rules import Plain, RuleSet
+from lrp_lens.hosts.sites import BiasSite, LinearSite, MixtureSite
+from lrp_lens.rules import RuleSet, as_rule_set
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,12 @@ class Coverage:
         return str(self.to_dataframe().to_html(index=False, na_rep=""))
 
 
-def _rule_text(rules: RuleSet, site: Site) -> str:
-    if isinstance(site, LinearSite):
-        rule = rules.rule_for("linear", site.layer)
-        return "0-rule" if isinstance(rule, Plain) else str(rule)
-    if isinstance(site, LogitSite) and site.softcap is None:
-        return "no soft-cap"
-    chosen = rules.rules_at(site)
-    if getattr(site, "up", True) is None:
-        chosen.pop("product")
-    if not getattr(site, "expert", True):
-        chosen.pop("experts")
-    if getattr(site, "softcap", True) is None:
-        chosen.pop("softcap")
-    if not getattr(chosen.get("attention"), "reaches_pattern", True):
-        chosen = {"attention": chosen["attention"]}  # nothing passes the softmax
-    if len(set(map(str, chosen.values()))) == 1:
-        return str(next(iter(chosen.values())))
-    return "; ".join(f"{operation}: {rule}" for operation, rule in chosen.items())
-
-
-def coverage(model: Any, rules: RuleSet) -> Coverage:
+def coverage(model: Any, rules: RuleSet | str) -> Coverage:
     """Every site of a model, the rule that takes it, and whether its edit is live.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        rules: the rule set to check.
+        rules: the rule set to check, or the name of a preset.
 
     Raises:
         SiteError: if no rule knows an operation, or the host drops an edit; names module, rule and remedy.
@@ -89,7 +69,7 @@ def coverage(model: Any, rules: RuleSet) -> Coverage:
         >>> all(row.live for row in coverage(load_demo_model(), ATTN_LRP).rows)
         True
     """
-    sites, dropped = resolve(model), dead(model)
+    rules, sites, dropped = as_rule_set(rules), resolve(model), dead(model)
     rules.plan(model)
     rows = []
     for site in sites.sites:
@@ -97,7 +77,5 @@ def coverage(model: Any, rules: RuleSet) -> Coverage:
             continue  # accounts of the ledger; linear maps inside another site
         edited = sorted({hook.port.name for hook in rules.hooks_at(site) if hook.stage != "read"})
         live = not any(name in dropped for name in edited)
-        rows.append(
-            CoverageRow(site.layer, site.label, site.kind, _rule_text(rules, site), tuple(edited), live)
-        )
+        rows.append(CoverageRow(site.layer, site.label, site.kind, rules.words_at(site), tuple(edited), live))
     return Coverage(f"{rules.name} on {sites.architecture} in {sites.host}", tuple(rows))

@@ -6,10 +6,10 @@ import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError, MetricError, RuleError
-from lrp_lens.failures.explain import explain, rule_set
+from lrp_lens.failures.explain import explain
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
 from lrp_lens.perturbation import Question
-from lrp_lens.rules import CP_LRP, PRESETS
+from lrp_lens.rules import CP_LRP, PRESETS, as_rule_set
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +149,10 @@ def test_tokens_are_chosen_where_none_are_given(model: torch.nn.Module) -> None:
 
 def test_rule_sets_by_name(model: torch.nn.Module) -> None:
     assert explain(model, case=demo_cases()[0], rules="cp-lrp", seeds=1).rules == CP_LRP.name
-    assert all(rule_set(name.lower().replace("_", "-")) is rules for name, rules in PRESETS.items())
-    assert rule_set(CP_LRP) is CP_LRP
+    assert all(as_rule_set(name.lower().replace("_", "-")) is rules for name, rules in PRESETS.items())
+    assert as_rule_set(CP_LRP) is CP_LRP
     with pytest.raises(RuleError, match=r"ATTN_LRP, CP_LRP, .*received 'magic'"):
-        rule_set("magic")
+        as_rule_set("magic")
 
 
 @pytest.mark.skipif(not HAS_HOOKED_TRANSFORMER, reason="one host only")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lrp_lens.rules import PRESETS, Rule
+
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
     "errors", "progress", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
@@ -55,6 +57,10 @@ HOOK_NAME = re.compile(r"hook_|\bblocks\.")
 SPELLS_HOOKS = {"hosts"}
 # (file, literal) pairs that look like hook names and are none.
 HOOK_NAME_EXCEPTIONS: set[tuple[str, str]] = set()
+
+# What a rule does is asked of the rule: outside rules/ no class or preset is told from another.
+KNOWS_RULES = {"rules"}
+RULE_QUERIES = {"isinstance", "issubclass", "type", "getattr", "hasattr"}
 
 PACKAGE = Path(__file__).parent.parent / "lrp_lens"
 FACADE, ENTRY = "__init__", "__main__"
@@ -137,6 +143,43 @@ def hook_name_faults(source: str, path: Path) -> list[str]:
     ]
 
 
+def rule_faults(source: str, path: Path) -> list[str]:
+    """Where a module outside rules/ and the façade tells rules apart by class, attribute or name."""
+    if room_of(path) in KNOWS_RULES | {FACADE}:
+        return []
+    tree, faults = ast.parse(source), []
+    spared = docstrings(tree)
+    kinds, presets = rule_classes(), set(PRESETS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found = {one.module.rpartition(".")[2] for one in imports_of(node, path)} & kinds
+            faults += [f"{path}:{node.lineno}: asks no rule by its class {name}" for name in sorted(found)]
+        elif isinstance(node, ast.Attribute) and node.attr in kinds and ast.unparse(node.value) != "nn":
+            faults.append(f"{path}:{node.lineno}: asks no rule by its class {node.attr}")
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in RULE_QUERIES and node.args:
+            if any(word in ast.unparse(node.args[0]) for word in ("rule_for(", "rules_at(")):
+                faults.append(f"{path}:{node.lineno}: asks a rule, not {ast.unparse(node)}")
+        elif isinstance(node, ast.Compare):
+            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+            named = [one for one in sides if one.strip("'\"") in presets | kinds]
+            if named or any("rule_for(" in one for one in sides):
+                faults.append(f"{path}:{node.lineno}: tells no rule from another, found {ast.unparse(node)}")
+        elif isinstance(node, ast.Constant) and id(node) not in spared and node.value in presets | kinds:
+            faults.append(f"{path}:{node.lineno}: names no rule, found {node.value!r}")
+    return faults
+
+
+def rule_classes() -> set[str]:
+    """The names of every class of rules."""
+    found, waiting = set(), [Rule]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__module__.startswith("lrp_lens."):
+            found.add(kind.__name__)
+            waiting += kind.__subclasses__()
+    return found
+
+
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
@@ -178,6 +221,34 @@ def test_the_map_says_what_is_tested() -> None:
 def test_every_file_keeps_to_it(check: Callable[[str, Path], list[str]]) -> None:
     faults = [fault for path in FILES for fault in check((PACKAGE / path).read_text(encoding="utf-8"), path)]
     assert not faults, "\n".join(faults)
+
+
+def test_rules_are_asked_never_told_apart() -> None:
+    texts = ((path, (PACKAGE / path).read_text(encoding="utf-8")) for path in FILES)
+    assert not [fault for path, text in texts for fault in rule_faults(text, path)]
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ("from lrp_lens.rules import Plain", 1),
+        ("from lrp_lens.rules.norms import FrozenNorm, normalized", 1),
+        ("import lrp_lens.rules as r\nx = isinstance(y, r.Epsilon)", 1),
+        ('x = isinstance(rules.rule_for("norm", 0), kind)', 1),
+        ('x = getattr(rules.rule_for("attention", 0), "temperature", 1)', 1),
+        ("x = type(rules.rule_for('norm', 0)).__name__ == 'Halved'", 2),
+        ("if rules == GRADIENT: pass", 1),
+        ('known = {"RELP": "relevance patching"}', 1),
+        (
+            '"""RELP"""\nfrom lrp_lens.rules import RELP, RuleSet, as_rule_set\nx = as_rule_set(RELP).sinks(site)',
+            0,
+        ),
+        ("x = rules.rule_for('norm', 0).kept(site, x)", 0),
+    ],
+)
+def test_the_rule_check_itself(source: str, faults: int) -> None:
+    assert len(rule_faults(source, Path("edges/rows.py"))) == faults
+    assert not rule_faults(source, Path("rules/norms.py"))
 
 
 @pytest.mark.parametrize(

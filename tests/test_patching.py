@@ -18,6 +18,7 @@ from lrp_lens import (
     InputError,
     LogitDiff,
     LogProb,
+    RuleError,
     SiteError,
     patching,
 )
@@ -399,7 +400,7 @@ def test_rules_by_the_name_of_their_preset(gpt2):
     torch.testing.assert_close(
         twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="CP_LRP", backward=backward), expected
     )
-    with pytest.raises(InputError, match=r"rules is a RuleSet, or one of ATTN_LRP, .*received 'LRP'"):
+    with pytest.raises(RuleError, match=r"rules is a RuleSet, or one of ATTN_LRP, .*received 'LRP'"):
         twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="LRP")
 
 

@@ -9,6 +9,7 @@ import torch
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.metrics import LogitDiff, LogProb
+from lrp_lens.patching import FACETS, attention_rollout, patching_pass
 from lrp_lens.perturbation import BASELINES, Question, ablation_regression, integrated_gradients
 from lrp_lens.perturbation.baselines import lasso_weights
 from lrp_lens.perturbation.question import questions
@@ -93,6 +94,25 @@ def test_attention_by_hand(model: Any, question: Question) -> None:
     rollout = BASELINES["attention rollout"].scores(question)
     np.testing.assert_allclose(rollout, product[-1].detach(), atol=1e-6)
     assert rollout.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_both_rollouts_are_the_papers_on_a_model_with_attention_sinks() -> None:
+    """Rows of pattern + identity are normalised (Abnar & Zuidema, section 3); a sink's share carries no value."""
+    model, tokens = zoo.bridge("gpt_oss"), zoo.prompt_tokens(1, 9)
+    (asked,), _ = questions(model, [tokens[0]], LogitDiff(3, 7), "mean", 0)
+    _, cache = model.run_with_cache(tokens)
+    product = torch.eye(9, dtype=torch.float64)
+    for layer in range(2):
+        pattern = cache["pattern", layer][0].detach().double().mean(0)
+        assert pattern[-1].sum() < 0.999  # the sink takes the rest
+        mixed = pattern + torch.eye(9)
+        product = (mixed / mixed.sum(-1, keepdim=True)) @ product
+    by_token = BASELINES["attention rollout"].scores(asked)
+    passed = patching_pass(model, tokens, LogitDiff(3, 7), parts=["z"])
+    by_stream = attention_rollout(passed, FACETS["resid_pre"])[0, 0]
+    np.testing.assert_allclose(by_token, product[-1], atol=1e-6)
+    np.testing.assert_allclose(by_stream, product[-1], atol=1e-6)
+    assert by_token.sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_random_is_seeded_and_differs_between_cases(model: Any) -> None:

@@ -40,10 +40,12 @@ from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import ATTN_LRP, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 
 Direction = Literal["noising", "denoising"]
 """Where gradients are taken: noising at the clean run (EAP), denoising at the corrupted one (transformer_lens)."""
+QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
+"""What readers' gradients ask of the rules."""
 BLOCK_BYTES = 256 * 2**20
 """Memory for the writers' outputs at once."""
 
@@ -54,7 +56,7 @@ def component_edges(
     corrupted: Any = None,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     positions: bool = False,
     steps: int = 1,
     direction: str = "noising",
@@ -69,7 +71,7 @@ def component_edges(
         clean: prompt or prompts, as in `run_with_relevance`.
         corrupted: as many prompts of the same lengths, or None for the relevance of the edges themselves.
         metric: what is explained; default: the clean run's top token against the runner-up.
-        rules: `GRADIENT` for EAP, `RELP` for relevance patching, or any rule set.
+        rules: `GRADIENT` for EAP, `RELP` for relevance patching, any rule set, or the name of a preset.
         positions: keep a score for each position.
         steps: 1 takes gradients at one run; m > 1 averages them over m points of the path between the embeddings of
             both runs (midpoints, (k - ½) / m).
@@ -86,6 +88,7 @@ def component_edges(
     Raises:
         InputError: prompts that do not fit each other, steps below 1 or without corrupted prompts, an unknown
             direction; and what `run_with_relevance` refuses.
+        RuleError: a rule that does not say how a gradient passes it on the way to a reader's input.
         MetricError, SiteError: as `run_with_relevance`.
 
     Example:
@@ -97,8 +100,10 @@ def component_edges(
         >>> edges.values.shape
         (1, 21, 53)
     """
-    _check(corrupted, rules, steps, direction)
+    rules = as_rule_set(rules)
+    _check(corrupted, steps, direction)
     require_show(progress)
+    rules.require("component_edges", resolve(model), QUESTIONS, where="in the blocks")
     pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
     graph = component_graph(model)
     writers = Writers(model, graph)
@@ -139,9 +144,7 @@ def component_edges(
     )
 
 
-def _check(corrupted: Any, rules: Any, steps: Any, direction: str) -> None:
-    if not isinstance(rules, RuleSet):
-        raise InputError(f"rules is a RuleSet such as GRADIENT or RELP; received {rules!r}.")
+def _check(corrupted: Any, steps: Any, direction: str) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
     if direction not in ("noising", "denoising"):
@@ -162,9 +165,9 @@ def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
     name = rules.name
     if not paired:
         return f"{name}, relevance"
-    known = {"GRADIENT": "EAP-IG" if steps > 1 else "EAP", "RELP": "relevance patching"}
+    patching = ("EAP-IG" if steps > 1 else "EAP") if rules.is_gradient else f"relevance patching with {name}"
     where = f"{steps} steps" if steps > 1 else direction
-    return f"{known.get(name.upper(), name)}, clean - corrupted, {where}"
+    return f"{patching}, clean - corrupted, {where}"
 
 
 def _path(steps: int) -> list[float | None]:

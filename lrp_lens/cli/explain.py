@@ -11,11 +11,12 @@ from lrp_lens.cli.inputs import Request
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.explain import explain, rule_set
+from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.hosts.chat import chat_ids
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_json, write_report
+from lrp_lens.rules import as_rule_set
 
 DEMO_SUITE = "ioi_second_pair_last"
 """Without a prompt, the first failure of this suite is explained: short, and its distractor is plain to see."""
@@ -27,7 +28,7 @@ def run(request: Request) -> Explanation:
     Raises:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
-    rules = rule_set(request.rules)
+    rules = as_rule_set(request.rules)
     errors = Console(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request)

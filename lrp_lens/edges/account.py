@@ -4,8 +4,8 @@ For each position, with x the stream before the block, m after attention, y afte
 
 1. Self-edges: residual x · g_target; MLP m · (g_m - g_y).  In a parallel block the MLP's is what is left of
    x · g_x after the residual and what q, k and v received.
-2. Sinks between a sublayer's output and the states it read: biases b ⊙ gradient; post-norms that are not frozen; the
-   MLP's nonlinearities unless their rules conserve.  Sinks inside attention come with its rows (`rows`).
+2. Sinks between a sublayer's output and the states it read: biases b ⊙ gradient; post-norms and the MLP's
+   nonlinearities unless their rules conserve.  Sinks inside attention come with its rows (`rows`).
 3. What conserving rules lose anyway has no sink: it shows as a remainder in `graph.balance()`.
 """
 
@@ -21,9 +21,9 @@ from lrp_lens.edges.state_pass import LayerTensors, StatePass
 from lrp_lens.edges.transition import Transition
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_norm
-from lrp_lens.hosts.sites import ActivationSite, BiasSite, MixtureSite, Sites
+from lrp_lens.hosts.sites import ActivationSite, BiasSite, LinearSite, MixtureSite, Sites
 from lrp_lens.hosts.writes import post_norm
-from lrp_lens.rules import Epsilon, ExpertWeights, Identity, Plain, ProductWeights, RuleSet
+from lrp_lens.rules import RuleSet
 
 SINK_KINDS = ("bias", "norm", "softmax", "MLP")
 
@@ -136,10 +136,9 @@ class LayerAccount:
 
     def _absorbs(self) -> bool:
         """Whether anything but a bias is lost between z and the stream."""
-        sites, rules = self.run.sites, self.run.rules
-        norm = post_norm(sites, self.layer, "attention")
-        plain = norm is not None and isinstance(rules.rule_for("norm", self.layer), Plain)
-        return plain or isinstance(rules.rule_for("linear", self.layer), Epsilon)
+        norm = post_norm(self.run.sites, self.layer, "attention")
+        linear = (site for site in self.run.sites.of(LinearSite) if site.layer == self.layer)
+        return any(self.run.rules.sinks(site) for site in (*([] if norm is None else [norm]), *linear))
 
 
 def _merge(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,19 +147,14 @@ def _merge(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Ten
 
 def mlp_conserves(sites: Sites, rules: RuleSet, layer: int) -> bool:
     """Whether an MLP's rules lose nothing but biases."""
-    if isinstance(rules.rule_for("linear", layer), Epsilon):
-        return False
-    norms = {input_norm(sites, layer, "mlp"), post_norm(sites, layer, "mlp")} - {None}
-    if norms and isinstance(rules.rule_for("norm", layer), Plain):
-        return False
-    inside = [site for site in sites.sites if site.layer == layer]
-    identity = isinstance(rules.rule_for("activation", layer), Identity)
-    product = rules.rule_for("product", layer)
-    shared = isinstance(product, ProductWeights) and product.gate + product.up == 1
-    if any(isinstance(site, MixtureSite) for site in inside):
-        experts = rules.rule_for("experts", layer)
-        fixed = isinstance(experts, ExpertWeights) and (experts.router, experts.expert) == (0, 1)
-        biased = any(isinstance(site, MixtureSite) and site.biased for site in inside)
-        return identity and shared and fixed and not biased
-    gated = any(isinstance(site, ActivationSite) and site.up is not None for site in inside)
-    return identity and (shared or not gated)
+    norms = [input_norm(sites, layer, "mlp"), post_norm(sites, layer, "mlp")]
+    inside = [
+        site
+        for site in sites.sites
+        if site.layer == layer
+        and (
+            isinstance(site, MixtureSite | LinearSite)
+            or (isinstance(site, ActivationSite) and not site.expert)
+        )
+    ]
+    return not any(rules.sinks(site) for site in (*inside, *(norm for norm in norms if norm is not None)))

@@ -86,8 +86,8 @@ class StateGraph:
         if not missing < tolerance(self.run.final_state.dtype, 1e-3):
             raise SiteError(
                 f"A state's relevance is that of its edges and sinks; here {missing:.2g} of the largest is missing. "
-                "Does a hook on the model change activations? Remove it (model.reset_hooks()); else report the "
-                "architecture."
+                "Does a hook on the model change activations? Remove it (model.reset_hooks()). Does a rule of your own "
+                f"answer otherwise than its hooks act? See {self.run.rules.name}. Else report the architecture."
             )
 
     @property
@@ -157,8 +157,9 @@ class StateGraph:
         if not pruned.column_error < tolerance(self.run.final_state.dtype, 1e-2):
             raise SiteError(
                 f"Edges of a source sum to what its q, k and v received; in layer {layer} of "
-                f"{self.run.sites.architecture} they miss it by {pruned.column_error:.2g}. Use method='batch_packed', "
-                "and report the architecture."
+                f"{self.run.sites.architecture} they miss it by {pruned.column_error:.2g}. Does a rule of "
+                f"your own answer otherwise than its hooks act? See {self.run.rules.name}. Else use "
+                "method='batch_packed', and report the architecture."
             )
 
     def _packed(self, source: Boundary, target: Boundary, pruning: Pruning) -> Pruned:

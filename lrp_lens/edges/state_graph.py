@@ -23,7 +23,16 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients, vocabulary_size
 from lrp_lens.metrics import MetricLike
 from lrp_lens.relevance import Prompt, ask
-from lrp_lens.rules import ATTN_LRP, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+
+QUESTIONS = {
+    "norm": ("conserves", "derivative", "kept"),
+    "attention": ("share", "sinks", "row_gradients"),
+    "softmax": ("conserves", "at_scores"),
+    "softcap": ("conserves", "slope"),
+    "linear": ("conserves", "factor"),
+} | dict.fromkeys(("activation", "product", "experts"), ("conserves",))
+"""What edges in closed form ask of the rules."""
 
 
 def attribution_graph(
@@ -31,7 +40,7 @@ def attribution_graph(
     prompt: Prompt,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     prepend_bos: bool | None = None,
     layers: Sequence[int] | None = None,
     split: Split = "mid",
@@ -51,7 +60,7 @@ def attribution_graph(
         prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.  Several prompts give a
             list of graphs, one after the other.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.
-        rules: a rule set; default AttnLRP.
+        rules: a rule set or the name of a preset; default AttnLRP.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         layers: boundaries to keep, ascending: 0 is the embedding, l + 1 the stream after block l; default all.
             Neighbours further apart than one block are joined by batch-packed edges.
@@ -71,6 +80,7 @@ def attribution_graph(
         AttributionGraph; a list of them for several prompts.
 
     Raises:
+        RuleError: a rule that does not answer what edges in closed form ask; method="batch_packed" asks nothing.
         InputError, MetricError, SiteError: as `run_with_relevance`; InputError also for layers that are not ascending
             boundaries of the model, and for thresholds out of range.
 
@@ -85,7 +95,9 @@ def attribution_graph(
         split, method, node_threshold, edge_threshold, mass, max_edges, block, checkpoint, progress
     )
     require_gradients()
-    sites = resolve(model)
+    sites, rules = resolve(model), as_rule_set(rules)
+    if method == "closed_form":
+        rules.require("attribution_graph", sites, QUESTIONS, where="in the blocks")
     kept = _layers(layers, sites.n_layers)
     batch, bound = ask(model, prompt, metric, None, prepend_bos)
     if checkpoint is not None and not batch.single:

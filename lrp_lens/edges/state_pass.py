@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.edges.rows import AttentionEdges, softmax_rule
+from lrp_lens.edges.rows import AttentionEdges
 from lrp_lens.edges.tangents import PARTS, projection
 from lrp_lens.errors import InputError, MetricError, SiteError
 from lrp_lens.gates import accumulation_dtype
@@ -91,8 +91,6 @@ class StatePass:
         self.model, self.rules = model, rules
         self.sites: Sites = resolve(model)
         require_eval(model)
-        if not isinstance(rules, RuleSet):
-            raise InputError(f"rules is a RuleSet such as ATTN_LRP; received {rules!r}.")
         self.batch = batch
         self.attention_only = is_attention_only(model)
         self.mid_states = not (self.attention_only or self.sites.parallel)
@@ -257,7 +255,8 @@ class StatePass:
             parts["k"].heads_first(),
             parts["v"].heads_first(),
             self.batch.places,
-            **softmax_rule(self.rules, layer),
+            self.rules,
+            layer,
         )
         last = edges.rows(self.length - 1, self.length).z
         error = float((last - edges.z[:, -1:]).abs().max() / edges.z.abs().max().clamp_min(1e-9))

@@ -3,10 +3,10 @@
 An edge's relevance is x_i · (gradient that target j sends to x_i) = (derivative of q, k, v along x_i) · (gradient that
 j sends to them).  Along x itself the chain stream → norm → projection is simple:
 
-1. A frozen norm is linear up to its bias; the plain one loses all but ε / (σ² + ε) of what enters it.
-2. A projection adds its bias.  Together: image = c · (q - b_Q - b_norm W_Q), with c = 1 or ε / (σ² + ε).
-3. The rule's share at q (k, v) and an ε-rule there are factors.
-4. QK-norm and rotation follow; both are applied to the image, the norm by its derivative at q.
+1. A norm keeps a share c of what enters it, by its rule: 1 if it is frozen, ε / (σ² + ε) under the plain gradient.
+2. A projection adds its bias.  Together: image = c · (q - b_Q - b_norm W_Q).
+3. The rule's share at q (k, v) and the factor of the linear map's rule are factors.
+4. QK-norm and rotation follow; both are applied to the image, the norm by its rule's derivative at q.
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from lrp_lens.errors import SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scores import ScoreGeometry
-from lrp_lens.hosts.sites import NormSite, Sites
-from lrp_lens.rules import Epsilon, Plain, RuleSet
+from lrp_lens.hosts.sites import Sites
+from lrp_lens.rules import RuleSet
+from lrp_lens.rules.norms import normalized
 
 Part = Literal["q", "k", "v"]
 PARTS: tuple[Part, ...] = ("q", "k", "v")
-_SHARE = {"q": "query", "k": "key", "v": "value"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,39 +64,6 @@ class Projection:
         return Projection(value, whole, unbiased, image, self.at_hook)
 
 
-def norm_derivative(site: NormSite | None, x: Tensor, direction: Tensor, frozen: bool) -> Tensor:
-    """The derivative of a norm at x along a direction, gain applied; shapes [..., width].
-
-    Args:
-        site: None for no norm.
-        x: where.
-        direction: along what.
-        frozen: the deviation σ is a constant (LN-rule).
-    """
-    if site is None:
-        return direction
-    shape = direction.shape
-    gain = site.gain()
-    if gain is not None and gain.numel() != shape[-1]:  # one norm over all heads
-        x, direction = x.flatten(-2), direction.flatten(-2)
-    if site.centred:
-        x = x - x.mean(-1, keepdim=True)
-        direction = direction - direction.mean(-1, keepdim=True)
-    inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + site.epsilon)
-    result = direction * inverse
-    if not frozen:
-        result = result - x * (x * direction).mean(-1, keepdim=True) * inverse**3
-    result = result if gain is None else result * gain.to(result)
-    return result.reshape(shape)
-
-
-def _kept(site: NormSite, x: Tensor) -> Tensor:
-    """What the plain norm keeps of a derivative along its own input: ε / (σ² + ε), [pos, 1, 1]."""
-    x = x - x.mean(-1, keepdim=True) if site.centred else x
-    variance = x.pow(2).mean(-1)
-    return (site.epsilon / (variance + site.epsilon))[:, None, None]
-
-
 def _bias_image(model: Any, sites: Sites, layer: int, part: Part) -> Tensor | None:
     """b_Q + b_norm W_Q, [head, d_head]; None where there is none."""
     norm = input_norm(sites, layer, "attention")
@@ -133,14 +100,12 @@ def projection(
     """
     wide = accumulation_dtype(heads.dtype)
     heads, x = heads.to(wide), x.to(wide)
-    frozen = not isinstance(rules.rule_for("norm", layer), Plain)
-    before = input_norm(sites, layer, "attention")
+    rule, before = rules.rule_for("norm", layer), input_norm(sites, layer, "attention")
     bias = _bias_image(model, sites, layer, part)
     unbiased = heads if bias is None else heads - bias.to(heads)
-    image = unbiased if frozen or before is None else unbiased * _kept(before, x)
-    share: Tensor | float = float(getattr(rules.rule_for("attention", layer), _SHARE[part], 1.0))
-    if isinstance(linear := rules.rule_for("linear", layer), Epsilon):
-        share = share * heads / (heads + torch.where(heads < 0, -linear.epsilon, linear.epsilon))
+    lossy = before is not None and bool(rules.sinks(before))
+    image = unbiased * rule.kept(before, x)[..., None] if lossy else unbiased
+    share = rules.rule_for("attention", layer).share(part) * rules.rule_for("linear", layer).factor(heads)
     norm = {"q": geometry.query_norm, "k": geometry.key_norm}.get(part)
     if norm is not None and (norm_bias := norm.bias()) is not None and bool(norm_bias.any()):
         raise SiteError(
@@ -148,12 +113,12 @@ def projection(
         )
 
     def scored(tensor: Tensor) -> Tensor:
-        passed = norm_derivative(norm, heads, tensor * share, frozen)
+        passed = rule.along(norm, heads, tensor * share)
         return passed if part == "v" else geometry.rotate(passed)
 
     whole = scored(heads)
     without = whole if unbiased is heads else scored(unbiased)
     along = without if image is unbiased else scored(image)
-    value = norm_derivative(norm, heads, heads, frozen=True)
+    value = normalized(norm, heads)
     value = value if part == "v" else geometry.rotate(value)
     return Projection(value, whole, without, along, image)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError
+from lrp_lens.errors import InputError
 from lrp_lens.failures.case import Case
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.masking import MaskingCheck, masking_check, require_counts
@@ -27,7 +27,7 @@ from lrp_lens.metrics import LogitDiff
 from lrp_lens.perturbation import Question
 from lrp_lens.perturbation.replacement import mean_embedding
 from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import ATTN_LRP, PRESETS, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.views import View
 
 _CANDIDATES = 5
@@ -80,7 +80,7 @@ def explain(
         True
     """
     start = perf_counter()
-    rules = rule_set(rules)
+    rules = as_rule_set(rules)
     require_counts(top_k, seeds)
     if isinstance(prompt, Case) and case is None:
         prompt, case = None, prompt
@@ -136,21 +136,6 @@ def explain(
         notes=(*pair.notes(best[0]), *_unknown_words(model, batch)),
         seconds=seconds,
     )
-
-
-def rule_set(rules: RuleSet | str) -> RuleSet:
-    """A rule set, or the preset of that name.
-
-    Raises:
-        RuleError: no preset has this name.
-    """
-    if not isinstance(rules, str):
-        return rules
-    wanted = rules.lower().replace("_", "-")
-    for name, preset in PRESETS.items():
-        if wanted in (name.lower().replace("_", "-"), preset.name.lower().replace("_", "-")):
-            return preset
-    raise RuleError(f"A rule set is one of {', '.join(PRESETS)}; received {rules!r}.")
 
 
 def _question(

@@ -80,6 +80,8 @@ class NormSite(Site):
     centred: bool
     epsilon: float
     scale: Port | None = None
+    normalized: Port | None = None
+    """(x - mean) / scale, before gain and bias; given with `scale`."""
     input: Port | None = None
     output: Port | None = None
     gain: Parameter = field(default=no_parameter, repr=False, compare=False)

@@ -3,11 +3,11 @@
     metric = Σ tokens + Σ positions + Σ named sinks      (+ remainder, which is a bug and is printed)
 
 1. Linear maps and residual additions conserve relevance, but for their biases: a bias b takes b ⊙ ∂metric/∂b.
-2. Operations under a conserving rule (frozen norm, identity rule, half rule, frozen pattern) take nothing, so they
-   have no row: if one does lose relevance, that shows as a remainder.
+2. Operations whose rules say that they conserve (frozen norm, identity rule, half rule, frozen pattern) take nothing,
+   so they have no row: if one does lose relevance, that shows as a remainder.
 3. Any other operation takes what its outputs hold more than its inputs, e.g. the softmax
    Σ P ⊙ ∂P - Σ S ⊙ ∂S (AttnLRP, Achtibat et al. 2024, Proposition 3.1), which equals R(z) - R(v) - R(q) - R(k).
-4. A plain norm takes R(output) · var / (var + ε): the closed form of its gradient × input.
+4. A norm takes the share of R(output) that its rule does not keep, e.g. var / (var + ε) under the plain gradient.
 5. A layer's sinks are the difference between the residual stream's relevance after and before the block.
 """
 
@@ -31,7 +31,14 @@ from lrp_lens.hosts.sites import (
     Sites,
 )
 from lrp_lens.ledger.table import Ledger, LedgerRow
-from lrp_lens.rules import Epsilon, ExpertWeights, Identity, Plain, ProductWeights, RuleSet
+from lrp_lens.rules import RuleSet
+
+QUESTIONS = {
+    "norm": ("conserves", "kept"),
+    "attention": ("sinks",),
+    "linear": ("conserves", "absorbed"),
+} | dict.fromkeys(("activation", "product", "softmax", "softcap", "experts"), ("conserves",))
+"""What the ledger asks of the rules."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +83,7 @@ class Balance:
     calls: Mapping[str, Calls]
     biases: Mapping[BiasSite, Tensor]
     norm_inputs: Mapping[str, tuple[Tensor, ...]]
-    """Input of each plain norm, by the name of its output's record."""
+    """Input of each norm that takes relevance, by the name of its output's record."""
     linear_metric: bool
     batch: int
     rows: list[LedgerRow] = field(default_factory=list)
@@ -93,6 +100,11 @@ class Balance:
             self.batch,
         )
 
+    @property
+    def answered(self) -> bool:
+        """Whether the rules answer what closing asks."""
+        return not any(self.rules.lacks(self.sites, QUESTIONS))
+
     def relevance(self, name: str) -> Tensor:
         """Relevance at a record, per example; 0 where it was not recorded (a cut or absent branch)."""
         batch = self.batch
@@ -100,18 +112,16 @@ class Balance:
         return torch.zeros(batch, dtype=torch.float64) if calls is None else calls.relevance(batch)
 
     def downstream(self, name: str) -> Tensor:
-        """Relevance at a record before an ε-rule there took its share."""
-        return self.relevance(name) + self.epsilon_share(name)
+        """Relevance at a record before the rule of a linear map there took its share."""
+        return self.relevance(name) + self.linear_share(name)
 
-    def epsilon_share(self, name: str) -> Tensor:
-        """ε Σ sign(z) ⊙ gradient: what the ε-rule at a linear output absorbs."""
+    def linear_share(self, name: str) -> Tensor:
+        """What the rule of the linear map with this output absorbs (ε-rule: ε Σ sign(z) ⊙ gradient)."""
         total = torch.zeros(self.batch, dtype=torch.float64)
         for site in self.sites.of(LinearSite):
-            rule = self.rules.rule_for("linear", site.layer)
-            if site.record == name and isinstance(rule, Epsilon) and name in self.calls:
-                calls = self.calls[name]
-                signs = tuple(torch.where(z < 0, -1.0, 1.0).to(z) for z in calls.activations)
-                total += rule.epsilon * calls.weighted(self.batch, signs)
+            if site.record == name and name in self.calls and self.rules.sinks(site):
+                calls, rule = self.calls[name], self.rules.rule_for("linear", site.layer)
+                total += calls.weighted(self.batch, tuple(map(rule.absorbed, calls.activations)))
         return total
 
     def bias_share(self, site: BiasSite) -> Tensor:
@@ -134,7 +144,11 @@ class Balance:
             tokens: relevance per token, [batch, pos].
             positions: relevance per position embedding, [batch, pos], or None.
             title: rule set and metric in words.
+
+        Raises:
+            RuleError: if a rule does not say what it takes.
         """
+        self.rules.require("the ledger", self.sites, QUESTIONS)
         self.rows.clear()
         metric = metric_value.detach().double().cpu()
         if not self.linear_metric:
@@ -152,10 +166,9 @@ class Balance:
                 self.attention(site)
             elif isinstance(site, MixtureSite):
                 self.mixture(site)
-            elif isinstance(site, LinearSite) and isinstance(
-                self.rules.rule_for("linear", site.layer), Epsilon
-            ):
-                self.add(site.layer, f"ε at {site.label}", "epsilon", self.epsilon_share(site.record))
+            elif isinstance(site, LinearSite):
+                for name in self.rules.sinks(site):
+                    self.add(site.layer, name, "epsilon", self.linear_share(site.record))
         order = sorted(self.rows, key=lambda row: (row.layer is not None, -(row.layer or 0)))
         boundaries = [Names.resid_pre(0), *(Names.resid_post(layer) for layer in range(self.sites.n_layers))]
         stream = torch.stack([self.relevance(name) for name in boundaries], dim=1)
@@ -173,34 +186,31 @@ class Balance:
         )
 
     def logits(self, site: LogitSite) -> None:
-        """The final soft-cap under its own gradient."""
-        if site.softcap is not None and isinstance(self.rules.rule_for("softcap", None), Plain):
+        """The final soft-cap, unless its rule conserves."""
+        for name in self.rules.sinks(site):
             amount = self.relevance(Names.RETURNED_LOGITS) - self.downstream(Names.LOGITS)
-            self.add(None, "logit soft-cap", "soft-cap", amount)
+            self.add(None, name, "soft-cap", amount)
 
     def norm(self, site: NormSite) -> None:
-        """A norm under its own gradient: R(output without bias) · var / (var + ε)."""
-        if site.result not in self.norm_inputs or site.result not in self.calls:
+        """A norm, unless its rule conserves: R(output without bias) · (1 - what it keeps)."""
+        taken = site.result in self.norm_inputs and site.result in self.calls
+        if not taken or not self.rules.sinks(site):
             return
+        rule = self.rules.rule_for("norm", site.layer)
         calls, bias = self.calls[site.result], None
         for other in self.sites.of(BiasSite):
             bias = self.biases.get(other) if other.record == site.result else bias
         factors = []
         for x, y in zip(self.norm_inputs[site.result], calls.activations, strict=True):
-            wide = x.to(accumulation_dtype(x.dtype))
-            if site.centred:
-                wide = wide - wide.mean(-1, keepdim=True)
-            variance = wide.pow(2).mean(-1, keepdim=True)
-            absorbed = (variance / (variance + site.epsilon)).reshape(*y.shape[:-1], 1)
+            kept = rule.kept(site, x.to(accumulation_dtype(x.dtype)))
+            absorbed = (1 - kept).reshape(*y.shape[:-1], 1)
             factors.append((y if bias is None else y - bias) * absorbed)
         self.add(site.layer, site.label, "norm", calls.weighted(self.batch, tuple(factors)))
 
     def activation(self, site: ActivationSite) -> None:
         """An MLP's nonlinearity, unless its rules conserve."""
-        identity = isinstance(self.rules.rule_for("activation", site.layer), Identity)
-        product = self.rules.rule_for("product", site.layer)
-        shared = isinstance(product, ProductWeights) and product.gate + product.up == 1
-        if identity and (shared or site.up is None):
+        names = self.rules.sinks(site)
+        if not names:
             return
         amount = self.relevance(Names.mlp(site.layer or 0, "post"))
         for bias in self.sites.of(BiasSite):
@@ -208,47 +218,27 @@ class Balance:
                 amount = amount - self.bias_share(bias)
         for part in ("pre", "pre_linear"):
             amount = amount - self.downstream(Names.mlp(site.layer or 0, part))
-        names = ([] if identity else ["activation"]) + (
-            [] if shared or site.up is None else ["gated product"]
-        )
         self.add(site.layer, " and ".join(names), "activation", amount)
 
     def attention(self, site: AttentionSite) -> None:
-        """The softmax (and what enters it), unless the pattern is frozen."""
-        rule, layer = self.rules.rule_for("attention", site.layer), site.layer or 0
-        reaches = isinstance(rule, Plain) or rule.reaches_pattern
-        value = getattr(rule, "value", 1.0)
-        if not reaches and value == 1:
+        """The softmax and what enters it, unless the rules of attention conserve."""
+        names, layer = self.rules.sinks(site), site.layer or 0
+        if not names:
             return
         amount = self.relevance(Names.attention(layer, "z")) - self.downstream(Names.attention(layer, "v"))
         for part, of in (("q", "query"), ("k", "key")):
             norm = next((n for n in self.sites.of(NormSite) if n.layer == site.layer and n.of == of), None)
-            plain = norm is not None and norm.result in self.norm_inputs
+            lossy = norm is not None and norm.result in self.norm_inputs
             amount = amount - (
                 self.relevance(norm.result)
-                if plain and norm
+                if lossy and norm
                 else self.downstream(Names.attention(layer, part))
             )
-        if not reaches:
-            self.add(site.layer, "value share", "softmax", amount)
-            return
-        extras = list(site.extras)
-        if site.softcap is not None and isinstance(self.rules.rule_for("softcap", site.layer), Plain):
-            extras.append("soft-cap")
-        if isinstance(rule, Plain) or (rule.query + rule.key, rule.value) != (0.5, 0.5):
-            extras.append("products")
-        self.add(site.layer, ", ".join(["softmax", *extras]), "softmax", amount)
+        self.add(site.layer, ", ".join(names), "softmax", amount)
 
     def mixture(self, site: MixtureSite) -> None:
         """Router, expert biases and whatever else a mixture's rules do not conserve."""
-        experts = self.rules.rule_for("experts", site.layer)
-        product = self.rules.rule_for("product", site.layer)
-        identity = isinstance(self.rules.rule_for("activation", site.layer), Identity)
-        shared = isinstance(product, ProductWeights) and product.gate + product.up == 1
-        fixed = isinstance(experts, ExpertWeights) and (experts.router, experts.expert) == (0, 1)
-        if identity and shared and fixed and not site.biased:
-            return
-        names = ([] if fixed else ["router"]) + (["expert biases"] if site.biased else [])
-        names += [] if identity and shared else ["expert activations"]
-        amount = self.downstream(site.result) - self.downstream(site.source)
-        self.add(site.layer, ", ".join(names), "router", amount)
+        names = self.rules.sinks(site)
+        if names:
+            amount = self.downstream(site.result) - self.downstream(site.source)
+            self.add(site.layer, ", ".join(names), "router", amount)

@@ -39,11 +39,16 @@ from lrp_lens.patching.inputs import (
 from lrp_lens.patching.methods import Method, method_of
 from lrp_lens.patching.statistics import require_floor
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.rules import RuleSet
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
 
 SITES = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""
-DEFAULT_METHODS = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "IG", "RANDOM")
+DEFAULT_METHODS = (
+    *(rules.name for rules in (GRADIENT, RELP, ATTN_LRP, CP_LRP)),
+    "ATP_STAR_SIGNED",
+    "IG",
+    "RANDOM",
+)
 
 _VARIANTS = 3
 

@@ -26,6 +26,7 @@ from lrp_lens.patching.statistics import (
     spearman,
     top_overlap,
 )
+from lrp_lens.rules import GRADIENT
 from lrp_lens.views import View
 
 _DIMS = {"pos": "position", "dest_pos": "position", "src_pos": "source"}
@@ -292,13 +293,13 @@ class Comparison:
             raise InputError(
                 f"A statistic of which more is better is one of {', '.join(ordered)}; received {statistic!r}."
             )
-        if not any(method == "GRADIENT" for _, _, method in self.scores):
+        if not any(method == GRADIENT.name for _, _, method in self.scores):
             raise InputError("LRP loses or wins against GRADIENT, which was not compared. Add it to methods.")
         rows = []
         for (metric, site, method), found in self.scores.items():
             if not found.lrp or found.values is None:
                 continue
-            plain = self.sampled(metric, site, "GRADIENT", statistic)
+            plain = self.sampled(metric, site, GRADIENT.name, statistic)
             ruled = self.sampled(metric, site, method, statistic)
             difference, low, high = interval(ruled - plain)
             rows.append(

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
-from lrp_lens.patching.checks import as_list, require_whole, rules_of
+from lrp_lens.patching.checks import as_list, require_whole
 from lrp_lens.patching.compare import SITES, compare
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned
-from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet, as_rule_set
 
 CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)
 STATISTICS = ("pearson", "spearman", "sign_agreement", "top_10")
@@ -100,7 +100,7 @@ def suggest_rules(
     if isinstance(metric, Mapping):
         raise InputError(f"Rules are chosen for one metric; received {list(metric)}. Call it once for each.")
     sites = as_list(sites, "sites")
-    sets = [rules_of(one) for one in as_list(candidates, "candidates", (str, RuleSet))]
+    sets = [as_rule_set(one) for one in as_list(candidates, "candidates", (str, RuleSet))]
     n_prompts = aligned(model, clean, "clean", prepend_bos=prepend_bos).n_examples
     chosen_on, held_out = _split(n_prompts, calibration, require_whole(seed, "seed", 0))
     found = compare(

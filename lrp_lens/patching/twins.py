@@ -18,11 +18,11 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
-from lrp_lens.patching.checks import Engine, one_metric, require_engine, rules_of
+from lrp_lens.patching.checks import Engine, one_metric, require_engine
 from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
 from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
 from lrp_lens.progress import require_show
-from lrp_lens.rules import GRADIENT, RELP, RuleSet
+from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 
 
 class CutOffWarning(UserWarning):
@@ -152,7 +152,7 @@ class _Twin(_Named):
     """Attribution or relevance patching of one facet."""
 
     def __init__(self, name: str, prefix: str, default: RuleSet) -> None:
-        what = "Relevance (LRP) patching" if default != GRADIENT else "Attribution patching"
+        what = "Attribution patching" if default.is_gradient else "Relevance (LRP) patching"
         super().__init__(name, prefix, what)
         self.default = default
 
@@ -228,10 +228,10 @@ class _Twin(_Named):
     def _rules(self, rules: RuleSet | str | None, backward: Any) -> RuleSet:
         if backward is not None and not isinstance(backward, PatchingPass):
             raise InputError(f"backward is a pass made by patching_pass; received {type(backward).__name__}.")
-        rules = None if rules is None else rules_of(rules)
-        if self.default == GRADIENT:
+        rules = None if rules is None else as_rule_set(rules)
+        if self.default.is_gradient:
             given = rules or (GRADIENT if backward is None else backward.rules)
-            if given != GRADIENT:
+            if not given.is_gradient:
                 raise InputError(
                     f"Attribution patching has no rules; received {given.name}. Use get_lrp_patch_{self.facet}."
                 )

@@ -6,7 +6,7 @@
    the error of the midpoint rule.  Near b the embedding is small and a norm undoes its scale, so the metric changes
    steeply there: 20 steps are too few, and b = 0 is a bad choice for any number of steps.
 3. attention: the pattern from the position of the decision, mean over layers and heads; it has no sign.
-4. attention rollout (Abnar & Zuidema 2020): product over layers of ½·(mean pattern) + ½·identity.
+4. attention rollout (Abnar & Zuidema 2020): product over layers of mean pattern + identity, rows normalised.
 5. leave-one-out: the metric lost by masking each token alone.
 6. ablation regression, in the manner of ContextCite (Cohen-Wang et al. 2024, 2409.00729): mask random halves of the
    tokens, fit the metric by LASSO on which tokens were kept; the weights are the scores.
@@ -27,6 +27,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.patching.controls import rollout
 from lrp_lens.perturbation.methods import TokenMethod
 from lrp_lens.perturbation.question import Question
 from lrp_lens.perturbation.replacement import embedding_port
@@ -138,9 +139,7 @@ def rollout_scores(question: Question) -> Float[Tensor, " pos"]:
     """Attention rollout from the position of the decision."""
     row = torch.zeros(len(question.tokens), dtype=torch.float64, device=question.tokens.device)
     row[question.decision] = 1
-    for pattern in reversed(_patterns(question)):
-        row = 0.5 * row + 0.5 * row @ pattern
-    return row
+    return rollout([pattern[None] for pattern in _patterns(question)], row[None])[0, 0]
 
 
 def ablation_regression(ablations: int = 64, keep: float = 0.5, penalty: float = 0.01) -> TokenMethod:

@@ -16,7 +16,7 @@ from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts.names import Names
 from lrp_lens.perturbation.question import Question
 from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import PRESETS, RuleSet
+from lrp_lens.rules import PRESETS, RuleSet, as_rule_set
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ MethodLike = TokenMethod | RuleSet | str | Callable[[Question], Any]
 
 
 def as_methods(methods: Any) -> tuple[TokenMethod, ...]:
-    """Methods from rule sets, names, functions; None for every preset and every baseline.
+    """Methods from rule sets, names (of presets in any spelling), functions; None for every preset and every baseline.
 
     Raises:
         InputError: an unknown name, two methods of one name, or none at all.
@@ -114,11 +114,7 @@ def as_methods(methods: Any) -> tuple[TokenMethod, ...]:
     found: list[TokenMethod] = []
     for one in listed:
         if isinstance(one, str):
-            if one not in known:
-                raise InputError(
-                    f"A method is a rule set, a function, or one of {list(known)}; received {one!r}."
-                )
-            found.append(known[one])
+            found.append(known[one] if one in known else _by_name(one, list(known)))
         elif isinstance(one, TokenMethod):
             found.append(one)
         elif isinstance(one, RuleSet):
@@ -131,3 +127,13 @@ def as_methods(methods: Any) -> tuple[TokenMethod, ...]:
     if not names or len(set(names)) < len(names):
         raise InputError(f"Methods have different names, and there is at least one; received {names}.")
     return tuple(found)
+
+
+def _by_name(name: str, known: list[str]) -> TokenMethod:
+    """The method of a preset's name in another spelling."""
+    try:
+        return relevance_method(as_rule_set(name))
+    except RuleError as error:
+        raise InputError(
+            f"A method is a rule set, a function, or one of {known}; received {name!r}."
+        ) from error

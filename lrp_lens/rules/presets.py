@@ -1,15 +1,14 @@
-"""The presets: which rule each method of the literature uses for each operation."""
+"""The presets: which rule each method of the literature uses for each operation; and rule sets by name."""
 
+from difflib import get_close_matches
 from types import MappingProxyType
+from typing import Any
 
-from lrp_lens.rules.rule import (
-    AttentionWeights,
-    ExpertWeights,
-    FrozenNorm,
-    Identity,
-    ProductWeights,
-    TemperedSoftmax,
-)
+from lrp_lens.errors import RuleError
+from lrp_lens.rules.activations import Identity, ProductWeights
+from lrp_lens.rules.attention import AttentionWeights, TemperedSoftmax
+from lrp_lens.rules.experts import ExpertWeights
+from lrp_lens.rules.norms import FrozenNorm
 from lrp_lens.rules.ruleset import RuleSet
 
 HALF = ProductWeights(0.5, 0.5)
@@ -64,3 +63,28 @@ GRADIENT = RuleSet(name="GRADIENT")
 
 PRESETS = MappingProxyType({rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT)})
 """Name → preset."""
+
+
+def as_rule_set(rules: Any) -> RuleSet:
+    """A rule set from itself or the name of a preset, in any spelling: "RELP", "relp", "attn-lrp", "AttnLRP".
+
+    Raises:
+        RuleError: for anything else; a typo is met with the nearest names.
+
+    Example:
+        >>> as_rule_set("AttnLRP").name
+        'ATTN_LRP'
+    """
+    if isinstance(rules, RuleSet):
+        return rules
+    known = {_bare(name): preset for name, preset in PRESETS.items()}
+    found = known.get(_bare(rules)) if isinstance(rules, str) else None
+    if found is not None:
+        return found
+    near = get_close_matches(_bare(rules), known, n=2) if isinstance(rules, str) else []
+    hint = f" Did you mean {' or '.join(repr(known[name].name) for name in near)}?" if near else ""
+    raise RuleError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.{hint}")
+
+
+def _bare(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
