@@ -115,7 +115,9 @@ def plot_masking(
     return figure
 
 
-def _band(figure: go.Figure, steps: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+def _band(
+    figure: go.Figure, steps: Sequence[float | int], low: Sequence[float], high: Sequence[float]
+) -> None:
     """A pale area between two lines."""
     figure.add_trace(
         go.Scatter(
