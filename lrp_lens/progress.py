@@ -33,6 +33,12 @@ class _Lines(plain_tqdm):  # type: ignore[misc]
             self.fp.write(f"{self if msg is None else msg}\n")
             self.fp.flush()
 
+    def close(self) -> None:
+        """End with a line of the whole, if there was one before."""
+        if not self.disable and self.n > self.last_print_n and (self.last_print_n or not self.delay):
+            self.display()
+        super().close()
+
 
 def watched() -> bool:
     """Whether a bar can be shown: in a notebook, or where stderr is a terminal."""

@@ -650,7 +650,7 @@ def test_checkpoints_of_other_graphs_are_refused(build: Callable[[str], Any], tm
 
 def test_a_bar_counts_rows(build: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
     attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC, progress=True)
-    assert "18/18" in capsys.readouterr().err
+    assert "18 of 18" in capsys.readouterr().err
     attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
     assert not capsys.readouterr().err
 

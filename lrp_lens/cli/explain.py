@@ -46,7 +46,6 @@ def run(request: Request) -> Explanation:
         seeds=request.seeds,
         prepend_bos=request.bos,
         model_name=_called(request.model),
-        progress=True,
     )
     console = Console()
     print_explanation(explanation, console)

@@ -124,15 +124,16 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
     else:
         outcome, words = Outcome.UNDECIDED, "which random tokens may do as well"
     one = "the blamed token" if count == 1 else f"the {count} blamed tokens one after another"
+    label = "" if "random tokens" in words else "random tokens: "
     reading = (
         f"Masking {one} changes the gap of {_signed(gaps[0])} by {_signed(-drop)} on average, {words} "
-        f"({_signed(-mean)}; nine in ten draws between {_signed(-high)} and {_signed(-low)})."
+        f"({label}{_signed(-mean)}; nine in ten draws between {_signed(-high)} and {_signed(-low)})."
     )
     return Verdict(outcome, reading, drop, mean, low, high, len(drops))
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # never −0.00
 
 
 def student_quantile(freedom: int) -> float:

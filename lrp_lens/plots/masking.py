@@ -117,7 +117,7 @@ def plot_masking(
     return figure
 
 
-def _band(figure: Figure, steps: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+def _band(figure: Figure, steps: Sequence[float | int], low: Sequence[float], high: Sequence[float]) -> None:
     """A pale area between two lines."""
     figure.add_trace(
         go.Scatter(
