@@ -121,7 +121,7 @@ def test_a_heat_map_has_its_cells_where_they_belong() -> None:
     assert highest_x < lowest_x and highest_y == lowest_y  # H0 left of H1, both in layer 0
     whites = shapes(svg, "#f7f7f7")[0]
     assert len(whites) == 2 * 5 and whites[1] > whites[6]  # two zeros; layer 0 below layer 1
-    assert {"+4.00", "−4.00", "+2.00", "H2", "L1", "blue: towards 'a', red: towards 'b'", "+4"} <= set(
+    assert {"+4.00", "−4.00", "+2.00", "H2", "L1", "blue: towards 'a', red: towards 'b'", "+4 logits"} <= set(
         words(svg)
     )
 
