@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lrp_lens import reductions
+from lrp_lens.characters import isolated, shown
 from lrp_lens.errors import InputError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
@@ -133,13 +133,13 @@ class RelevanceCache(Mapping[str, Tensor]):
         return self._balance
 
     def __repr__(self) -> str:
-        return f"RelevanceCache({', '.join(self._facts())})"
+        return shown(f"RelevanceCache({', '.join(self._facts())})")
 
     def _repr_html_(self) -> str:
         """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
         from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
 
-        lines = "".join(f"<div><small>{escape(fact)}</small></div>" for fact in self._facts())
+        lines = "".join(f"<div><small>{isolated(fact)}</small></div>" for fact in self._facts())
         shown = ""
         if Names.EMBED in self:
             tokens = self.tokens()

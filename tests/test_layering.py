@@ -14,7 +14,7 @@ import pytest
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
+    "errors", "characters", "files", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
     "views", "graph", "plots", "ledger", "reductions", "cache", "recording", "relevance",
     "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
     "demo", "report", "cli",
@@ -22,10 +22,12 @@ ORDER = (
 
 # Rooms that may import less than all to their left.
 ONLY = {
+    "characters": set(),  # text to text
+    "files": {"errors"},  # paths
     "gates": {"errors"},  # tensor to tensor
-    "views": {"errors"},  # labelled arrays
-    "graph": {"errors", "views"},  # arrays, never a model
-    "plots": {"errors", "views", "graph"},  # never a model
+    "views": {"errors", "characters", "files"},  # labelled arrays
+    "graph": {"errors", "characters", "files", "views"},  # arrays, never a model
+    "plots": {"errors", "characters", "files", "views", "graph"},  # never a model
 }
 
 # Libraries that only these rooms may import.
@@ -39,6 +41,8 @@ LIBRARIES = {
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "characters": {"torch", "numpy", "pandas"},
+    "files": {"torch", "numpy", "pandas"},
     "graph": {"torch", "plotly"},
     "plots": {"torch"},
 }

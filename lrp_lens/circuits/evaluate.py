@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lrp_lens.characters import shown
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.graph import ComponentGraph, component_graph
@@ -64,7 +65,7 @@ class CircuitValues:
             )
         ]
         ends = f"all edges {self.full.mean():.4g}, none {self.empty.mean():.4g}"
-        return "\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines])
+        return shown("\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines]))
 
 
 def evaluate_circuits(

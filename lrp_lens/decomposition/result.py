@@ -17,6 +17,7 @@ from lrp_lens.decomposition import storage
 from lrp_lens.decomposition.text import describe, describe_html
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
+from lrp_lens.views.table import table_of
 
 Part = Literal["direct", "indirect", "total"]
 PARTS: tuple[Part, ...] = ("direct", "indirect", "total")
@@ -120,7 +121,7 @@ class Decomposition:
         tokens = np.array(self.token_strings, dtype=object)
         labels = np.array([one.label for one in self.components], dtype=object)
         parts: dict[str, np.ndarray] = {part: self._part(part).ravel() for part in PARTS}
-        table = pd.DataFrame(
+        table = table_of(
             {
                 "example": example,
                 "component": labels[component],

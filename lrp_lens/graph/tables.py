@@ -8,6 +8,7 @@ import pandas as pd
 
 from lrp_lens.errors import InputError
 from lrp_lens.graph.nodes import Edge, edge_index
+from lrp_lens.views.table import table_of
 
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
@@ -56,7 +57,7 @@ def edge_table(graph: "AttributionGraph", most: int | None = None) -> pd.DataFra
     strongest = np.abs(values).argmax(axis=1) if values.size else np.zeros(0, dtype=int)
     heads = np.array([head_of(part) for part in graph.parts], dtype=object)
     crossings = np.array([f"{a} → {b}" for a, b in pairwise(names)], dtype=object)
-    return pd.DataFrame(
+    return table_of(
         {
             "transition": crossings[below],
             "source": names[below],
@@ -118,7 +119,7 @@ def node_table(graph: "AttributionGraph") -> pd.DataFrame:
     layers = [one.layer for one in graph.boundaries]
     relevance = graph.node_relevance.ravel()
     size = abs(graph.metric_value)
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": np.repeat(labels(graph), positions),
             "layer": pd.array(np.repeat(np.array(layers, dtype=object), positions), dtype="Int64"),
@@ -140,7 +141,7 @@ def sink_table(graph: "AttributionGraph") -> pd.DataFrame:
     transition, kind, position = np.nonzero(graph.sinks)
     amounts = graph.sinks[transition, kind, position]
     order = np.argsort(-np.abs(amounts), kind="stable")
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": labels(graph)[transition + 1][order],
             "position": position[order],
@@ -175,7 +176,7 @@ def balance(graph: "AttributionGraph") -> pd.DataFrame:
     """See AttributionGraph.balance."""
     transitions, positions = graph.pruned.shape
     relevance, edges, sinks = graph.node_relevance[1:], edge_sums(graph), graph.sinks.sum(axis=1)
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": np.repeat(labels(graph)[1:], positions),
             "position": np.tile(np.arange(positions), transitions),

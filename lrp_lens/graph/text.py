@@ -1,10 +1,10 @@
 """A graph in words: the terminal repr and a small escaped HTML summary for notebooks."""
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrp_lens.characters import escape, isolated, shown
 from lrp_lens.graph.tables import edge_table, remainders
 
 if TYPE_CHECKING:
@@ -42,20 +42,20 @@ def describe(graph: "AttributionGraph") -> str:
     lines = facts(graph)
     table = edge_table(graph, _EDGES)
     if len(table):
-        shown = table[
+        listed = table[
             ["transition", "source_position", "source_token", "target_position", "target_token"]
         ].copy()
-        shown["source_token"] = [repr(one) for one in shown["source_token"]]
-        shown["target_token"] = [repr(one) for one in shown["target_token"]]
-        shown["relevance"] = [f"{one:+.4g}" for one in table["relevance"]]
-        shown["part"] = table["part"]
-        lines += [f"strongest {len(table)} edges:", shown.to_string(index=False)]
-    return "\n".join(lines)
+        listed["source_token"] = [repr(one) for one in listed["source_token"]]
+        listed["target_token"] = [repr(one) for one in listed["target_token"]]
+        listed["relevance"] = [f"{one:+.4g}" for one in table["relevance"]]
+        listed["part"] = table["part"]
+        lines += [f"strongest {len(table)} edges:", listed.to_string(index=False)]
+    return shown("\n".join(lines))
 
 
 def describe_html(graph: "AttributionGraph") -> str:
     """The facts, the mass dropped per transition and the strongest edges; everything from the prompt is escaped."""
-    title, *rest = (escape(line) for line in facts(graph))
+    title, *rest = (isolated(line) for line in facts(graph))
     lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
     strongest: list[list[object]] = [
         [

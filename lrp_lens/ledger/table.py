@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 
 
@@ -160,15 +161,14 @@ class Ledger:
             lines.append(
                 f"  (example 0 of {len(self.metric)}; largest |remainder|/Σ|R| {self.relative_remainder:.2g})"
             )
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return str(
-            self.to_dataframe().to_html(index=False, float_format=lambda value: f"{value:.5g}", na_rep="")
-        )
+        table = self.to_dataframe()
+        return shown(table.to_html(index=False, float_format=lambda value: f"{value:.5g}", na_rep=""))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for JSON."""

@@ -9,12 +9,12 @@
 """
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrp_lens.characters import escape
 from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
 from lrp_lens.graph.text import facts, short_rules
@@ -73,7 +73,7 @@ def graph_html(
 
 
 def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str, cap: str) -> str:
-    stored = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    stored = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     notes = "".join(f"<div>{escape(line)}</div>" for line in [*facts(graph), f"rules: {graph.rules_text}"])
     return f"""<div class="lrp-graph">
 <style>{_style(palette)}</style>

@@ -60,7 +60,7 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
     figure = _heat_map(view, list(view.axis_labels("head")), "head", palette, floor)
     if view.values.size <= _CELLS_WITH_NUMBERS:
         numbers = [["" if np.isnan(one) else signed(float(one)) for one in row] for row in view.values]
-        figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": view.name})
+        figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": plotly_text(view.name)})
     return figure
 
 
@@ -107,7 +107,7 @@ def _heat_map(view: View, ticks: list[str], across: str, palette: Palette, floor
     figure.add_trace(
         go.Heatmap(
             z=np.where(special, np.nan, view.values),
-            name=view.name,
+            name=plotly_text(view.name),
             colorscale=colorscale(palette),
             zmin=-top,
             zmax=top,

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
+from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
 
@@ -25,7 +27,6 @@ FLOOR = 0.1
 LIGHT: dict[str, RGB] = {"blue": (67, 147, 195), "red": (214, 96, 77)}
 DARK: dict[str, RGB] = {"blue": (38, 110, 186), "red": (192, 48, 52)}
 GREY = "#c9cdd3"
-_WHITESPACE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
 _SCALE = (
     (0.0, "#b2182b"),
     (0.25, "#ef8a62"),
@@ -96,18 +97,6 @@ def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
     return f"{positive_hue(palette)}: {first}", f"{negative_hue(palette)}: {second}"
 
 
-def visible_token(token: str) -> str:
-    r"""A token with its whitespace made visible: ' John' becomes '·John', a newline '⏎'; empty becomes '∅'.
-
-    Example:
-        >>> visible_token(" a\n")
-        '·a⏎'
-    """
-    if token == "":
-        return "∅"
-    return "".join(_WHITESPACE.get(one, one if one.isprintable() else f"\\x{ord(one):02x}") for one in token)
-
-
 def signed(value: float, form: str = "+.2f") -> str:
     """A number as plotly writes it on its axes, with a minus sign and not a hyphen.
 
@@ -120,7 +109,7 @@ def signed(value: float, form: str = "+.2f") -> str:
 
 def plotly_text(text: str) -> str:
     """Text that plotly shows literally: it reads <…> as markup, so a token '<bos>' would vanish."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def require_table(table: object, columns: tuple[str, ...], what: str, remedy: str) -> None:

@@ -1,7 +1,6 @@
 """The report of one explanation: from the question to the check of the claim, in reading order."""
 
 from dataclasses import asdict
-from html import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from lrp_lens.characters import escape, isolated
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.plots import (
@@ -88,7 +88,7 @@ def _lead(explanation: Explanation, palette: Palette) -> str:
     title = f'<p class="eyebrow">{escape(explanation.title or explanation.model_name)}</p>'
     return (
         f"{title}<h1>Why {_word(target.text, hues[0])} and not {_word(contrast.text, hues[1])}?</h1>"
-        f'<div class="prompt">{escape(explanation.prompt)}</div>'
+        f'<div class="prompt" dir="auto">{escape(explanation.prompt)}</div>'
         f'<div class="cards">{_card(f"It says ({wrong})", target, hues[0])}'
         f"{_card(f'instead of ({right})', contrast, hues[1])}"
         f'<div class="card"><span class="dim">Preference</span><b>{explanation.metric_value:+.2f}</b>'
@@ -111,7 +111,7 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
         for row in top.itertuples()
     ]
     body = (
-        f"<p>{escape(explanation.claim())} "
+        f"<p>{isolated(explanation.claim())} "
         "<span class='dim'>Tap or hover over a token for its numbers.</span></p>"
         f"{token_heatmap_html(explanation.tokens, palette=palette, style=False)}"
         f"<details><summary>Largest tokens</summary>{_table(head, rows)}</details>"
@@ -135,7 +135,7 @@ def _check(explanation: Explanation) -> Section:
     ]
     head = ["k", "token masked", "gap", "random", "says now"]
     body = (
-        f'<p class="verdict{" good" if check.confirmed else ""}">{escape(str(check))}</p>'
+        f'<p class="verdict{" good" if check.confirmed else ""}">{isolated(str(check))}</p>'
         f'<div class="columns"><div>{figure_block(figure, "masking")}</div>'
         f"<div>{_table(head, rows, numeric=(0, 2, 3))}</div></div>"
         f"<p><small>A masked token's embedding is replaced by the {escape(check.baseline)}; its position "
@@ -181,7 +181,7 @@ def _ledger(explanation: Explanation, palette: Palette) -> Section:
     ]
     figure: go.Figure = plot_ledger(explanation.ledger, palette=palette)
     body = (
-        f"<p>The metric, {escape(explanation.metric)}, is the sum of these parts; what they leave "
+        f"<p>The metric, {isolated(explanation.metric)}, is the sum of these parts; what they leave "
         f"unexplained is {explanation.remainder:+.1e} logits.</p>{figure_block(figure, 'ledger')}"
         f"<details><summary>All {len(rows)} entries</summary>"
         f"{_table(['layer', 'name', 'kind', 'logits'], rows, numeric=(3,))}</details>"
@@ -205,8 +205,8 @@ def _about(explanation: Explanation) -> Section:
         "first choices": ", ".join(f"{one.text!r} {one.probability:.3f}" for one in explanation.candidates),
         "seconds": ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in explanation.notes)
+    rows = "".join(f"<dt>{name}</dt><dd>{isolated(text)}</dd>" for name, text in facts.items() if text)
+    notes = "".join(f"<li>{isolated(note)}</li>" for note in explanation.notes)
     return Section(
         "About this report", f"<dl>{rows}</dl>" + (f"<ul class='dim'>{notes}</ul>" if notes else "")
     )
