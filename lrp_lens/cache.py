@@ -6,29 +6,24 @@
 4. Views reduce relevance to tokens, layers, heads, ... (`lrp_lens.reductions`); the ledger says where it went.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lrp_lens import reductions
+from lrp_lens import cache_storage, reductions
 from lrp_lens.characters import isolated, shown
 from lrp_lens.errors import InputError
+from lrp_lens.files import AnyPath
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
 from lrp_lens.ledger import Balance, Ledger
 from lrp_lens.views import View
 
 Key = str | tuple[Any, ...]
-FORMAT = "lrp_lens.RelevanceCache/1"
 _EXAMPLES_SHOWN = 4
 
 
@@ -232,59 +227,16 @@ class RelevanceCache(Mapping[str, Tensor]):
             self._balance = self._balance.to(device)
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
-        tensors = {f"activation/{name}": tensor for name, tensor in self.activations.items()}
-        tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
-        tensors |= {"metric_value": self.metric_value, "tokens": self.token_ids, "special": self.special}
         complete = self._ledger is not None or self._balance is not None
-        header = {
-            "format": FORMAT,
-            "metric": self.metric_text,
-            "rules": self.rules_text,
-            "token_strings": self.token_strings,
-            "n_layers": self.n_layers,
-            "single": self.single,
-            "towards": self.towards,
-            "ledger": self.ledger().to_dict() if complete else None,
-        }
-        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(contiguous, os.fspath(path), metadata={"lrp_lens": json.dumps(header)})
+        cache_storage.save(self, self.ledger() if complete else None, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "RelevanceCache":
+    def load(cls, path: AnyPath) -> "RelevanceCache":
         """Read a cache written by `save`.
 
         Raises:
-            InputError: if the file does not exist or is not such a cache.
+            InputError: if the file does not exist, is not such a cache, or was changed.
         """
-        if not Path(path).is_file():
-            raise InputError(f"A saved RelevanceCache is a file; there is none at {os.fspath(path)!r}.")
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("lrp_lens", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise InputError(f"{os.fspath(path)!r} is not a safetensors file: {error}") from error
-        if header.get("format") != FORMAT:
-            raise InputError(
-                f"{os.fspath(path)!r} is not a RelevanceCache ({FORMAT}); its header says {header.get('format')!r}."
-            )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-        return cls(
-            part("activation/"),
-            part("gradient/"),
-            metric_value=tensors["metric_value"],
-            metric_text=header["metric"],
-            rules_text=header["rules"],
-            tokens=tensors["tokens"],
-            token_strings=tuple(map(tuple, header["token_strings"])),
-            special=tensors["special"],
-            n_layers=header["n_layers"],
-            single=header["single"],
-            towards=tuple(header["towards"]) if header["towards"] else None,
-            finished_ledger=None if header["ledger"] is None else Ledger.from_dict(header["ledger"]),
-        )
+        return cls(**cache_storage.load(path))

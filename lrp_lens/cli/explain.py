@@ -13,6 +13,7 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain, rule_set
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.files import write_text
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_report
 
@@ -48,8 +49,8 @@ def run(request: Request) -> Explanation:
     console.print(f"[bold]Report:[/] {report}", soft_wrap=True, highlight=False)
     if request.json is not None:
         text = json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False)
-        Path(request.json).write_text(text + "\n", encoding="utf-8")
-        console.print(f"[bold]JSON:[/]   {Path(request.json).resolve()}", soft_wrap=True, highlight=False)
+        written = write_text(request.json, text + "\n")
+        console.print(f"[bold]JSON:[/]   {written}", soft_wrap=True, highlight=False)
     return explanation
 
 

@@ -1,6 +1,5 @@
 """Arguments of the commands, checked before any work is done. No model library is imported here."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,24 +57,12 @@ def read_prompt(source: str | None, prompt: str | None, prompt_file: str | None)
 
 
 def _read(path: str) -> str:
-    """A file's text, or standard input for -, without one trailing line break."""
+    """A file's text, or standard input for -, without a byte-order mark and one trailing line break."""
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"Cannot read the prompt from {path!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"Cannot read the prompt from {path!r}: it is not UTF-8 text.") from error
     return text.replace("\r\n", "\n").removesuffix("\n")
-
-
-def require_writable(path: str) -> None:
-    """Raise InputError unless a file can be written at this path."""
-    target = Path(path)
-    parent = target.parent
-    if target.is_dir():
-        raise InputError(f"Cannot write to {path!r}: it is a directory; pass a file name.")
-    if not parent.is_dir():
-        raise InputError(f"Cannot write to {path!r}: there is no directory {str(parent)!r}.")
-    if not os.access(target if target.exists() else parent, os.W_OK):
-        raise InputError(f"Cannot write to {path!r}: permission denied.")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lrp_lens.decomposition import storage
 from lrp_lens.decomposition.text import describe, describe_html
+from lrp_lens.decomposition.validation import checked
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
 from lrp_lens.views.table import table_of
@@ -79,6 +80,9 @@ class Decomposition:
     towards: tuple[str, str] | None
     metric_text: str
     rules_text: str
+
+    def __post_init__(self) -> None:
+        checked(self)
 
     @property
     def indirect(self) -> np.ndarray:

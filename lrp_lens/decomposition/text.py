@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lrp_lens.characters import isolated
+from lrp_lens.characters import isolated, shown
 
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
@@ -27,9 +27,9 @@ def describe(parts: "Decomposition") -> str:
     table = parts.table()
     table = table if parts.single else table[table["example"] == 0]
     order = table["direct"].abs().sort_values(ascending=False, kind="stable").index
-    shown, rest = table.loc[order[:_ROWS]], table.loc[order[_ROWS:]]
+    largest, rest = table.loc[order[:_ROWS]], table.loc[order[_ROWS:]]
     lines = [*facts(parts), f"  {'':<22}{'direct':>11}{'indirect':>11}{'total':>11}"]
-    for row in shown.itertuples():
+    for row in largest.itertuples():
         lines.append(f"  {row.component:<22}{row.direct:>+11.4f}{row.indirect:>+11.4f}{row.total:>+11.4f}")
     if len(rest):
         lines.append(f"  {f'({len(rest)} more)':<22}{rest['direct'].sum():>+11.4f}")

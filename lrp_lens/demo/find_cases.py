@@ -21,6 +21,7 @@ from lrp_lens.demo.evaluation import Outcome, load_for_evaluation, outcomes
 from lrp_lens.demo.loader import CASES_FILE, DEMO_CHECKPOINT
 from lrp_lens.demo.suites import HARD_SUITES, Suite, held_out_prompts
 from lrp_lens.failures.case import Case
+from lrp_lens.files import write_text
 
 FEWEST = 10
 """A suite needs so many usable failures to be listed."""
@@ -69,7 +70,7 @@ def main(
         cases = find_cases(model, suite, most, prompts)
         lines += [json.dumps(case.to_dict()) for case in cases]
         typer.echo(f"{suite.name}: {len(cases) // 2} failures and as many correct cases")
-    out.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    write_text(out, "[\n" + ",\n".join(lines) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from lrp_lens.demo.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Mixture
 from lrp_lens.demo.evaluation import accuracies
 from lrp_lens.demo.export import demo_config, export
 from lrp_lens.errors import InputError
+from lrp_lens.files import replacing
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,8 @@ class Training:
             },
             "settings": self._settings(),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with replacing(path) as part:
+            torch.save(state, part)
 
     def load(self, path: Path) -> None:
         """Continue from `save`; InputError if the run had other settings."""

@@ -1,7 +1,7 @@
 """The report of one explanation: from the question to the check of the claim, in reading order."""
 
 from dataclasses import asdict
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.characters import escape, isolated
-from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.files import require_writable, write_text
 from lrp_lens.plots import (
     Palette,
     plot_components,
@@ -35,14 +35,8 @@ def write_report(
     Raises:
         InputError: the file cannot be written, or the palette is unknown.
     """
-    page = explanation_html(explanation, palette=palette)
-    try:
-        Path(path).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"The report needs a writable path; {fspath(path)!r} is not ({error.strerror})."
-        ) from error
-    return Path(path).resolve()
+    require_writable(path)
+    return write_text(path, explanation_html(explanation, palette=palette))
 
 
 def explanation_html(explanation: Explanation, *, palette: Palette = "default") -> str:

@@ -1,4 +1,4 @@
-"""Writing files: a path is checked before the work, and a file appears only when it is complete.
+"""Paths to write to: one is checked before the work, and a file appears only when it is complete.
 
 1. `require_writable` says at once what is wrong with a path.
 2. `replacing` hands out a file of another name in the same folder and moves it to its place at the end.  An error or
@@ -36,14 +36,17 @@ def require_writable(path: AnyPath) -> Path:
             f"Cannot write to {text!r}: it is no file name. Pass one such as 'result.safetensors'."
         )
     target = Path(text)
-    if target.is_dir():
+    if os.path.isdir(target):
         raise InputError(f"Cannot write to {text!r}: it is a directory; pass a file name.")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise InputError(f"Cannot write to {text!r}: there is no directory {str(target.parent)!r}.")
-    replaced = (
-        [target.parent] if not target.exists() else [target, target.parent] if target.is_file() else [target]
-    )
-    if not all(os.access(one, os.W_OK) for one in replaced):
+    try:
+        there = target.exists()
+    except OSError as error:
+        raise InputError(f"Cannot write to {text!r}: {error.strerror}.") from error
+    ordinary = target.is_file() or not there
+    touched = ([target.parent] if ordinary else []) + ([target] if there else [])
+    if not all(os.access(one, os.W_OK) for one in touched):
         raise InputError(f"Cannot write to {text!r}: permission denied.")
     return target
 
