@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrp_lens import cache_storage, reductions
 from lrp_lens.characters import isolated, shown
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, UnknownNameError
 from lrp_lens.files import AnyPath
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
@@ -36,10 +36,12 @@ class TensorsByName(Mapping[str, Tensor]):
     def __getitem__(self, key: Key) -> Tensor:
         name = resolve_name(key, self._n_layers)
         if name not in self._tensors:
-            near = get_close_matches(name, self._tensors, n=4, cutoff=0.5) or list(self._tensors)[:4]
-            raise KeyError(
+            near = get_close_matches(name, self._tensors, n=3, cutoff=0.8)
+            ask = "Did you mean one of these? If not, name" if near else "Name"
+            raise UnknownNameError(
                 f"No {self._what} was kept at {name!r}; {len(self._tensors)} hook points were, such as "
-                f"{', '.join(near)}. Name it in names_filter (scores and patterns are kept on request only)."
+                f"{', '.join(near or list(self._tensors)[:3])}. {ask} it in names_filter (scores and patterns are kept "
+                "on request only)."
             )
         return self._tensors[name]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, SiteError, View
+from lrp_lens import CP_LRP, GRADIENT, RELP, InputError, LogitDiff, LogProb, MetricError, SiteError, View
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
@@ -364,7 +364,7 @@ def test_what_cannot_run_is_refused_first_or_noted(monkeypatch):
         compare(gptj, CLEAN, CORRUPTED, METRIC, sites=["mlp_out", "resid_mid"], **options)
     with pytest.raises(InputError, match="is the constant 0"):
         compare(gptj, CLEAN, CORRUPTED, lambda logits: 0 * logits[:, -1, 0])
-    with pytest.raises(InputError, match="a finite number for each prompt; metric gives"):
+    with pytest.raises(MetricError, match="a finite number for each prompt"):
         compare(gptj, CLEAN, CORRUPTED, lambda logits: logits[:, -1, 0] * float("nan"))
     with pytest.raises(InputError, match="differentiably; mine does not"):
         compare(gptj, CLEAN, CORRUPTED, {"mine": lambda logits: logits[:, -1].argmax(-1).double()})

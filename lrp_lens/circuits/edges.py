@@ -110,7 +110,7 @@ def component_edges(
     arriving: Tensor | None = None
     for share in tqdm(_path(steps), desc="steps", disable=True if steps == 1 else None, leave=False):
         ids = chosen.ids if share is None else pair.clean.ids
-        with attached(_interpolation(model, pair, runs, share)):
+        with attached(model, _interpolation(model, pair, runs, share)):
             _, cache = run_with_relevance(
                 model,
                 _prompts(ids, chosen),

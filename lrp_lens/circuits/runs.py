@@ -12,7 +12,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import PaddingSide, TokenBatch, tokenize
+from lrp_lens.hosts.text import PaddingSide, TokenBatch, require_different, tokenize
 from lrp_lens.metrics import BoundMetric, Metric, RunnerUp, as_metric
 
 
@@ -38,7 +38,7 @@ def read_pair(
     Without a metric: the clean run's top token against its runner-up, for both runs.
 
     Raises:
-        InputError: for train mode, or clean and corrupted prompts of different number or length.
+        InputError: for train mode, clean and corrupted prompts of different number or length, or the same.
         MetricError: for a metric that does not fit model or prompts.
     """
     resolve(model)
@@ -47,6 +47,7 @@ def read_pair(
     other = None if corrupted is None else tokenize(model, corrupted, padding_side)
     if other is not None:
         require_aligned(batch, other)
+        require_different(batch.ids, other.ids)
     d_vocab = int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
     asked = as_metric(metric).resolve(model)
     bound = asked.bind(batch.starts, batch.lengths, d_vocab)
@@ -117,7 +118,7 @@ def plain_run(
     ports, modules = recording(model, names, kept)
     if bound is not None:
         ports.append((resolve(model).unembed_input.point, positions_read(bound)))
-    with torch.no_grad(), attached(ports, modules):
+    with torch.no_grad(), attached(model, ports, modules):
         logits = forward(model, batch.ids, batch.left_mask)
     require_finite(logits)
     return logits, kept

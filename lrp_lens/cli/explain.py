@@ -5,8 +5,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
+from lrp_lens.characters import shown
+from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import Request
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.demo import demo_cases, load_demo_model
@@ -28,7 +30,7 @@ def run(request: Request) -> Explanation:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
     rules = rule_set(request.rules)
-    errors = Console(stderr=True)
+    errors = terminal(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request.model)
     case = demo_cases(DEMO_SUITE)[0] if request.prompt is None else None
@@ -43,14 +45,14 @@ def run(request: Request) -> Explanation:
             top_k=request.top_k,
             model_name=_called(request.model),
         )
-    console = Console()
+    console = terminal()
     print_explanation(explanation, console)
     report = write_report(explanation, request.out)
-    console.print(f"[bold]Report:[/] {report}", soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("Report:", "bold"), f" {shown(str(report))}"), soft_wrap=True)
     if request.json is not None:
         text = json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False)
         written = write_text(request.json, text + "\n")
-        console.print(f"[bold]JSON:[/]   {written}", soft_wrap=True, highlight=False)
+        console.print(Text.assemble(("JSON:", "bold"), f"   {shown(str(written))}"), soft_wrap=True)
     return explanation
 
 

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lrp_lens.characters import shown
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.plots import token_heatmap_text
 
@@ -16,7 +17,7 @@ _BAR = 12
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Print the whole explanation; everything from model and prompt is printed literally, never as markup."""
+    """Print the whole explanation on a `terminal`; everything from model and prompt is text, never markup."""
     wrong, right = explanation.roles
     heading = Text.assemble(
         ("Why ", "bold"),
@@ -28,9 +29,9 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     console.print()
     console.print(heading)
     source = " · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules)))
-    console.print(Text(source, style="dim"))
+    console.print(Text(shown(source), style="dim"))
     _title(console, "Prompt")
-    console.print(Padding(Text(explanation.prompt), (0, 2)))
+    console.print(Padding(Text(shown(explanation.prompt)), (0, 2)))
     console.print(_choices(explanation, wrong, right))
     for note in explanation.notes:
         console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))

@@ -119,7 +119,7 @@ def explain(
         masking=masking,
         title="" if case is None else case.suite.replace("_", " "),
         wrong=case is None or not case.correct,
-        notes=(*notes, *_unknown_words(model, batch)),
+        notes=(*notes, *_unknown_words(model, batch), *filter(None, [ledger.warning])),
         seconds=seconds,
     )
 

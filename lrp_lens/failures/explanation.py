@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.views import View
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Explanation:
             f"  {self.claim()}",
             f"  {self.masking}",
         ]
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 def _view(view: View) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def compare(
 
     Raises:
         InputError: unknown sites, methods or engine, prompts that are not aligned, fewer than two prompts, k, samples,
-            seed or floor out of range, a metric that is not finite or does not depend on the logits.
+            seed or floor out of range, a metric that does not depend on the logits,
+            a pair whose two prompts are the same.
+        MetricError: a metric that is not finite.
         SiteError: the model has no such site.
         All of them before the first patch.
 
@@ -105,8 +107,6 @@ def compare(
     sizes = require_sizes(ks)
     samples, seed = require_whole(samples, "samples", 0), require_whole(seed, "seed", 0)
     tokens, source = base_and_source(model, corrupted, aligned_tokens(model, clean, "clean"), direction)
-    if tokens.shape != source.shape:
-        base_and_source(model, corrupted, clean, "noising")  # raises, and says which
     if len(tokens) < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
     for facet in facets:

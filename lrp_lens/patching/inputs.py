@@ -16,7 +16,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import tokenize
+from lrp_lens.hosts.text import require_different, tokenize
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 
@@ -98,7 +98,7 @@ def default_metric(model: Any, clean: Any) -> LogitDiff:
 
 
 def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> None:
-    """Raise InputError unless a metric is finite in both runs, and depends on the logits.
+    """Raise InputError unless a metric depends on the logits, MetricError unless it is finite.
 
     Args:
         name: the metric's, for the message.
@@ -109,11 +109,6 @@ def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> 
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_(isinstance(metric, CallableMetric))
         value = metric(leaf)
-        for one in (value, there):
-            if not bool(torch.isfinite(one).all()):
-                raise InputError(
-                    f"A metric is a finite number for each prompt; {name} gives {one.detach().tolist()}."
-                )
         if not leaf.requires_grad:
             return  # metrics of lrp_lens read logits by construction
         if not value.requires_grad:
@@ -141,7 +136,7 @@ def activations(model: Any, tokens: Int[Tensor, "batch pos"], names: Iterable[st
 
     ports = {name: records[name].port for name in names if name in records}
     hooks = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
-    with torch.no_grad(), attached(hooks):
+    with torch.no_grad(), attached(model, hooks):
         forward(model, tokens, None)
     return kept
 
@@ -198,12 +193,13 @@ def base_and_source(
     """Token ids of the run that is patched, and where the activations that are patched in come from.
 
     Raises:
-        InputError: for an unknown direction, or noising with a cache instead of clean prompts.
+        InputError: for an unknown direction, noising with a cache instead of clean prompts, or prompts that do not fit
+            or are the same.
     """
     if direction not in ("denoising", "noising"):
         raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
     tokens = aligned_tokens(model, corrupted, "corrupted")
-    if direction == "denoising":
+    if direction == "denoising" and is_cache(clean):
         return tokens, clean
     if is_cache(clean):
         raise InputError(
@@ -212,4 +208,5 @@ def base_and_source(
         )
     base = aligned_tokens(model, clean, "clean")
     require_aligned((base.shape[0], base.shape[1]), (tokens.shape[0], tokens.shape[1]))
-    return base, tokens
+    require_different(base, tokens)
+    return (tokens, base) if direction == "denoising" else (base, tokens)
