@@ -6,22 +6,18 @@
 4. Views reduce relevance to tokens, layers, heads, ... (`lrp_lens.reductions`); the ledger says where it went.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from lrp_lens import reductions
-from lrp_lens.errors import InputError
+from lrp_lens import cache_storage, reductions
+from lrp_lens.characters import isolated, shown
+from lrp_lens.errors import InputError, UnknownNameError
+from lrp_lens.files import AnyPath
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names, resolve_name
 from lrp_lens.hosts.token_batch import TokenBatch
@@ -30,8 +26,6 @@ from lrp_lens.ledger.balance import Balance
 from lrp_lens.views import View
 
 Key = str | tuple[Any, ...]
-FORMAT = "lrp_lens.RelevanceCache/2"
-_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles")
 _EXAMPLES_SHOWN = 4
 
 
@@ -44,10 +38,12 @@ class TensorsByName(Mapping[str, Tensor]):
     def __getitem__(self, key: Key) -> Tensor:
         name = resolve_name(key, self._n_layers)
         if name not in self._tensors:
-            near = get_close_matches(name, self._tensors, n=4, cutoff=0.5) or list(self._tensors)[:4]
-            raise KeyError(
+            near = get_close_matches(name, self._tensors, n=3, cutoff=0.8)
+            ask = "Did you mean one of these? If not, name" if near else "Name"
+            raise UnknownNameError(
                 f"No {self._what} was kept at {name!r}; {len(self._tensors)} hook points were, such as "
-                f"{', '.join(near)}. Name it in names_filter (scores and patterns are kept on request only)."
+                f"{', '.join(near or list(self._tensors)[:3])}. {ask} it in names_filter (scores and patterns are kept "
+                "on request only)."
             )
         return self._tensors[name]
 
@@ -154,13 +150,13 @@ class RelevanceCache(Mapping[str, Tensor]):
         return self._balance
 
     def __repr__(self) -> str:
-        return f"RelevanceCache({', '.join(self._facts())})"
+        return shown(f"RelevanceCache({', '.join(self._facts())})")
 
     def _repr_html_(self) -> str:
         """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
         from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
 
-        lines = "".join(f"<div><small>{escape(fact)}</small></div>" for fact in self._facts())
+        lines = "".join(f"<div><small>{isolated(fact)}</small></div>" for fact in self._facts())
         shown = ""
         if Names.EMBED in self:
             tokens = self.tokens()
@@ -255,65 +251,16 @@ class RelevanceCache(Mapping[str, Tensor]):
             self._balance = self._balance.to(device)
         return self
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
-        tensors = {f"activation/{name}": tensor for name, tensor in self.activations.items()}
-        tensors |= {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
-        tensors |= {
-            "metric_value": self.metric_value,
-            "tokens": self.batch.ids,
-            "special": self.batch.special,
-        }
         complete = self._ledger is not None or (self._balance is not None and self._balance.answered)
-        header = {
-            "format": FORMAT,
-            "metric": self.metric_text,
-            "rules": self.rules_text,
-            "batch": {name: getattr(self.batch, name) for name in _OF_BATCH},
-            "n_layers": self.n_layers,
-            "towards": self.towards,
-            "ledger": self.ledger().to_dict() if complete else None,
-        }
-        contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(contiguous, os.fspath(path), metadata={"lrp_lens": json.dumps(header)})
+        cache_storage.save(self, self.ledger() if complete else None, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "RelevanceCache":
+    def load(cls, path: AnyPath) -> "RelevanceCache":
         """Read a cache written by `save`.
 
         Raises:
-            InputError: if the file does not exist or is not such a cache.
+            InputError: if the file does not exist, is not such a cache, or was changed.
         """
-        if not Path(path).is_file():
-            raise InputError(f"A saved RelevanceCache is a file; there is none at {os.fspath(path)!r}.")
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("lrp_lens", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise InputError(f"{os.fspath(path)!r} is not a safetensors file: {error}") from error
-        if header.get("format") != FORMAT:
-            raise InputError(
-                f"{os.fspath(path)!r} is not a RelevanceCache ({FORMAT}); its header says {header.get('format')!r}."
-            )
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-
-        return cls(
-            part("activation/"),
-            part("gradient/"),
-            metric_value=tensors["metric_value"],
-            metric_text=header["metric"],
-            rules_text=header["rules"],
-            batch=TokenBatch(ids=tensors["tokens"], special=tensors["special"], **_tuples(header["batch"])),
-            n_layers=header["n_layers"],
-            towards=tuple(header["towards"]) if header["towards"] else None,
-            finished_ledger=None if header["ledger"] is None else Ledger.from_dict(header["ledger"]),
-        )
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a TokenBatch from JSON's lists."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    return fields | {"strings": tuple(map(tuple, data["strings"]))}
+        return cls(**cache_storage.load(path))

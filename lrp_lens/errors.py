@@ -5,6 +5,12 @@ class InputError(ValueError):
     """A prompt, token, position, file or option that the call cannot work with."""
 
 
+class UnknownNameError(InputError, KeyError):
+    """A hook point that a result does not hold; a KeyError, too, so that results work as mappings."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
 class MetricError(ValueError):
     """A metric that cannot be read from these logits or bound to this tokenizer."""
 

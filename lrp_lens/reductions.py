@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.names import Names, resolve_name
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ledger import Ledger
 from lrp_lens.views import View
@@ -102,6 +102,7 @@ def heads(cache: Cache, by_position: bool) -> View:
 def neurons(cache: Cache, layer: int, by_position: bool) -> View:
     """Relevance of the MLP's activations after the nonlinearity."""
     key = ("post", layer)
+    resolve_name(key, cache.n_layers)  # raises for a layer that the model does not have
     if key not in cache:
         raise InputError(
             f"Layer {layer} keeps no neurons; attention-only blocks and mixtures of experts have none at one hook "
@@ -144,6 +145,10 @@ def _spans(name: str, spans: Any, length: int) -> Iterable[tuple[int, int]]:
 
 def segments(cache: Cache, named: Mapping[str, Any]) -> View:
     """Token relevance summed over named spans; `(rest)` is what no span holds."""
+    if not isinstance(named, Mapping):
+        raise InputError(
+            f"Segments have names; received {named!r}. Pass a mapping such as {{'question': (1, 5)}}."
+        )
     relevance = cache.sum_to_positions(Names.EMBED)
     length = relevance.shape[1]
     taken = torch.zeros(length, dtype=torch.bool, device=relevance.device)

@@ -339,7 +339,7 @@ def test_circuits_read_and_keep(tmp_path: object) -> None:
     circuit.save(tmp_path / "c.safetensors")
     again = Circuit.load(tmp_path / "c.safetensors")
     assert (again.edges, again.graph, again.name) == (circuit.edges, GRAPH, "by hand")
-    with pytest.raises(InputError, match="is not a ComponentEdges"):
+    with pytest.raises(InputError, match="of the kind 'Circuit/1'"):
         ComponentEdges.load(tmp_path / "c.safetensors")
 
 

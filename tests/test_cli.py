@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from lrp_lens import __version__
 from lrp_lens.cli import app
-from lrp_lens.cli.inputs import read_prompt, require_writable
+from lrp_lens.cli.inputs import read_prompt
 from lrp_lens.errors import InputError
+from lrp_lens.files import require_writable
 from tests.word_model import save_word_model
 
 HELP_SECONDS = 1.0

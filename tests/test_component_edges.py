@@ -390,5 +390,5 @@ def test_refuses_models_and_prompts_that_do_not_fit() -> None:
         edges.edge("L1 MLP", "L0 MLP")
     with pytest.raises(InputError, match=r"A layer lies in \[0, 2\)"):
         edges.view(layer=2)
-    with pytest.raises(InputError, match="there is none at"):
+    with pytest.raises(InputError, match="nothing is at"):
         ComponentEdges.load("nowhere.safetensors")

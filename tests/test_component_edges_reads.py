@@ -36,7 +36,7 @@ def test_weights_and_biases_give_the_hosts_q_k_and_v(host: str, name: str) -> No
         for layer in (0, 1)
         for name in (Names.resid_pre(layer), *(Names.attention(layer, p) for p in "qkv"))
     ]
-    with torch.no_grad(), attached((sites.record_of[name].port.point, keep(name)) for name in names):
+    with torch.no_grad(), attached(model, ((sites.record_of[name].port.point, keep(name)) for name in names)):
         forward(model, zoo.prompt_tokens(2, 9), None)
     tolerance = 1e-10 if host != "bridge" and name not in ("gemma2", "gemma3") else 2e-5
     for layer in (0, 1):

@@ -207,7 +207,7 @@ def one_at_a_time(model: Any, rules: RuleSet, source: str, target: str, gradient
         for name in (source, target)
     ]
     hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
-    with parameters_frozen(model), attached(hooks):
+    with parameters_frozen(model), attached(model, hooks):
         model(tokens)
     start, end = recorder.kept[source][-1], recorder.kept[target][-1]
     rows = []

@@ -17,8 +17,8 @@ from lrp_lens.rules import PRESETS, Rule
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
-    "views", "graph", "plots", "ledger", "reductions", "cache", "recording", "relevance",
+    "errors", "progress", "characters", "files", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
+    "views", "graph", "plots", "ledger", "reductions", "cache_storage", "cache", "recording", "relevance",
     "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
     "demo", "report", "cli",
 )  # fmt: skip
@@ -26,10 +26,12 @@ ORDER = (
 # Rooms that may import less than all to their left.
 ONLY = {
     "progress": {"errors"},
+    "characters": set(),  # text to text
+    "files": {"errors"},  # paths, arrays, words
     "gates": {"errors"},  # tensor to tensor
-    "views": {"errors"},  # labelled arrays
-    "graph": {"errors", "views"},  # arrays, never a model
-    "plots": {"errors", "views", "graph"},  # never a model
+    "views": {"errors", "characters", "files"},  # labelled arrays
+    "graph": {"errors", "characters", "files", "views"},  # arrays, never a model
+    "plots": {"errors", "characters", "files", "views", "graph"},  # never a model
 }
 
 # Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
@@ -48,6 +50,7 @@ LIBRARIES = {
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
+    "characters": {"torch", "numpy", "pandas"},
     "graph": {"torch", "plotly"},
     "plots": {"torch"},
 }

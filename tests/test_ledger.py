@@ -35,11 +35,15 @@ from lrp_lens import (
     SiteError,
     TemperedSoftmax,
     TopKContrast,
+    explain,
+    load_demo_model,
     run_with_relevance,
 )
 from lrp_lens.gates import scale_gradient
 from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import ExpertsSite, LinearSite, NormSite
+from lrp_lens.report import explanation_html
 from tests import oracles, zoo
 
 METRIC = LogitDiff(3, [7, 9])
@@ -111,6 +115,7 @@ def require_balance(ledger: Ledger, tolerance: float, what: str = "") -> None:
     """Overall, and for what lies above, in and below every layer."""
     assert np.isfinite(ledger.metric).all() and (ledger.magnitude > 0).all(), what
     assert ledger.relative_remainder < tolerance, (what, ledger.relative_remainder)
+    assert ledger.warning == "", what
     layers = ledger.layers()
     assert layers["remainder"].abs().max() < tolerance * ledger.magnitude.min(), what
     total = ledger.tokens + ledger.positions + sum(row.amount for row in ledger.rows) + ledger.remainder
@@ -333,6 +338,34 @@ def test_a_leak_shows_as_a_remainder_in_its_layer(host: str) -> None:
     assert layers["L1"] > 1e-3 and layers[["final", "L0"]].max() < 1e-5
     shown = next(line for line in str(ledger).splitlines() if "remainder" in line)
     assert f"{ledger.remainder[0]:.2g}" in shown
+
+
+def test_a_remainder_above_rounding_is_a_warning_wherever_it_is_shown() -> None:
+    model = load_demo_model(device="cpu")
+    prompt = "then mary and john went to the park . john gave the key to"
+
+    def cut(tensor: Tensor, hook: Any) -> Tensor:
+        return tensor.detach()
+
+    whole = run_with_relevance(model, prompt)[1].ledger()
+    assert whole.warning == "" and "WARNING" not in str(whole) and "Warning" not in whole._repr_html_()
+    layer = Names.mlp_out(model.cfg.n_layers - 1)
+    with model.hooks(fwd_hooks=[(layer, cut)]):
+        ledger = run_with_relevance(model, prompt)[1].ledger()
+        explained = explain(model, prompt, "john", "mary")
+    said = f"a remainder of {100 * ledger.relative_remainder:.3g} % of Σ|R| is more than rounding leaves (0.01 %)"
+    assert ledger.relative_remainder > 0.01
+    for text in (ledger.warning, str(ledger), ledger._repr_html_(), *explained.notes[-1:]):
+        assert said.split("remainder")[0] in text and "the account does not close" in text
+    assert said in str(ledger) and "the account does not close" in explanation_html(explained)
+    assert Ledger.from_dict(ledger.to_dict()).warning == ledger.warning
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1e-4), ("float16", 2e-2), ("bfloat16", 1e-1)])
+def test_what_rounding_explains_depends_on_the_precision(dtype: str, share: float) -> None:
+    model = zoo.bridge("gpt2", dtype=getattr(torch, dtype))
+    ledger = run_with_relevance(model, zoo.prompt_tokens(1, 9), METRIC)[1].ledger()
+    assert ledger.rounding == share and ledger.warning == ""
 
 
 # ---------------------------------------------------------------------------------------- as a table

@@ -263,7 +263,7 @@ def test_load_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not"):
         View.load(tmp_path / "text")
     save_file({"weight": np.zeros(2)}, tmp_path / "weights")
-    with pytest.raises(InputError, match="holds no view"):
+    with pytest.raises(InputError, match="of the kind None"):
         View.load(tmp_path / "weights")
 
 

@@ -74,7 +74,7 @@ class AblatedRun:
         mask = None if batch.left_mask is None else batch.left_mask.repeat(n, 1)
         raw = [name for layer in range(self.writers.graph.n_layers) if (name := self.writers.raw(layer))]
         ports, modules = recording(self.writers.model, raw, self.kept)
-        with torch.no_grad(), attached([*ports, *self.hooks(), *keep], modules):
+        with torch.no_grad(), attached(self.writers.model, [*ports, *self.hooks(), *keep], modules):
             return forward(self.writers.model, batch.ids.repeat(n, 1), mask)
 
     def hooks(self) -> Hooks:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import escape, shown
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.evaluate import evaluate_circuits
@@ -150,13 +151,11 @@ class CircuitCurve:
 
     def __repr__(self) -> str:
         table = self.areas().to_string(index=False, float_format="{:.3f}".format)
-        return f"{self._headline()}\n{table}"
+        return shown(f"{self._headline()}\n{table}")
 
     def _repr_html_(self) -> str:
-        import html
-
         table = self.areas().to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{html.escape(self._headline())}</p>{table}"
+        return f"<p>{escape(self._headline())}</p>{shown(table)}"
 
 
 def cpr(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:

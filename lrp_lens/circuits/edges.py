@@ -119,7 +119,7 @@ def component_edges(
     scores: Tensor | None = None
     arriving: Tensor | None = None
     for share in progress_bar(_path(steps), what="steps", show=progress, unit="step"):
-        with attached(_interpolation(model, pair, runs, share)):
+        with attached(model, _interpolation(model, pair, runs, share)):
             _, cache = run_with_relevance(
                 model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
             )

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lrp_lens.characters import shown
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.graph import ComponentGraph, component_graph
@@ -65,7 +66,7 @@ class CircuitValues:
             )
         ]
         ends = f"all edges {self.full.mean():.4g}, none {self.empty.mean():.4g}"
-        return "\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines])
+        return shown("\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines]))
 
 
 def evaluate_circuits(

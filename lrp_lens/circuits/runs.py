@@ -12,7 +12,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import PaddingSide, tokenize, with_answers
+from lrp_lens.hosts.text import PaddingSide, require_different, tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
 from lrp_lens.relevance import ask, concrete_metric
@@ -42,7 +42,7 @@ def read_pair(
     to both sides.
 
     Raises:
-        InputError: for train mode, or clean and corrupted prompts of different number or length.
+        InputError: for train mode, clean and corrupted prompts of different number or length, or the same.
         MetricError: for a metric that does not fit model or prompts.
     """
     resolve(model)
@@ -54,6 +54,7 @@ def read_pair(
         if other.n_examples == batch.n_examples:
             other = with_answers(model, other, bound.metric.branches())
         require_aligned(batch, other)
+        require_different(batch.ids[batch.first_rows], other.ids[other.first_rows])
     if bound.metric.chooses:
         logits = plain_run(model, batch, (), bound)[0]
         bound = concrete_metric(bound, logits, batch)
@@ -121,7 +122,7 @@ def plain_run(
     ports, modules = recording(model, names, kept)
     if bound is not None:
         ports.append((resolve(model).unembed_input.point, positions_read(bound)))
-    with torch.no_grad(), attached(ports, modules):
+    with torch.no_grad(), attached(model, ports, modules):
         logits = forward(model, batch.ids, batch.left_mask)
     require_finite(logits)
     return logits, kept

@@ -13,11 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import escape, shown
 from lrp_lens.circuits import select, storage
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.graph import ComponentGraph
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
+from lrp_lens.views.table import table_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +139,7 @@ class ComponentEdges:
             if len(self.token_strings) == 1:
                 table["token"] = np.array(self.token_strings[0], dtype=object)[index[:, 2]]
         table["score"] = self.scores[tuple(index.T)]
-        rows = pd.DataFrame(table)
+        rows = table_of(table)
         order = np.argsort(-rows["score"].abs().to_numpy(), kind="stable")
         return rows.iloc[order].reset_index(drop=True)
 
@@ -187,7 +189,7 @@ class ComponentEdges:
     def __repr__(self) -> str:
         rows = self.to_dataframe().head(8)
         lines = [f"  {row.score:+.4g}  {row.writer} → {row.reader}" for row in rows.itertuples()]
-        return "\n".join([self._headline(), *lines])
+        return shown("\n".join([self._headline(), *lines]))
 
     def _headline(self) -> str:
         prompts = f"{len(self.values)} prompt{'s' if len(self.values) > 1 else ''}"
@@ -195,7 +197,5 @@ class ComponentEdges:
         return f"ComponentEdges({self.method}{where}; {prompts}, {self.metric_text}; {self.graph})"
 
     def _repr_html_(self) -> str:
-        import html
-
         table = self.to_dataframe().head(20).to_html(index=False, float_format="{:+.4g}".format, border=0)
-        return f"<p>{html.escape(self._headline())}; the 20 strongest edges:</p>{table}"
+        return f"<p>{escape(self._headline())}; the 20 strongest edges:</p>{shown(table)}"

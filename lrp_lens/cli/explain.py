@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.text import Text
 
+from lrp_lens.characters import shown
+from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import Request
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.demo import demo_cases, load_demo_model
@@ -29,7 +31,7 @@ def run(request: Request) -> Explanation:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
     rules = as_rule_set(request.rules)
-    errors = Console(stderr=True)
+    errors = terminal(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request)
     prompt = request.prompt
@@ -47,13 +49,13 @@ def run(request: Request) -> Explanation:
         prepend_bos=request.bos,
         model_name=_called(request.model),
     )
-    console = Console()
+    console = terminal()
     print_explanation(explanation, console)
     report = write_report(explanation, request.out)
-    console.print(f"[bold]Report:[/] {report}", soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("Report:", "bold"), f" {shown(str(report))}"), soft_wrap=True)
     if request.json is not None:
-        numbers = write_json(explanation, request.json)
-        console.print(f"[bold]JSON:[/]   {numbers}", soft_wrap=True, highlight=False)
+        written = write_json(explanation, request.json)
+        console.print(Text.assemble(("JSON:", "bold"), f"   {shown(str(written))}"), soft_wrap=True)
     return explanation
 
 

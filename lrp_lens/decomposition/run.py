@@ -75,7 +75,7 @@ def decompose(
     patterns: dict[int, Tensor] = {}
     hooks = [] if read is None else _pattern_hooks(list(sites.of(AttentionSite)), columns, patterns)
     with ExitStack() as stack:
-        stack.enter_context(attached(hooks))
+        stack.enter_context(attached(model, hooks))
         _, cache = run_with_relevance(model, batch, bound.metric, rules=rules, logits="metric")
     balance = cache.balance
     assert balance is not None

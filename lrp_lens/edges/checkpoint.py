@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lrp_lens.edges.stream import Pruned
 from lrp_lens.errors import InputError
+from lrp_lens.files import tensors as tensor_files
 
-_KEY = "lrp_lens.layer"
+_KIND = "Layer/1"
 Ends = tuple[str, str]
 
 
@@ -41,7 +40,12 @@ class Checkpoint:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"A checkpoint is a folder; {str(folder)!r} is a file. Pass another path.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"A checkpoint is a folder that can be made; {str(folder)!r} cannot: {error.strerror}."
+            ) from error
         self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def _path(self, layer: int) -> Path:
@@ -68,11 +72,7 @@ class Checkpoint:
                     numbers[one.name] = value
             tensors |= {f"{number}/sink/{kind}": torch.from_numpy(one) for kind, one in pruned.sinks.items()}
             header["transitions"].append({"ends": ends, "numbers": numbers})
-        part = self._path(layer).with_suffix(".part")
-        save_file(
-            {n: t.cpu().contiguous().clone() for n, t in tensors.items()}, part, {_KEY: json.dumps(header)}
-        )
-        part.replace(self._path(layer))
+        tensor_files.write(self._path(layer), _KIND, tensors, header)
 
     def load(self, layer: int) -> tuple[dict[Ends, Pruned], dict[str, Tensor], dict[str, Tensor]] | None:
         """A finished layer: its edges, relevance and gradients; None if there is none.
@@ -84,13 +84,9 @@ class Checkpoint:
         if not path.is_file():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(
-                f"A checkpoint holds finished layers; {str(path)!r} cannot be read: {error}"
-            ) from error
+            tensors, header = tensor_files.read(path, _KIND)
+        except InputError as error:
+            raise InputError(f"A checkpoint holds finished layers; one cannot be read: {error}") from error
         if header.get("identity") != self.identity:
             raise InputError(
                 f"A checkpoint goes on with the prompt, metric, rules and options it was written for; {str(path)!r} "

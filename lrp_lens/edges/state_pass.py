@@ -154,7 +154,7 @@ class StatePass:
             stack.enter_context(graph_released(self.model))
             stack.enter_context(parameters_frozen(self.model))
             self.calls = stack.enter_context(blocks_captured(self.model))
-            stack.enter_context(attached(hooks))
+            stack.enter_context(attached(self.model, hooks))
             output = forward(self.model, self.batch.ids, self.batch.left_mask)
             require_finite(output.detach())
             bound = concrete_metric(bound, output, self.batch)
@@ -224,7 +224,7 @@ class StatePass:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(graph_released(self.model))
         stack.enter_context(parameters_frozen(self.model))
-        stack.enter_context(attached(hooks, module_hooks))
+        stack.enter_context(attached(self.model, hooks, module_hooks))
         return stack
 
     # ------------------------------------------------------------------------------- attention

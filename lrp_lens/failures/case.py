@@ -1,6 +1,6 @@
 """A case: one prompt whose answer is to be explained, usually one that the model gets wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ class Case:
     """Rank of the right token among all, 1 being the top; 0 if not known."""
 
     def __post_init__(self) -> None:
+        _check_types(vars(self))
         if not self.prompt.strip():
             raise InputError(f"a case needs a prompt with at least one word, got {self.prompt!r}")
         if not self.target or not self.contrast or self.target == self.contrast:
@@ -88,13 +89,32 @@ class Case:
             raise InputError(
                 f"a case has the fields {sorted(known)}; missing here: {missing}, unknown here: {unknown}"
             )
+        _check_types(values)
         segments = {name: _check_spans(name, spans) for name, spans in values.get("segments", {}).items()}
         return cls(**{**values, "segments": segments})
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Text where text belongs, a whole number for the rank, and names for the segments."""
+    for name in ("prompt", "target", "contrast", "suite"):
+        if not isinstance(values.get(name, ""), str):
+            raise InputError(f"the {name} of a case is text, got {values[name]!r}")
+    segments, rank = values.get("segments", {}), values.get("answer_rank", 0)
+    if not isinstance(segments, Mapping):
+        raise InputError(
+            f"the segments of a case have names, got {segments!r}: write {{'evidence': [(start, stop)]}}"
+        )
+    if not isinstance(rank, int):
+        raise InputError(f"answer_rank counts from 1 (0 if not known), got {rank!r}")
 
 
 def _check_spans(name: str, spans: Any) -> tuple[Span, ...]:
     """The spans as tuples, in order and without overlap."""
     checked, end = [], 0
+    if isinstance(spans, str) or not isinstance(spans, Iterable):
+        raise InputError(
+            f"segment {name!r} needs (start, stop) token positions, got {spans!r}: write {{{name!r}: [(start, stop)]}}"
+        )
     for span in spans:
         try:
             start, stop = (int(edge) for edge in span)

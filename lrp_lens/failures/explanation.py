@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.views import View
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class Explanation:
             f"  {self.claim()}",
             f"  {self.masking}",
         ]
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 def _view(view: View) -> dict[str, Any]:

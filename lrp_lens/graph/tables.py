@@ -9,6 +9,7 @@ import pandas as pd
 from lrp_lens.errors import InputError
 from lrp_lens.graph.folding import is_move, moves_first
 from lrp_lens.graph.nodes import Edge, edge_index, head_of
+from lrp_lens.views.table import table_of
 
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
@@ -57,7 +58,7 @@ def edge_table(graph: "AttributionGraph", most: int | None = None) -> pd.DataFra
     strongest = np.abs(values).argmax(axis=1) if values.size else np.zeros(0, dtype=int)
     heads = np.array([head_of(part) for part in graph.parts], dtype=object)
     crossings = np.array([f"{a} → {b}" for a, b in pairwise(names)], dtype=object)
-    return pd.DataFrame(
+    return table_of(
         {
             "transition": crossings[below],
             "source": names[below],
@@ -115,7 +116,7 @@ def node_table(graph: "AttributionGraph") -> pd.DataFrame:
     layers = [one.layer for one in graph.boundaries]
     relevance = graph.node_relevance.ravel()
     size = abs(graph.metric_value)
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": np.repeat(labels(graph), positions),
             "layer": pd.array(np.repeat(np.array(layers, dtype=object), positions), dtype="Int64"),
@@ -137,7 +138,7 @@ def sink_table(graph: "AttributionGraph") -> pd.DataFrame:
     transition, kind, position = np.nonzero(graph.sinks)
     amounts = graph.sinks[transition, kind, position]
     order = np.argsort(-np.abs(amounts), kind="stable")
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": labels(graph)[transition + 1][order],
             "position": position[order],
@@ -172,7 +173,7 @@ def balance(graph: "AttributionGraph") -> pd.DataFrame:
     """See AttributionGraph.balance."""
     transitions, positions = graph.pruned.shape
     relevance, edges, sinks = graph.node_relevance[1:], edge_sums(graph), graph.sinks.sum(axis=1)
-    return pd.DataFrame(
+    return table_of(
         {
             "boundary": np.repeat(labels(graph)[1:], positions),
             "position": np.tile(np.arange(positions), transitions),

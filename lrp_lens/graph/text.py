@@ -6,11 +6,11 @@
 """
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrp_lens.characters import escape, isolated, shown
 from lrp_lens.graph.folding import is_move, stays
 from lrp_lens.graph.nodes import carrier_name, place_name
 from lrp_lens.graph.paths import top_paths
@@ -62,12 +62,12 @@ def describe(graph: "AttributionGraph") -> str:
         lines.append(_heading(graph, len(moves)) + ":")
         widths = [max(map(len, column)) for column in zip(*moves, strict=True)]
         lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in moves]
-    return "\n".join([*lines, *_folded(graph)])
+    return shown("\n".join([*lines, *_folded(graph)]))
 
 
 def describe_html(graph: "AttributionGraph") -> str:
     """The same, with the mass dropped per transition; everything from the prompt is escaped."""
-    title, *rest = (escape(line) for line in facts(graph))
+    title, *rest = (isolated(line) for line in facts(graph))
     lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
     folded = "".join(f"<div><small>{escape(line)}</small></div>" for line in _folded(graph))
     dropped: list[Sequence[object]] = [

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrp_lens.errors import InputError
+from lrp_lens.files.shapes import require_shapes
 
 if TYPE_CHECKING:
     from lrp_lens.graph.attribution_graph import AttributionGraph
@@ -73,14 +74,7 @@ def _check_shapes(fields: dict[str, Any]) -> None:
         "pruned_mass": (transitions,),
         "total_mass": (transitions,),
     }
-    for name, shape in expected.items():
-        if fields[name].shape != shape:
-            raise InputError(
-                f"AttributionGraph.{name} has the shape {shape} for {boundaries} boundaries, {positions} tokens, "
-                f"{edges} edges; received {fields[name].shape}."
-            )
-        if not np.isfinite(fields[name]).all():
-            raise InputError(f"AttributionGraph.{name} must be finite; received a NaN or an infinity.")
+    require_shapes("AttributionGraph", fields, expected)
 
 
 def _check_edges(fields: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts.scope import exclusive
 
 
 def is_bridge(model: Any) -> bool:
@@ -70,7 +71,8 @@ def forward(
         # else HookedTransformer guesses one from the token ids
         mask = torch.ones_like(tokens, dtype=torch.bool)
     options = {} if mask is None else {"attention_mask": mask.long()}
-    return model(tokens, return_type="logits", **options)
+    with exclusive(model):
+        return model(tokens, return_type="logits", **options)
 
 
 def require_finite(logits: Tensor) -> None:

@@ -100,7 +100,7 @@ def dead_ports(model: Any, sites: Sites) -> dict[str, str]:
         quiet({*model.modules(), *model.hook_dict.values()}),
         graph_released(model),
         parameters_frozen(model),
-        attached(hooks),
+        attached(model, hooks),
     ):
         logits = forward(model, _probe_tokens(model), None).to(torch.float32)
         require_finite(logits.detach())

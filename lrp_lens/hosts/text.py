@@ -7,9 +7,12 @@ text that begins with it already, as one from a chat template does, gets none, a
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, TypeGuard
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
@@ -123,13 +126,27 @@ def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[in
                 f"One prompt has token ids of shape [pos]; received {tuple(prompt.shape)} in a list."
             )
         return prompt.tolist()
-    if isinstance(prompt, Sequence) and all(isinstance(item, int) for item in prompt):
+    if _holds_ids(prompt):
+        odd = next((item for item in prompt if isinstance(item, bool)), None)
+        if odd is not None:
+            raise InputError(f"Token ids are integers; received {odd!r}, a bool, among them.")
         return [int(item) for item in prompt]
     raise InputError(f"A prompt is text or token ids; received {type(prompt).__name__}.")
 
 
+def _holds_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of whole numbers; bytes are none."""
+    return (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, str | bytes | bytearray | memoryview)
+        and all(isinstance(item, Integral) for item in prompt)
+    )
+
+
 def _prompts(prompt: object) -> tuple[list[object], bool]:
     """The prompts of a batch, and whether there is only one without a batch axis."""
+    if isinstance(prompt, np.ndarray) and prompt.dtype.kind in "biuf":
+        prompt = torch.as_tensor(prompt.tolist())
     if isinstance(prompt, Tensor):
         if prompt.ndim == 2:
             return list(prompt), prompt.shape[0] == 1
@@ -138,8 +155,8 @@ def _prompts(prompt: object) -> tuple[list[object], bool]:
         raise InputError(f"Token ids have shape [pos] or [batch, pos]; received {tuple(prompt.shape)}.")
     if isinstance(prompt, str):
         return [prompt], True
-    if isinstance(prompt, Sequence):
-        if prompt and all(isinstance(item, int) for item in prompt):
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
+        if prompt and _holds_ids(prompt):
             return [prompt], True
         return list(prompt), False
     raise InputError(f"A prompt is text, a list of texts, or token ids; received {type(prompt).__name__}.")
@@ -246,3 +263,17 @@ def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool)
         special=special.to(device),
         single=single,
     )
+
+
+def require_different(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
+    """Raise InputError unless each corrupted prompt differs from its clean prompt.
+
+    Where they are the same, every effect is 0, and every share and correlation of effects 0 / 0.
+    """
+    same = (clean == corrupted.to(clean.device)).all(1).nonzero()[:, 0].tolist()
+    if same:
+        of = "all pairs" if len(same) == len(clean) else f"pairs {', '.join(map(str, same[:8]))}"
+        raise InputError(
+            f"Each corrupted prompt differs from its clean prompt; {of} of {len(clean)} (counted from 0) are the same "
+            "tokens. Replace a token that the answer depends on, or leave these pairs out."
+        )

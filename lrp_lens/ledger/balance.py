@@ -30,7 +30,7 @@ from lrp_lens.hosts.sites import (
     NormSite,
     Sites,
 )
-from lrp_lens.ledger.table import Ledger, LedgerRow
+from lrp_lens.ledger.table import ROUNDING, Ledger, LedgerRow
 from lrp_lens.rules import RuleSet
 
 QUESTIONS = {
@@ -183,7 +183,18 @@ class Balance:
             stream=stream.numpy(),
             magnitude=tokens.abs().sum(-1).numpy() + positions.abs().sum(-1).numpy() + sinks,
             title=title,
+            rounding=ROUNDING[self.precision],
         )
+
+    @property
+    def precision(self) -> str:
+        """The coarsest dtype among the activations, which decides what rounding leaves."""
+        names = {
+            str(one.dtype).removeprefix("torch.")
+            for calls in self.calls.values()
+            for one in calls.activations
+        }
+        return max(names & set(ROUNDING), key=ROUNDING.__getitem__, default="float32")
 
     def logits(self, site: LogitSite) -> None:
         """The final soft-cap, unless its rule conserves."""

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import TypeAliasType
@@ -25,6 +27,9 @@ class CallableMetric(Metric):
     def linear(self) -> bool:
         return False
 
+    def __str__(self) -> str:
+        return _name(self.function)
+
     def terms(self) -> tuple[tuple[Term, ...], ...]:
         return ()
 
@@ -38,8 +43,14 @@ class CallableMetric(Metric):
         return BoundMetric(self, None)
 
     def evaluate(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        """Call the function and check what it returns."""
-        value = self.function(logits)
+        """Call the function on a copy of the logits, and check what it returns and that it left them alone."""
+        given = logits.clone()
+        value = self.function(given)
+        if any(not _equal(one, other) for one, other in zip(given, logits, strict=True)):
+            raise MetricError(
+                f"A metric reads the logits and leaves them as they are; {_name(self.function)} changed them in place. "
+                "Use logits * 2 in the place of logits *= 2, or begin with logits = logits.clone()."
+            )
         if not isinstance(value, Tensor):
             raise MetricError(
                 f"A metric returns a tensor of shape [batch]; the callable returned {type(value).__name__}."
@@ -51,6 +62,16 @@ class CallableMetric(Metric):
                 f"{tuple(value.shape)}. Reduce over positions and vocabulary, not over the batch."
             )
         return value
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; a NaN is equal to a NaN."""
+    one, other = one.detach(), other.detach()
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "the callable")
 
 
 def as_metric(metric: MetricLike | None) -> Metric:

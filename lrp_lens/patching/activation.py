@@ -165,7 +165,7 @@ def _batched(
         for layer, (port, value) in ports.items():
             found: list[Tensor] = []
             for chunk in _chunks(cells, size):
-                with attached([(port.point, _patcher(facet, chunk, value))]):
+                with attached(model, [(port.point, _patcher(facet, chunk, value))]):
                     logits = forward(model, tokens.repeat(len(chunk), 1), None)
                 rows = logits.split(n_prompts)
                 found += [_evaluate(row, metrics) for row in rows]

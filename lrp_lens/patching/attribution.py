@@ -23,6 +23,7 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.hosts.text import require_different
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
@@ -132,6 +133,7 @@ class PatchingPass:
             return source_activations(self.model, source, names, shape)
         tokens = aligned(self.model, source, "clean", self.metric).ids
         require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        require_different(tokens, self.tokens)
         if self.path_end is not None and not torch.equal(tokens.to(self.path_end.device), self.path_end):
             raise InputError(_OTHER_END)
         key = tokens.cpu().numpy().tobytes()

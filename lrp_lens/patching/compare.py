@@ -97,7 +97,9 @@ def compare(
 
     Raises:
         InputError: unknown sites, methods or engine, prompts that are not aligned, fewer than two prompts, k, samples,
-            seed, floor or progress out of range, a metric that is not finite or does not depend on the logits.
+            seed, floor or progress out of range, a metric that does not depend on the logits,
+            a pair whose two prompts are the same.
+        MetricError: a metric that is not finite.
         SiteError: the model has no such site.
         All of them before the first patch.
 

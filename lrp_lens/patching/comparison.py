@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 from lrp_lens.patching import storage
 from lrp_lens.patching.checks import as_list
@@ -371,7 +372,7 @@ class Comparison:
                 if (name, where) == (metric, site)
             ]
             lines.append(f"  Pearson with activation patching, {metric}, {site}: {', '.join(agree)}")
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
     def _repr_html_(self) -> str:
         columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "n_cells"]
@@ -380,4 +381,4 @@ class Comparison:
             f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs; "
             "the top k are at most as many.</p>"
         )
-        return str(self.table()[columns].round(3).to_html(index=False)) + note
+        return shown(self.table()[columns].round(3).to_html(index=False)) + note

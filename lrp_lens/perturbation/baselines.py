@@ -89,7 +89,7 @@ def _path_gradient(
     with (
         torch.enable_grad(),
         parameters_frozen(question.model),
-        attached([(port.point, interpolate)]),
+        attached(question.model, [(port.point, interpolate)]),
     ):
         logits = forward(question.model, question.batch.ids.repeat(len(fractions), 1), None)
         (gradient,) = torch.autograd.grad(question.bound(len(fractions))(logits).sum(), leaves[0])
@@ -125,7 +125,7 @@ def _patterns(question: Question) -> list[Float[Tensor, "query key"]]:
     def keep(value: Tensor, hook: object = None) -> None:
         kept.append(value[0].mean(0).double())
 
-    with torch.no_grad(), attached([(point, keep) for point in points]):
+    with torch.no_grad(), attached(question.model, [(point, keep) for point in points]):
         forward(question.model, question.tokens[None], None)
     return kept
 

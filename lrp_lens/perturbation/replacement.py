@@ -23,7 +23,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward, vocabulary_size
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.prefix import KeyValues
-from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.scope import attached, exclusive
 from lrp_lens.hosts.sites import Port
 
 ReplacementName = Literal["mean", "zero", "pad", "resample"]
@@ -62,7 +62,7 @@ class Replacement:
         if self.vector is not None:
             return self.vector.expand(length, -1)
         drawn = torch.as_tensor(rng.integers(len(self.pool), size=length), device=self.pool.device)
-        with torch.no_grad():
+        with torch.no_grad(), exclusive(model):
             return model.embed(self.pool[drawn][None])[0].double()
 
 
@@ -98,7 +98,7 @@ def make_replacement(model: Any, name: str, pool: Int[Tensor, " tokens"]) -> Rep
         raise InputError(
             "The replacement 'pad' needs a tokenizer with a padding token, and this model has none. Use 'mean'."
         )
-    with torch.no_grad():
+    with torch.no_grad(), exclusive(model):
         vector = model.embed(torch.tensor([[pad or 0]], device=pool.device))[0, 0].double()
     return Replacement(name, vector if name == "pad" else torch.zeros_like(vector), pool)
 
@@ -106,7 +106,7 @@ def make_replacement(model: Any, name: str, pool: Int[Tensor, " tokens"]) -> Rep
 def mean_embedding(model: Any, vocabulary: int) -> Float[Tensor, " d_model"]:
     """Mean over the vocabulary of what the embedding module returns, accumulated in float64."""
     total: Tensor | None = None
-    with torch.no_grad():
+    with torch.no_grad(), exclusive(model):
         for ids in torch.arange(vocabulary, device=device_of(model)).split(8192):
             part = model.embed(ids[None])[0].double().sum(0)
             total = part if total is None else total + part
@@ -169,7 +169,7 @@ def masked_logits(
             return value[:, [at - start for at in read or ()]]
 
         hooks = [(embedding, replace)] + ([(unembedding, select)] if read is not None else [])
-        with torch.no_grad(), attached(hooks):
+        with torch.no_grad(), attached(model, hooks):
             logits = forward(model, chunk, None) if past is None else past.forward(chunk, start)
         yield logits
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import isolated, shown
 from lrp_lens.errors import InputError
 from lrp_lens.perturbation import storage
 from lrp_lens.perturbation.measures import MEASURES
@@ -189,7 +189,8 @@ class Faithfulness:
         return cls(**storage.load(path))
 
     def __repr__(self) -> str:
-        return f"Faithfulness of {len(self.methods)} methods\n{self.table().to_string()}\n{self._caption()}"
+        said = f"Faithfulness of {len(self.methods)} methods\n{self.table().to_string()}\n{self._caption()}"
+        return shown(said)
 
     def _repr_html_(self) -> str:
         """`table`, each column shaded from its worst method (white) to its best (blue)."""
@@ -207,7 +208,7 @@ class Faithfulness:
             shaded = [shaded_cell(text, own[index]) for text, own in zip(cells[1:], strengths, strict=True)]
             rows.append([word_cell(method), word_cell(cells[0]), *shaded])
         caption = f"{self._caption()} Shade: worst (white) to best (blue) method of each column."
-        return f"{html_table(['method', 'passes'], list(table.columns[1:]), rows)}<p>{escape(caption)}</p>"
+        return f"{html_table(['method', 'passes'], list(table.columns[1:]), rows)}<p>{isolated(caption)}</p>"
 
 
 def _cell(row: Any) -> str:

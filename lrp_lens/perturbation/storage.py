@@ -1,16 +1,18 @@
 """Saving a Faithfulness: both curves and the numbers of the table as arrays, all words as JSON."""
 
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lrp_lens.views import View, files
+from lrp_lens.files import AnyPath
+from lrp_lens.files.arrays import read, write
+from lrp_lens.files.headers import understood
+from lrp_lens.views import View
 
 if TYPE_CHECKING:
     from lrp_lens.perturbation.result import Faithfulness
 
-_KIND = "Faithfulness/1"
+KIND = "Faithfulness/1"
 _TEXT_COLUMNS = ("suite", "correct", "method")
 _WORDS = ("methods", "costs", "replacement", "seed", "limit", "seconds", "notes")
 _COLUMN = "cases: "
@@ -18,7 +20,7 @@ _CURVES = ("morf", "lerf")
 _VIEW_WORDS = ("dims", "labels", "name", "units", "notes")
 
 
-def save(result: "Faithfulness", path: str | PathLike[str]) -> None:
+def save(result: "Faithfulness", path: AnyPath) -> None:
     """See Faithfulness.save."""
     cases = result.cases
     numbers = [name for name in cases.columns if name not in _TEXT_COLUMNS]
@@ -30,12 +32,17 @@ def save(result: "Faithfulness", path: str | PathLike[str]) -> None:
         view: View = getattr(result, side)
         arrays[side] = view.values
         words[side] = {name: getattr(view, name) for name in _VIEW_WORDS}
-    files.write(path, _KIND, arrays, words)
+    write(path, KIND, arrays, words)
 
 
-def load(path: str | PathLike[str]) -> dict[str, Any]:
+def load(path: AnyPath) -> dict[str, Any]:
     """The constructor arguments of a saved faithfulness result."""
-    arrays, words = files.read(path, _KIND)
+    arrays, words = read(path, KIND)
+    with understood(path, KIND):
+        return _fields(arrays, words)
+
+
+def _fields(arrays: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
     columns = {
         name: words["texts"][name] if name in _TEXT_COLUMNS else arrays[_COLUMN + name]
         for name in words["columns"]

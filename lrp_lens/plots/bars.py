@@ -78,7 +78,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
             cliponaxis=False,
             customdata=[[name] for name in names],
             hovertemplate=f"%{{customdata[0]}}<br>%{{x:+.4g}} {plotly_text(view.units)}<extra></extra>",
-            name=view.name,
+            name=plotly_text(view.name),
         )
     )
     positive, negative = legend_words(view, palette)

@@ -157,7 +157,9 @@ def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
     shared |= {"customdata": flat.cells, "hoverongaps": False}
     hover = "%{customdata}<br>%{z:+.4g}<extra></extra>"
     figure.add_trace(
-        go.Heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, name=view.name, **shared),
+        go.Heatmap(
+            z=values, coloraxis="coloraxis", hovertemplate=hover, name=plotly_text(view.name), **shared
+        ),
         row=row,
         col=column,
     )
@@ -228,7 +230,7 @@ def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
             marker={"size": 6, "color": "#2166ac", "opacity": 0.6},
             customdata=names.tolist(),
             hovertemplate="%{customdata}<br>exact %{x:+.4g}<br>score %{y:+.4g}<extra></extra>",
-            name=view.name,
+            name=plotly_text(view.name),
         ),
         row=row,
         col=3,

@@ -12,12 +12,12 @@
 """
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrp_lens.characters import escape
 from lrp_lens.errors import InputError
 from lrp_lens.graph import AttributionGraph
 from lrp_lens.graph.text import facts, short_rules

@@ -8,6 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lrp_lens.files import write_text
 from tools.demo_model.vocabulary import BOS, PAD, TOKEN_IDS, UNKNOWN, WORDS
 
 CONTEXT_LENGTH = 128
@@ -67,4 +68,4 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
     demo_tokenizer().save_pretrained(folder)
     settings = folder / "tokenizer_config.json"  # name the class as transformers 4 and 5 both know it
     values = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    settings.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_text(settings, json.dumps(values, indent=2, sort_keys=True) + "\n")

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from lrp_lens.demo.loader import CASES_FILE, DEMO_CHECKPOINT
 from lrp_lens.failures.case import Case
+from lrp_lens.files import write_text
 from tools.demo_model.evaluation import Outcome, load_for_evaluation, outcomes
 from tools.demo_model.suites import HARD_SUITES, Suite, held_out_prompts
 
@@ -69,4 +70,4 @@ def main(
         cases = find_cases(model, suite, most, prompts)
         lines += [json.dumps(case.to_dict()) for case in cases]
         typer.echo(f"{suite.name}: {len(cases) // 2} failures and as many correct cases")
-    out.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+    write_text(out, "[\n" + ",\n".join(lines) + "\n]\n")

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
 from lrp_lens.errors import InputError
+from lrp_lens.files import replacing
 from tools.demo_model.batches import BatchStream
 from tools.demo_model.corpus import FIRST_MIXTURE, SECOND_MIXTURE, Mixture
 from tools.demo_model.evaluation import accuracies
@@ -117,9 +118,8 @@ class Training:
             },
             "settings": self._settings(),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        with replacing(path) as part:
+            torch.save(state, part)
 
     def load(self, path: Path) -> None:
         """Continue from `save`; InputError if the run had other settings."""

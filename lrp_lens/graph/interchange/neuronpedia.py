@@ -9,12 +9,12 @@
 
 import json
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrp_lens.errors import InputError
+from lrp_lens.files import replacing
 from lrp_lens.graph.text import short_rules
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def to_neuronpedia(
         "nodes": [_node(graph, b, p) for b, p in np.argwhere(graph.in_graph).tolist()] + [logit],
         "links": _links(graph, logit["node_id"]),
     }
-    data = json.dumps(content, ensure_ascii=False).encode()
+    data = json.dumps(content).encode()
     if len(data) > MAX_BYTES:
         raise InputError(
             f"Neuronpedia takes {MAX_BYTES // 10**6} MB; this graph needs {len(data) / 1e6:.0f} MB. {_TOO_LARGE}"
         )
     if path is not None:
-        Path(path).write_bytes(data)
+        with replacing(path) as part:
+            part.write_bytes(data)
     return content
 
 
