@@ -1,5 +1,8 @@
 """The four errors of lrp_lens; each message says the invariant, what was received, and the likely fix."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """A prompt, token, position, file or option that the call cannot work with."""
@@ -32,3 +35,20 @@ class RuleError(ValueError):
 
 class SiteError(ValueError):
     """An operation of the model that no rule knows, or an edit that the host drops."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The nearest of the known names, as the end of a message; "" if none is near.
+
+    Example:
+        >>> did_you_mean("REPL", ["RELP", "GIM"])
+        " Did you mean 'RELP'?"
+    """
+    spelled = {bare_name(one): one for one in known}
+    near = get_close_matches(bare_name(name), spelled, n=2) if isinstance(name, str) else []
+    return f" Did you mean {' or '.join(repr(spelled[one]) for one in near)}?" if near else ""
+
+
+def bare_name(name: str) -> str:
+    """A name without case and punctuation: "attn-lrp" and "ATTN_LRP" are one."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -18,6 +18,7 @@ from lrp_lens import (
     RELP,
     AttentionWeights,
     FrozenNorm,
+    InputError,
     LogitDiff,
     RuleError,
     RuleSet,
@@ -34,6 +35,7 @@ from lrp_lens.edges.batch_packed import batch_packed
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.sites import AttentionSite, NormSite
 from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
+from lrp_lens.patching.methods import method_of
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
 from lrp_lens.rules.attention import plain_softmax
 from tests import oracles, zoo
@@ -448,6 +450,11 @@ def test_every_entry_takes_names_of_rule_sets() -> None:
             entry("REPL")
     found = faithfulness(model, [tokens[0]], methods=["cp-lrp"], metric=METRIC, steps=1, progress=False)
     assert "CP_LRP" in str(found)
+    with pytest.raises(InputError, match=r"received 'cplpr'\. Did you mean 'CP_LRP'"):
+        faithfulness(model, [tokens[0]], methods=["cplpr"], metric=METRIC)
+    assert method_of("attn-lrp").name == "ATTN_LRP"
+    with pytest.raises(InputError, match=r"received 'ATPSTR'\. Did you mean 'ATP_STAR'"):
+        method_of("ATPSTR")
     for rules in (None, 3, "", "magic"):
         with pytest.raises(RuleError, match="rules is a RuleSet, or one of ATTN_LRP"):
             as_rule_set(rules)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError
+from lrp_lens.errors import InputError, RuleError, did_you_mean
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.patching.atp_star import atp_star
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
@@ -132,4 +132,5 @@ def method_of(method: "str | RuleSet | Method") -> Method:
     except RuleError as error:
         raise InputError(
             f"A method is a RuleSet, a Method, or one of {', '.join(METHODS)}; received {method!r}."
+            f"{did_you_mean(method, METHODS)}"
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError, SiteError
+from lrp_lens.errors import InputError, RuleError, SiteError, did_you_mean
 from lrp_lens.hosts.names import Names
 from lrp_lens.perturbation.question import Question
 from lrp_lens.relevance import run_with_relevance
@@ -135,5 +135,5 @@ def _by_name(name: str, known: list[str]) -> TokenMethod:
         return relevance_method(as_rule_set(name))
     except RuleError as error:
         raise InputError(
-            f"A method is a rule set, a function, or one of {known}; received {name!r}."
+            f"A method is a rule set, a function, or one of {known}; received {name!r}.{did_you_mean(name, known)}"
         ) from error

@@ -1,10 +1,9 @@
 """The presets: which rule each method of the literature uses for each operation; and rule sets by name."""
 
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
 
-from lrp_lens.errors import RuleError
+from lrp_lens.errors import RuleError, bare_name, did_you_mean
 from lrp_lens.rules.activations import Identity, ProductWeights
 from lrp_lens.rules.attention import AttentionWeights, TemperedSoftmax
 from lrp_lens.rules.experts import ExpertWeights
@@ -77,14 +76,9 @@ def as_rule_set(rules: Any) -> RuleSet:
     """
     if isinstance(rules, RuleSet):
         return rules
-    known = {_bare(name): preset for name, preset in PRESETS.items()}
-    found = known.get(_bare(rules)) if isinstance(rules, str) else None
-    if found is not None:
-        return found
-    near = get_close_matches(_bare(rules), known, n=2) if isinstance(rules, str) else []
-    hint = f" Did you mean {' or '.join(repr(known[name].name) for name in near)}?" if near else ""
-    raise RuleError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.{hint}")
-
-
-def _bare(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    known = {bare_name(name): preset for name, preset in PRESETS.items()}
+    found = known.get(bare_name(rules)) if isinstance(rules, str) else None
+    if found is None:
+        hint = did_you_mean(rules, PRESETS)
+        raise RuleError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.{hint}")
+    return found
