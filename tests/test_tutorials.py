@@ -131,6 +131,15 @@ def test_pictures_that_show_the_same() -> None:
     assert "cells" in differs(drawn(layers, values), drawn(layers, np.array([[1.0, np.nan], [0.5, 3.0]])))
 
 
+def test_the_terminal_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = 'import pandas as pd\npd.DataFrame({f"a column {i}": [i] for i in range(12)})'
+    shown = []
+    for columns in ("40", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown.append(run({"cells": [{"cell_type": "code", "source": [source]}]}))
+    assert shown[0] == shown[1] and "..." not in str(shown[0])
+
+
 def test_what_a_cell_shows_is_stored_as_a_notebook_does() -> None:
     source = ["print('a')\nprint('b')\n1 + 1", "x = 3", "None", "import numpy as np\nnp.float64(2)"]
     notebook = {"cells": [{"cell_type": "code", "source": [one], "outputs": []} for one in source]}

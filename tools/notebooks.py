@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import plotly.io
 import torch
 
@@ -39,7 +40,7 @@ def run(notebook: dict[str, Any], name: str = "notebook") -> list[list[Output]]:
     """The outputs of every code cell, as a notebook stores them; an exception of a cell passes through."""
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "__main__"}
-    with _pictures():
+    with _as_in_a_notebook():
         return [
             list(_run_cell("".join(cell["source"]), names, number, f"{name}, code cell {number}"))
             for number, cell in enumerate(code_cells(notebook), start=1)
@@ -47,12 +48,13 @@ def run(notebook: dict[str, Any], name: str = "notebook") -> list[list[Output]]:
 
 
 @contextlib.contextmanager
-def _pictures() -> Iterator[None]:
-    """Figures show themselves as in a notebook."""
+def _as_in_a_notebook() -> Iterator[None]:
+    """Figures and tables show themselves as in a notebook, whatever terminal this runs in."""
     before = plotly.io.renderers.default
     plotly.io.renderers.default = "plotly_mimetype"
     try:
-        yield
+        with pd.option_context("display.width", 80, "display.max_columns", 20):
+            yield
     finally:
         plotly.io.renderers.default = before
 
