@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import lrp_lens
@@ -49,6 +50,7 @@ def test_five_minutes_run() -> None:
         assert isinstance(eval(f"rel.{text}", names), float)
 
 
+@pytest.mark.full
 def test_accuracies_are_what_the_script_prints() -> None:
     shown, suites = rows(README), (*TRAINING_SUITES, *HARD_SUITES)
     assert all(suite.name in shown for suite in suites)
@@ -128,6 +130,7 @@ def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
         assert (ranked[-1], ranked[0]) == ("GIM", "GRADIENT")
 
 
+@pytest.mark.full
 def test_agreement_with_patching_is_what_is_measured() -> None:
     """One site of the table, and of the table of ranks, on the same 64 pairs."""
     pearsons, ranks = tables(section("Patching, side by side"))
@@ -170,6 +173,7 @@ def test_what_is_said_of_circuits_follows_from_their_table() -> None:
     assert "<!-- circuits benchmark -->" in text or "python -m benchmarks circuits" in text
 
 
+@pytest.mark.full
 def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     """Three of its rows, made by the tutorial's own cells."""
     (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
@@ -193,6 +197,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
         np.testing.assert_allclose(cpr + cmd, areas.loc[name].to_numpy(float), atol=0.002, err_msg=name)
 
 
+@pytest.mark.full
 def test_the_edge_named_is_cut_and_restored_as_said() -> None:
     (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
     code = cells(tutorial, "code")
