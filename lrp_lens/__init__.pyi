@@ -1,26 +1,26 @@
 """The public names, once: type checkers and editors read this file, and `__init__.py` imports by it."""
 
+from lrp_lens import attribution_graphs as attribution_graphs
 from lrp_lens import circuits as circuits
 from lrp_lens import demo as demo
-from lrp_lens import graph as graph
+from lrp_lens import masking as masking
 from lrp_lens import metrics as metrics
 from lrp_lens import patching as patching
-from lrp_lens import perturbation as perturbation
 from lrp_lens import plots as plots
 from lrp_lens import report as report
 from lrp_lens import rules as rules
 from lrp_lens import views as views
-from lrp_lens.cache import RelevanceCache as RelevanceCache
+from lrp_lens.attribution_graphs.arrays import AttributionGraph as AttributionGraph
+from lrp_lens.attribution_graphs.closed_form import attribution_graph as attribution_graph
 from lrp_lens.circuits import Circuit as Circuit
 from lrp_lens.circuits import ComponentEdges as ComponentEdges
+from lrp_lens.circuits import circuit_curve as circuit_curve
 from lrp_lens.circuits import component_edges as component_edges
-from lrp_lens.circuits import evaluate_circuits as evaluate_circuits
-from lrp_lens.circuits import faithfulness_curve as faithfulness_curve
+from lrp_lens.circuits import run_circuits as run_circuits
 from lrp_lens.decomposition import Decomposition as Decomposition
 from lrp_lens.decomposition import decompose as decompose
 from lrp_lens.demo import demo_cases as demo_cases
 from lrp_lens.demo import load_demo_model as load_demo_model
-from lrp_lens.edges import attribution_graph as attribution_graph
 from lrp_lens.errors import InputError as InputError
 from lrp_lens.errors import MetricError as MetricError
 from lrp_lens.errors import RuleError as RuleError
@@ -28,9 +28,9 @@ from lrp_lens.errors import SiteError as SiteError
 from lrp_lens.failures import Case as Case
 from lrp_lens.failures import Explanation as Explanation
 from lrp_lens.failures import explain as explain
-from lrp_lens.graph import AttributionGraph as AttributionGraph
 from lrp_lens.hosts.loading import load_model as load_model
-from lrp_lens.ledger import Ledger as Ledger
+from lrp_lens.masking import Faithfulness as Faithfulness
+from lrp_lens.masking import faithfulness as faithfulness
 from lrp_lens.metrics import Logit as Logit
 from lrp_lens.metrics import LogitDiff as LogitDiff
 from lrp_lens.metrics import LogProb as LogProb
@@ -44,8 +44,6 @@ from lrp_lens.metrics import TopKContrast as TopKContrast
 from lrp_lens.patching import Comparison as Comparison
 from lrp_lens.patching import compare as compare
 from lrp_lens.patching import suggest_rules as suggest_rules
-from lrp_lens.perturbation import Faithfulness as Faithfulness
-from lrp_lens.perturbation import faithfulness as faithfulness
 from lrp_lens.plots import graph_html as graph_html
 from lrp_lens.plots import plot_components as plot_components
 from lrp_lens.plots import plot_graph as plot_graph
@@ -53,7 +51,6 @@ from lrp_lens.plots import plot_heads as plot_heads
 from lrp_lens.plots import plot_layers as plot_layers
 from lrp_lens.plots import plot_ledger as plot_ledger
 from lrp_lens.plots import token_heatmap_html as token_heatmap_html
-from lrp_lens.relevance import run_with_relevance as run_with_relevance
 from lrp_lens.report import write_report as write_report
 from lrp_lens.rules import ATTN_LRP as ATTN_LRP
 from lrp_lens.rules import CP_LRP as CP_LRP
@@ -71,8 +68,11 @@ from lrp_lens.rules import Plain as Plain
 from lrp_lens.rules import ProductWeights as ProductWeights
 from lrp_lens.rules import RuleSet as RuleSet
 from lrp_lens.rules import TemperedSoftmax as TemperedSoftmax
-from lrp_lens.site_coverage import Coverage as Coverage
-from lrp_lens.site_coverage import coverage as coverage
+from lrp_lens.rules.coverage import Coverage as Coverage
+from lrp_lens.rules.coverage import coverage as coverage
+from lrp_lens.run.cache import RelevanceCache as RelevanceCache
+from lrp_lens.run.ledger import Ledger as Ledger
+from lrp_lens.run.relevance import run_with_relevance as run_with_relevance
 from lrp_lens.views import View as View
 
 __version__: str

@@ -36,7 +36,7 @@ from lrp_lens.cli.inputs import read_prompt
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.hosts import loading
 from lrp_lens.hosts.names import resolve_name
-from lrp_lens.hosts.text import tokenize
+from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.patching import get_act_patch_resid_pre, integrated_pass, patching_pass
 from lrp_lens.patching.compare import compare
 from tests import zoo

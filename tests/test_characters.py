@@ -11,10 +11,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.characters import direction, escape, isolated, shown, token_pieces, visible_token
 from lrp_lens.failures.explanation import Choice
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.ledger import Ledger, LedgerRow
 from lrp_lens.plots import (
     graph_html,
     plot_components,
@@ -28,6 +27,7 @@ from lrp_lens.plots import (
     token_heatmap_text,
 )
 from lrp_lens.report import explanation_html
+from lrp_lens.run.ledger import Ledger, LedgerRow
 from lrp_lens.views import View
 from tests.frozen_network import FrozenNetwork
 from tests.test_report import example

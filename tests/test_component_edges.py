@@ -246,7 +246,7 @@ def test_batches_positions_and_blocks_give_the_same(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(one.values[0].sum(-1), edges.values[index], atol=1e-6)
         np.testing.assert_allclose(one.summed, one.values[0].sum(-1))
         assert one.arriving.shape == (1, len(one.graph.readers))
-    import lrp_lens.circuits.edges as module
+    import lrp_lens.circuits.edge_scores as module
 
     for size in (1, 40_000):
         monkeypatch.setattr(module, "BLOCK_BYTES", size)

@@ -13,10 +13,10 @@ import typer
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from lrp_lens.cases import Case
 from lrp_lens.demo import DEMO_CHECKPOINT, demo_cases, demo_prompts, load_demo_model
 from lrp_lens.demo.loader import PROMPTS_FILE
 from lrp_lens.errors import InputError
-from lrp_lens.failures.case import Case
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
 from tools.demo_model import corpus, draw_prompts, evaluation, find_cases, tasks, training
 from tools.demo_model.corpus import SECOND_MIXTURE, draw_document, is_held_out

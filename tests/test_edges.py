@@ -32,16 +32,16 @@ from lrp_lens import (
     attribution_graph,
     run_with_relevance,
 )
-from lrp_lens.edges import stream, tangents
-from lrp_lens.edges.account import LayerAccount
-from lrp_lens.edges.batch_packed import batch_packed
-from lrp_lens.edges.rows import AttentionEdges
-from lrp_lens.edges.state_pass import StatePass
-from lrp_lens.edges.stream import Pruning, prune_transition
-from lrp_lens.hosts import scores
+from lrp_lens.attribution_graphs.closed_form import stream, tangents
+from lrp_lens.attribution_graphs.closed_form.account import LayerAccount
+from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
+from lrp_lens.attribution_graphs.closed_form.rows import AttentionEdges
+from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
+from lrp_lens.attribution_graphs.closed_form.stream import Pruning, prune_transition
+from lrp_lens.hosts import attention_scores as scores
 from lrp_lens.hosts.scope import attached, parameters_frozen
-from lrp_lens.recording import Recorder
-from lrp_lens.relevance import ask
+from lrp_lens.run.recording import Recorder
+from lrp_lens.run.relevance import ask
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
@@ -264,7 +264,7 @@ def test_an_unknown_attention_is_refused(
     """Leave something out of the recomputed pattern: z no longer agrees, and nothing is returned."""
     from dataclasses import replace
 
-    from lrp_lens.edges import state_pass
+    from lrp_lens.attribution_graphs.closed_form import state_pass
 
     names = dict(
         softcap="gemma2", window="mistral", sink="gpt_oss", slopes="bloom", rotary="llama", key_norm="qwen3"

@@ -8,7 +8,7 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError, MetricError, RuleError
 from lrp_lens.failures.explain import explain
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
-from lrp_lens.perturbation import Question
+from lrp_lens.masking import Question
 from lrp_lens.rules import CP_LRP, PRESETS, as_rule_set
 
 

@@ -10,15 +10,15 @@ from torch.nn import functional
 from transformer_lens.hook_points import HookPoint
 
 from lrp_lens.errors import SiteError
-from lrp_lens.gates import (
+from lrp_lens.hosts.sites import AttentionSite, Port
+from lrp_lens.ops.gates import (
     accumulation_dtype,
     frozen_normalizer,
     product_gate,
     scale_gradient,
     stop_relevance,
 )
-from lrp_lens.hosts.sites import AttentionSite, Port
-from lrp_lens.ratios import RATIOS, clamp_ratio, clamped_swiglu, identify, softcap_ratio
+from lrp_lens.ops.ratios import RATIOS, clamp_ratio, clamped_swiglu, identify, softcap_ratio
 from lrp_lens.rules import TemperedSoftmax
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

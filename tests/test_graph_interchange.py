@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.interchange import neuronpedia, storage
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.graph.interchange import neuronpedia, storage
 from tests.frozen_network import FrozenNetwork
 
 ARRAYS = (

@@ -112,7 +112,7 @@ def test_public_names_exist_and_are_documented() -> None:
 def test_a_public_name_that_is_a_room_is_that_room() -> None:
     """`import lrp_lens.room` sets the attribute `room` on the package, and would replace a function of that name."""
     rooms = set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}
-    assert rooms >= {"plots", "patching", "circuits", "graph", "perturbation", "report"}
+    assert rooms >= {"plots", "patching", "circuits", "attribution_graphs", "masking", "report"}
     assert all(inspect.ismodule(getattr(lrp_lens, name)) for name in rooms)
 
 
@@ -133,7 +133,7 @@ def test_rooms_resolve_without_a_second_import() -> None:
     assert run(LAZY) == "module 'lrp_lens' has no attribute 'plot'"
 
 
-@pytest.mark.parametrize("room", ["hosts", "ledger", "report"])
+@pytest.mark.parametrize("room", ["hosts", "run", "report"])
 def test_internals_are_no_public_names(room: str) -> None:
     internal = {"dead", "Calls", "Balance", "SiteError", "Section", "figure_block", "page_html"}
     assert not internal & set(importlib.import_module(f"lrp_lens.{room}").__all__)

@@ -17,25 +17,30 @@ from lrp_lens.rules import PRESETS, Rule
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "characters", "files", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
-    "views", "graph", "plots", "ledger", "reductions", "cache_storage", "cache", "recording", "relevance",
-    "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
-    "demo", "report", "cli",
+    "errors", "progress", "characters", "files", "ops", "hosts", "views", "rules", "metrics", "run",
+    "attribution_graphs", "decomposition", "circuits", "patching", "cases", "masking", "failures",
+    "plots", "report", "demo", "cli",
 )  # fmt: skip
 
-# Rooms that may import less than all to their left.
+# Parts of a room that have rules of their own.
+PARTS = ("attribution_graphs/arrays",)
+
+# Rooms and parts that may import less than all to their left.
 ONLY = {
     "progress": {"errors"},
     "characters": set(),  # text to text
     "files": {"errors"},  # paths, arrays, words
-    "gates": {"errors"},  # tensor to tensor
+    "ops": {"errors"},  # tensor to tensor
     "views": {"errors", "characters", "files"},  # labelled arrays
-    "graph": {"errors", "characters", "files", "views"},  # arrays, never a model
-    "plots": {"errors", "characters", "files", "views", "graph"},  # never a model
+    "attribution_graphs/arrays": {"errors", "characters", "files", "views"},  # never a model
+    "cases": {"errors"},
+    "plots": {"errors", "characters", "files", "views", "attribution_graphs"},  # never a model
 }
 
 # Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
-SHOWN_BY = {"views": "plots", "graph": "plots", "failures": "report"}
+SHOWN_BY = dict.fromkeys(
+    ("views", "run", "attribution_graphs", "decomposition", "circuits", "patching", "masking"), "plots"
+) | {"failures": "report"}
 
 # Libraries that only these rooms may import.
 LIBRARIES = {
@@ -51,7 +56,7 @@ BANNED = {
     "errors": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
     "characters": {"torch", "numpy", "pandas"},
-    "graph": {"torch", "plotly"},
+    "attribution_graphs/arrays": {"torch", "plotly"},
     "plots": {"torch"},
 }
 
@@ -107,13 +112,14 @@ def imports_of(tree: ast.AST, path: Path) -> Iterator[Import]:
 def import_faults(source: str, path: Path) -> list[str]:
     """What a module imports against the tables."""
     room, faults = room_of(path), []
+    area = next((part for part in PARTS if path.as_posix().startswith(f"{part}/")), room)
     left = ORDER if room in (FACADE, ENTRY) else ORDER[: ORDER.index(room) + 1]
-    allowed = ONLY.get(room, set(left)) | {room}
+    allowed = ONLY.get(area, set(left)) | {room}
     for found in imports_of(ast.parse(source), path):
         top, _, rest = found.module.partition(".")
         other = rest.partition(".")[0]
         if top != "lrp_lens":
-            if top in BANNED.get(room, ()) or (top in LIBRARIES and room not in LIBRARIES[top]):
+            if top in BANNED.get(area, ()) or (top in LIBRARIES and room not in LIBRARIES[top]):
                 faults.append(f"{path}:{found.line}: {room} may not import {top}")
         elif other not in ORDER and other not in OF_THE_FACADE:
             faults.append(f"{path}:{found.line}: import from a room of lrp_lens, not {found.module!r}")
@@ -195,11 +201,12 @@ def test_every_room_is_in_the_order() -> None:
 
 
 def test_the_tables_name_only_rooms() -> None:
-    named = {*ONLY, *BANNED, *SPELLS_HOOKS, *SHOWN_BY, *SHOWN_BY.values()}
+    named = {one.partition("/")[0] for one in (*ONLY, *BANNED, *PARTS)}
+    named |= {*SPELLS_HOOKS, *SHOWN_BY, *SHOWN_BY.values()}
     named = named.union(*ONLY.values(), *LIBRARIES.values())
     assert named <= set(ORDER)
     for room, allowed in ONLY.items():
-        assert allowed <= set(ORDER[: ORDER.index(room)]), room
+        assert allowed <= set(ORDER[: ORDER.index(room.partition("/")[0])]), room
 
 
 def names_of(cell: str) -> set[str]:
@@ -257,7 +264,7 @@ def test_the_rule_check_itself(source: str, faults: int) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "fault"),
     [
-        ("gates.py", "from lrp_lens.hosts.sites import Sites", "gates may not import hosts"),
+        ("ops/gates.py", "from lrp_lens.hosts.sites import Sites", "ops may not import hosts"),
         ("hosts/sites.py", "def late():\n    import lrp_lens.rules", "hosts may not import rules"),
         ("hosts/sites.py", "from ..rules import RuleSet", "hosts may not import rules"),
         ("hosts/sites.py", "from .. import rules", "hosts may not import rules"),
@@ -266,8 +273,8 @@ def test_the_rule_check_itself(source: str, faults: int) -> None:
         ("plots/tokens.py", "import torch", "plots may not import torch"),
         (
             "plots/tokens.py",
-            "from lrp_lens.relevance import RelevanceCache",
-            "plots may not import relevance",
+            "from lrp_lens.run.relevance import RelevanceCache",
+            "plots may not import run",
         ),
         ("__init__.py", "from lrp_lens.cli import app", "__init__ may not import cli"),
         ("views/view.py", "from lrp_lens.plots import plot_view", "views may not import plots"),
@@ -279,7 +286,10 @@ def test_the_rule_check_itself(source: str, faults: int) -> None:
         ("views/view.py", "def plot():\n    from lrp_lens.plots import plot_view", None),
         ("hosts/sites.py", "from .names import Names\nfrom ..errors import SiteError\nimport torch", None),
         ("report/page.py", "from lrp_lens.plots import tokens\nfrom lrp_lens import views", None),
-        ("__init__.py", "from .relevance import run_with_relevance", None),
+        ("attribution_graphs/arrays/nodes.py", "import torch", "attribution_graphs may not import torch"),
+        ("attribution_graphs/arrays/nodes.py", "from lrp_lens.run.pairs import Pair", "may not import run"),
+        ("attribution_graphs/closed_form/rows.py", "import torch\nfrom lrp_lens.run.pairs import Pair", None),
+        ("__init__.py", "from .run.relevance import run_with_relevance", None),
         ("__main__.py", "from lrp_lens.cli import app", None),
         ("cli/app.py", "from lrp_lens import __version__", None),
     ],

@@ -39,10 +39,10 @@ from lrp_lens import (
     load_demo_model,
     run_with_relevance,
 )
-from lrp_lens.gates import scale_gradient
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import ExpertsSite, LinearSite, NormSite
+from lrp_lens.ops.gates import scale_gradient
 from lrp_lens.report import explanation_html
 from tests import oracles, zoo
 

@@ -9,11 +9,11 @@ import torch
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain
-from lrp_lens.failures.masking import MaskingCheck, masking_check, plan
-from lrp_lens.failures.verdict import Outcome, Verdict, judge, student_quantile
+from lrp_lens.masking import Question, replacement
+from lrp_lens.masking.check import MaskingCheck, masking_check, plan
+from lrp_lens.masking.replacement import masked_logits, mean_embedding
+from lrp_lens.masking.verdict import Outcome, Verdict, judge, student_quantile
 from lrp_lens.metrics import LogitDiff
-from lrp_lens.perturbation import Question, replacement
-from lrp_lens.perturbation.replacement import masked_logits, mean_embedding
 from tests import zoo
 
 NAN = float("nan")

@@ -30,14 +30,14 @@ from lrp_lens import (
     faithfulness,
     run_with_relevance,
 )
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.edges.batch_packed import batch_packed
+from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.sites import AttentionSite, NormSite
 from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
 from lrp_lens.patching.methods import method_of
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
 from lrp_lens.rules.attention import plain_softmax
+from lrp_lens.run.cache import RelevanceCache
 from tests import oracles, zoo
 from tests.oracles import component_edges as edge_oracle
 

@@ -11,7 +11,6 @@ import plotly.io
 import pytest
 
 from lrp_lens.errors import InputError
-from lrp_lens.ledger import Ledger, LedgerRow
 from lrp_lens.plots import (
     plot_circuit_curve,
     plot_comparison,
@@ -36,6 +35,7 @@ from lrp_lens.plots import (
 )
 from lrp_lens.plots.cells import html_table, shaded_cell
 from lrp_lens.plots.palette import GREY, colorscale, limit
+from lrp_lens.run.ledger import Ledger, LedgerRow
 from lrp_lens.views import View
 
 TOKENS = ("<bos>", " John", " Mary", " John", "<script>", "\n")

@@ -8,7 +8,7 @@ import pytest
 import transformer_lens.patching
 
 from lrp_lens import GRADIENT, LogitDiff, attribution_graph, compare, faithfulness, load_demo_model, progress
-from lrp_lens.circuits import component_edges, evaluate_circuits, faithfulness_curve
+from lrp_lens.circuits import circuit_curve, component_edges, run_circuits
 from lrp_lens.demo import demo_cases
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain
@@ -47,8 +47,8 @@ def everything(model: Any, show: Any) -> dict[str, Any]:
         "mlp_out ": lambda: suggest_rules(*four, sites=["mlp_out"], progress=show),
         "mlp_out  ": lambda: get_act_patch_mlp_out(*pair[:1], CORRUPTED, CLEAN, METRIC, progress=show),
         "steps": edges,
-        "circuits": lambda: evaluate_circuits(model, quiet.top(9), *pair[1:], progress=show),
-        "circuits ": lambda: faithfulness_curve(
+        "circuits": lambda: run_circuits(model, quiet.top(9), *pair[1:], progress=show),
+        "circuits ": lambda: circuit_curve(
             model, quiet, *pair[1:], fractions=[0.1, 1.0], n_resamples=9, progress=show
         ),
         "edges": lambda: attribution_graph(model, CLEAN[0], METRIC, progress=show),

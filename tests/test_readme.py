@@ -11,10 +11,10 @@ import torch
 
 import lrp_lens
 from benchmarks import patching_agreement
+from lrp_lens import attribution_graphs as graphs
 from lrp_lens import circuits, plots
-from lrp_lens import graph as graphs
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
-from lrp_lens.perturbation import BASELINES
+from lrp_lens.masking import BASELINES
 from tests import zoo
 from tests.test_tutorials import cells
 from tools.alike import differs
@@ -182,7 +182,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     for text in code[:3]:  # the model, the pairs, the scores
         exec(text, names)
     names["scores"] = {name: names["scores"][name] for name in ("EAP-IG", "RELP", "CP_LRP")}
-    (run,) = [text for text in code if "faithfulness_curve(model" in text]
+    (run,) = [text for text in code if "circuit_curve(model" in text]
     exec(run, names)
     curve = names["curve"]
     areas, points = curve.areas().set_index("method"), curve.to_dataframe()

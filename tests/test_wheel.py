@@ -17,10 +17,10 @@ pytestmark = pytest.mark.full
 ROOT = Path(__file__).parent.parent
 EXAMPLES = """
 import doctest
-import lrp_lens, lrp_lens.demo.loader, lrp_lens.relevance
+import lrp_lens, lrp_lens.demo.loader, lrp_lens.run.relevance
 print(lrp_lens.__file__)
 done = [doctest.testmod(room, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-        for room in (lrp_lens.demo.loader, lrp_lens.relevance)]
+        for room in (lrp_lens.demo.loader, lrp_lens.run.relevance)]
 assert all(one.attempted and not one.failed for one in done), done
 """
 

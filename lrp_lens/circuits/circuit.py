@@ -15,7 +15,7 @@ import pandas as pd
 
 from lrp_lens.characters import shown
 from lrp_lens.circuits import storage
-from lrp_lens.circuits.graph import ComponentGraph
+from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""faithfulness_curve: how much of the metric the best k % of edges (or nodes) carry, for every k, method and ranking.
+"""circuit_curve: how much of the metric the best k % of edges (or nodes) carry, for every k, method and ranking.
 
 1. Rank edges by |score| ("absolute"), by score ("signed"), and at random (the control).
 2. Take the best k % of them for MIB's ten k, prune to what is connected, and run each circuit.
@@ -18,10 +18,10 @@ import pandas as pd
 from lrp_lens.characters import escape, shown
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.evaluate import evaluate_circuits
-from lrp_lens.circuits.scores import ComponentEdges
+from lrp_lens.circuits.evaluate import run_circuits
+from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.text import PaddingSide
+from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -178,7 +178,7 @@ def cmd(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:
     return np.asarray(np.trapezoid(np.abs(1 - faithfulness), fractions, axis=-1))
 
 
-def faithfulness_curve(
+def circuit_curve(
     model: Any,
     edges: ComponentEdges | Mapping[str, ComponentEdges],
     clean: Any,
@@ -206,13 +206,13 @@ def faithfulness_curve(
         model: HookedTransformer or TransformerBridge in eval mode.
         edges: scores, or several under names, to be compared on the same prompts.
         clean: prompts, preferably not those the scores come from.
-        corrupted: as in `evaluate_circuits`.
-        metric: as in `evaluate_circuits`.
+        corrupted: as in `run_circuits`.
+        metric: as in `run_circuits`.
         level: "edge", or "node" for circuits of whole components with all edges between them.
         selection: "top", or "greedy" (edges only).
         fractions: shares of all edges (nodes), increasing.
-        ablation: as in `evaluate_circuits`.
-        direction: as in `evaluate_circuits`.
+        ablation: as in `run_circuits`.
+        direction: as in `run_circuits`.
         reference: prompts of the mean.
         padding_side: of prompts of several lengths.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
@@ -221,10 +221,10 @@ def faithfulness_curve(
         n_resamples: bootstrap samples of the prompts.
         confidence: of the intervals.
         max_rows: circuits × prompts that go through the model at once.
-        progress: as in `evaluate_circuits`.
+        progress: as in `run_circuits`.
 
     Raises:
-        InputError: for options out of range; and what `evaluate_circuits` refuses.
+        InputError: for options out of range; and what `run_circuits` refuses.
 
     Example:
         >>> from lrp_lens import RELP, LogitDiff, load_demo_model
@@ -234,7 +234,7 @@ def faithfulness_curve(
         >>> corrupted = "then mary and john went to the park . mary gave the key to"
         >>> metric = LogitDiff("mary", "john")
         >>> edges = component_edges(model, clean, corrupted, metric, rules=RELP)
-        >>> curve = faithfulness_curve(model, edges, clean, corrupted, metric)
+        >>> curve = circuit_curve(model, edges, clean, corrupted, metric)
         >>> list(curve.areas().columns)
         ['method', 'cpr', 'cpr_low', 'cpr_high', 'cmd', 'cmd_low', 'cmd_high']
     """
@@ -255,7 +255,7 @@ def faithfulness_curve(
     some = next(iter(named.values()))
     for _ in range(random_controls):
         circuits += list(_random(some, shares, level, generator))
-    found = evaluate_circuits(
+    found = run_circuits(
         model,
         circuits,
         clean,

@@ -1,4 +1,4 @@
-"""evaluate_circuits: the metric of the model that only the edges of a circuit connect.
+"""run_circuits: the metric of the model that only the edges of a circuit connect.
 
 1. Run the prompts once for the replacements (`lrp_lens.circuits.reference`).
 2. Run circuits × prompts as one batch, as many at once as fit (`lrp_lens.circuits.ablation`).
@@ -20,16 +20,16 @@ from torch import Tensor
 from lrp_lens.characters import shown
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.graph import ComponentGraph, component_graph
+from lrp_lens.circuits.components import ComponentGraph, component_graph
 from lrp_lens.circuits.reference import outputs_of, replacements, require_ablation
-from lrp_lens.circuits.runs import Pair, plain_run, positions_read, read_pair
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import Sites
-from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import BoundMetric, MetricLike
 from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.run.pairs import Pair, plain_run, positions_read, read_pair
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -69,7 +69,7 @@ class CircuitValues:
         return shown("\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines]))
 
 
-def evaluate_circuits(
+def run_circuits(
     model: Any,
     circuits: Circuit | Sequence[Circuit],
     clean: Any,
@@ -113,7 +113,7 @@ def evaluate_circuits(
         >>> corrupted = "then mary and john went to the park . mary gave the key to"
         >>> metric = LogitDiff("mary", "john")
         >>> edges = component_edges(model, clean, corrupted, metric, rules=GRADIENT)
-        >>> values = evaluate_circuits(model, edges.top(200), clean, corrupted, metric)
+        >>> values = run_circuits(model, edges.top(200), clean, corrupted, metric)
         >>> values.values.shape
         (1, 1)
     """

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.graph import Component, ComponentGraph, component_graph
-from lrp_lens.circuits.scores import ComponentEdges
+from lrp_lens.circuits.components import Component, ComponentGraph, component_graph
+from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable, write_text
 

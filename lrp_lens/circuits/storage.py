@@ -3,14 +3,14 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from lrp_lens.circuits.graph import ComponentGraph
+from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.files import AnyPath
 from lrp_lens.files.arrays import read, write
 from lrp_lens.files.headers import understood
 
 if TYPE_CHECKING:
     from lrp_lens.circuits.circuit import Circuit
-    from lrp_lens.circuits.scores import ComponentEdges
+    from lrp_lens.circuits.result import ComponentEdges
 
 EDGES, CIRCUIT = "ComponentEdges/1", "Circuit/1"
 _TEXTS = ("method", "metric_text", "rules_text", "token_strings", "towards")

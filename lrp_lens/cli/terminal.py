@@ -10,7 +10,7 @@ from rich.text import Text
 
 from lrp_lens.characters import shown
 from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.failures.verdict import Outcome
+from lrp_lens.masking.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
 
 _TOP = 5

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_lens.cache import RelevanceCache
 from lrp_lens.decomposition.linear import coefficient, per_position, scale_of, through, wide
 from lrp_lens.decomposition.result import Component
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite
 from lrp_lens.hosts.writes import final_norm, output_weights, post_norm
-from lrp_lens.ledger.balance import Balance
+from lrp_lens.run.balance import Balance
+from lrp_lens.run.cache import RelevanceCache
 
 
 @dataclass(eq=False)

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import NormSite
-from lrp_lens.ledger.balance import Balance, Calls
-from lrp_lens.recording import total
+from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules.norms import deviation
+from lrp_lens.run.balance import Balance, Calls
+from lrp_lens.run.cache import RelevanceCache
+from lrp_lens.run.recording import total
 
 
 def wide(tensor: Tensor) -> Tensor:

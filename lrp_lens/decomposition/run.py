@@ -19,11 +19,11 @@ from lrp_lens.decomposition.result import Component, Decomposition
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
-from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
-from lrp_lens.relevance import Prompt, ask, run_with_relevance
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.run.relevance import Prompt, ask, run_with_relevance
 
 QUESTIONS = {"linear": ("conserves", "absorbed"), "softcap": ("conserves",)}
 """What the direct contributions ask of the rules; totals are relevance, and ask nothing."""

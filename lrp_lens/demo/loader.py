@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
-from lrp_lens.failures.case import Case
 from lrp_lens.hosts.loading import HostName, load_model
 
 DEMO_CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -11,7 +11,7 @@ from lrp_lens.characters import shown
 from lrp_lens.views import View
 
 if TYPE_CHECKING:
-    from lrp_lens.failures.masking import MaskingCheck
+    from lrp_lens.masking.check import MaskingCheck
 
 SCHEMA = "lrp_lens.explanation/2"
 """What the JSON form is called, its first entry."""

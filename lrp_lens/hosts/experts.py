@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lrp_lens.hosts.sites import ExpertsSite
 from lrp_lens.hosts.transformer_bridge import unwrap
-from lrp_lens.ratios import GPT_OSS_SLOPE
+from lrp_lens.ops.ratios import GPT_OSS_SLOPE
 
 
 def mixture(

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.scope import exclusive
+from lrp_lens.ops.gates import accumulation_dtype
 
 
 def is_bridge(model: Any) -> bool:

@@ -23,7 +23,7 @@ from lrp_lens.hosts.sites import (
     Sites,
     parameter_of,
 )
-from lrp_lens.ratios import identify
+from lrp_lens.ops.ratios import identify
 
 POSITIONS = ("standard", "rotary", "alibi")
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")

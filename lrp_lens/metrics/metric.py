@@ -23,9 +23,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
-from lrp_lens.gates import accumulation_dtype
-from lrp_lens.hosts.text import token_id
 from lrp_lens.hosts.token_batch import Branch
+from lrp_lens.hosts.tokens import token_id
+from lrp_lens.ops.gates import accumulation_dtype
 
 Token = int | str
 Tokens = Token | Sequence[Token] | Tensor

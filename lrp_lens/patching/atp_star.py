@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.gates import accumulation_dtype, scale_gradient
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.ops.gates import accumulation_dtype, scale_gradient
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
 from lrp_lens.patching.facets import Facet, record_name
 from lrp_lens.patching.inputs import PatchingMetric

@@ -21,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.text import require_different
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import require_different
+from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
     PatchingMetric,
@@ -35,8 +35,8 @@ from lrp_lens.patching.inputs import (
     require_aligned,
     source_activations,
 )
-from lrp_lens.relevance import run_with_relevance
 from lrp_lens.rules import RELP, RuleSet, as_rule_set
+from lrp_lens.run.relevance import run_with_relevance
 
 _OTHER_END = (
     "An integrated pass serves the clean run that its path ends at; these are other clean prompts. Make the pass with "

@@ -41,7 +41,7 @@ from lrp_lens.patching.statistics import require_floor
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
+SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""
 DEFAULT_METHODS = (
     *(rules.name for rules in (GRADIENT, RELP, ATTN_LRP, CP_LRP)),

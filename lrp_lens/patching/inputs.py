@@ -19,8 +19,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import require_different, tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 

@@ -18,7 +18,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import require_different
+from lrp_lens.hosts.tokens import require_different
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
 from lrp_lens.patching.inputs import PatchingMetric, activations, aligned, require_aligned
 from lrp_lens.rules import GRADIENT, RuleSet

@@ -10,8 +10,8 @@
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.graph_data import drawn, largest
 from lrp_lens.plots.palette import (

@@ -8,7 +8,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from lrp_lens.graph import transition_steps
+from lrp_lens.attribution_graphs.arrays import transition_steps
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text, require_dims
 from lrp_lens.views import View

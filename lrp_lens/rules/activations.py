@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lrp_lens.gates import Ratio, accumulation_dtype, product_gate, scale_gradient
 from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LogitSite
-from lrp_lens.ratios import GPT_OSS_SLOPE, RATIOS, clamp_ratio, clamped_swiglu, softcap_ratio
+from lrp_lens.ops.gates import Ratio, accumulation_dtype, product_gate, scale_gradient
+from lrp_lens.ops.ratios import GPT_OSS_SLOPE, RATIOS, clamp_ratio, clamped_swiglu, softcap_ratio
 from lrp_lens.rules.rule import Hook, Rule, question, require_share
 
 Shares = tuple[float, float]

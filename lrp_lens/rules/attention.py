@@ -18,8 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import RuleError
-from lrp_lens.gates import accumulation_dtype, rerouted, sink_probability, stop_relevance, tempered_backward
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.ops.gates import (
+    accumulation_dtype,
+    rerouted,
+    sink_probability,
+    stop_relevance,
+    tempered_backward,
+)
 from lrp_lens.rules.rule import Hook, Rule, question, require_share, scaled
 
 Part = Literal["q", "k", "v", "pattern"]

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lrp_lens.gates import scale_gradient, stop_relevance
 from lrp_lens.hosts.experts import mixture
 from lrp_lens.hosts.sites import ExpertsSite, RouterSite
+from lrp_lens.ops.gates import scale_gradient, stop_relevance
 from lrp_lens.rules.activations import ActivationRule, Shares
 from lrp_lens.rules.rule import Hook, Rule, question, require_share, scaled
 

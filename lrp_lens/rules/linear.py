@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import RuleError
-from lrp_lens.gates import accumulation_dtype, scale_gradient
 from lrp_lens.hosts.sites import LinearSite
+from lrp_lens.ops.gates import accumulation_dtype, scale_gradient
 from lrp_lens.rules.rule import Hook, Rule, question
 
 Output = Float[Tensor, "*rest width"]

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.gates import accumulation_dtype, frozen_normalizer, rerouted, stop_relevance
 from lrp_lens.hosts.sites import NormSite
+from lrp_lens.ops.gates import accumulation_dtype, frozen_normalizer, rerouted, stop_relevance
 from lrp_lens.rules.rule import Hook, Rule, question
 
 Width = Float[Tensor, "... width"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_lens.gates import scale_gradient
 from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LinearSite, NormSite
+from lrp_lens.ops.gates import scale_gradient
 from lrp_lens.rules.activations import ActivationRule, Compute, ProductRule, Shares, SoftcapRule
 from lrp_lens.rules.attention import (
     AttentionRows,

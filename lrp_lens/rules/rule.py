@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from lrp_lens.errors import RuleError
-from lrp_lens.gates import scale_gradient, stop_relevance
 from lrp_lens.hosts.sites import Port
+from lrp_lens.ops.gates import scale_gradient, stop_relevance
 
 Stage = Literal["replace", "read", "scale"]
 STAGES: tuple[Stage, ...] = ("replace", "scale", "read")

@@ -17,8 +17,8 @@ import torch
 import typer
 from transformers import PreTrainedModel
 
+from lrp_lens.cases import Case
 from lrp_lens.demo.loader import CASES_FILE, DEMO_CHECKPOINT
-from lrp_lens.failures.case import Case
 from lrp_lens.files import write_text
 from tools.demo_model.evaluation import Outcome, load_for_evaluation, outcomes
 from tools.demo_model.suites import HARD_SUITES, Suite, held_out_prompts
