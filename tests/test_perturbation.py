@@ -309,9 +309,9 @@ def test_masks_are_run_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None
     ran: list[int] = []
     original = Question._run
 
-    def counted(self: Question, masks: np.ndarray) -> Any:
+    def counted(self: Question, masks: np.ndarray, *tick: Any) -> Any:
         ran.append(len(masks))
-        return original(self, masks)
+        return original(self, masks, *tick)
 
     monkeypatch.setattr(Question, "_run", counted)
     mask = np.zeros((3, len(question.tokens)), dtype=bool)
