@@ -66,9 +66,9 @@ def hosts(name: str) -> list[torch.nn.Module]:
         # it rises, but so it does with random tokens: masking as such does that
         ([4, 5.9, 6.1], draws(HELPS, 2), 9, "not supported", "where it should fall (random tokens: +2.02;"),
         # nothing happens, at random nor as blamed
-        ([4, 3.95, 4.02], draws(STEADY, 2), 9, "not supported", "too little to count (random"),
+        ([4, 3.95, 4.02], draws(STEADY, 2), 9, "not supported", "too little to count (ran"),
         # more than random beyond noise, but a hundredth of the gap
-        ([4, 3.96, 3.96], draws([4 + 0.001 * i for i in range(6)], 2), 9, "not supported", "too little to count (random"),
+        ([4, 3.96, 3.96], draws([4 + 0.001 * i for i in range(6)], 2), 9, "not supported", "too little to count (ran"),
         # a little less than random on average, within noise
         ([4, 2, 1.9], draws([3, 1, 0, 2.5, 1, 0.5], 2), 9, "not supported", "no more than random tokens do"),
         # the control is the claim, order for order

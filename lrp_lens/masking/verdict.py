@@ -115,10 +115,8 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
     elif drop < low and mean - drop >= least:
         outcome, words = Outcome.CONTRADICTED, "less than random tokens do"
     elif drop < least:
-        outcome, words = (
-            Outcome.NOT_SUPPORTED,
-            "not the way it should or hardly at all; compare random tokens",
-        )
+        outcome = Outcome.NOT_SUPPORTED
+        words = "too little to count" if abs(drop) < least else "where it should fall"
     elif drop < mean:
         outcome, words = Outcome.NOT_SUPPORTED, "no more than random tokens do"
     else:
