@@ -5,6 +5,7 @@ ordinary prompt with a metric on its logits, and the sum over rows.
 """
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ from lrp_lens.patching import (
     get_lrp_patch_attn_head_out_by_pos,
     patching_pass,
 )
+from lrp_lens.plots import token_heatmap_html, token_heatmap_text
 from lrp_lens.run.cache import RelevanceCache
 from tests import zoo
 
@@ -432,3 +434,13 @@ def test_masking_hides_the_prompt_and_never_the_answer() -> None:
     lost = question.full - question.masked(everything).values[0]
     scores = integrated_gradients(steps=400).scores(question)
     assert scores.sum() == pytest.approx(lost, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------ shown
+def test_heat_maps_part_the_answers_from_the_prompt() -> None:
+    _, cache = run_with_relevance(model_of("bridge"), PROMPT, DIFF)
+    page, text = token_heatmap_html(cache.tokens()), token_heatmap_text(cache.tokens()).plain
+    assert re.findall(r'class="lrp-answer">(\w+)<', page) == ["target", "contrast"]
+    assert [word for word in text.split() if word.endswith(":")][:2] == ["target:", "contrast:"]
+    _, plain = run_with_relevance(model_of("bridge"), PROMPT, LogitDiff(3, 6))
+    assert 'class="lrp-answer"' not in token_heatmap_html(plain.tokens())

@@ -109,6 +109,13 @@ def signed(value: float, form: str = "+.2f") -> str:
     return format(value, form).replace("-", "−")
 
 
+def answer_begins(view: View, position: int) -> str:
+    """The word for the answer that begins at this position of a view [position] (answer, target, contrast), or ""."""
+    if view.answer is None or (position and view.answer[position - 1] == view.answer[position]):
+        return ""
+    return str(view.answer[position])
+
+
 def plotly_text(text: str) -> str:
     r"""Text that plotly shows literally, what cannot be seen as an escape.
 

@@ -2,6 +2,7 @@
 
 Each token is a span whose background is blue or red with an opacity proportional to |value|. Hovering (or
 tapping) shows token, position, value and share. Special tokens are grey, out of the scale, with their value.
+Answers that a metric appended stand behind the prompt, each after its word (answer, target, contrast).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from lrp_lens.plots.palette import (
     DARK,
     LIGHT,
     Palette,
+    answer_begins,
     legend_words,
     limit,
     positive_hue,
@@ -110,10 +112,12 @@ def _legend(view: View, top: float, palette: Palette, words: tuple[str, str] | N
 def _tokens(view: View, top: float, palette: Palette) -> str:
     total = float(np.nansum(np.abs(view.values))) or 1.0
     special = view.special_cells()
-    spans = []
+    spans: list[str] = []
     for position, (token, value) in enumerate(zip(view.axis_labels("position"), view.values, strict=True)):
         if token == "" and value == 0 and special[position]:
             continue
+        if begins := answer_begins(view, position):
+            spans.append(f'<span class="lrp-answer">{escape(begins)}</span>')
         spans.append(
             _span(position, token, float(value), bool(special[position]), view.units, total, top, palette)
         )

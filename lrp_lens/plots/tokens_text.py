@@ -12,6 +12,7 @@ from lrp_lens.plots.palette import (
     DARK,
     RGB,
     Palette,
+    answer_begins,
     legend_words,
     limit,
     negative_hue,
@@ -44,6 +45,8 @@ def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float
     for position, (token, value) in enumerate(zip(view.axis_labels("position"), view.values, strict=True)):
         if token == "" and value == 0 and special[position]:
             continue
+        if begins := answer_begins(view, position):
+            text.append(f"\n{begins}: ", style="dim")
         if special[position] or np.isnan(value):
             number = "n/a" if np.isnan(value) else f"{value:+.2f}"
             text.append(f"{visible_token(token)} {number}", style="dim italic")
