@@ -5,10 +5,10 @@
 2. The whole report is a file of its own: `explanation.save("report.html")`.
 """
 
-from html import escape
 
 import pandas as pd
 
+from lrp_lens.characters import escape
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.plots.html import Html
 from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, positive_hue, signed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.files import write_text
 from lrp_lens.plots import Palette
 from lrp_lens.report.explanation import write_report
 
@@ -37,11 +38,4 @@ def write_json(explanation: Explanation, path: str | PathLike[str]) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    text = json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False)
-    try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"The JSON needs a writable path; {fspath(path)!r} is not ({error.strerror})."
-        ) from error
-    return Path(path).resolve()
+    return write_text(path, json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False) + "\n")
