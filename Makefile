@@ -14,12 +14,13 @@ BIN4 := .venv-tl4/bin
 # One thread per pytest worker: two workers with two threads each fight over two cores.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
-.PHONY: help demo notebooks test test-tl4 lint format bench clean
+.PHONY: help demo notebooks docs test test-tl4 lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       explain one failure of the shipped model; prints where the report is"
 	@echo "make notebooks  open the tutorials in JupyterLab"
+	@echo "make docs       the manual as a site, in site/"
 	@echo "make test       the test suite on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same suite on transformer_lens 4.3.0"
 	@echo "make lint       ruff and mypy"
@@ -32,6 +33,10 @@ demo: .venv/.stamp
 
 notebooks: .venv/.stamp-notebooks
 	$(BIN)/jupyter lab $(LAB_ARGS) tutorials
+
+docs: .venv/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "the manual: $(CURDIR)/site/index.html"
 
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))
@@ -52,7 +57,7 @@ bench: .venv/.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and by exact pin: a range may take another, much larger build.
@@ -70,6 +75,10 @@ endef
 
 .venv/.stamp-notebooks: .venv/.stamp
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[notebooks]'
+	@touch $@
+
+.venv/.stamp-docs: .venv/.stamp
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[docs]'
 	@touch $@
 
 .venv-tl4/.stamp: pyproject.toml constraints-tl4.txt
