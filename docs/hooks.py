@@ -3,7 +3,7 @@
 1. README.md becomes index.md.
 2. Files beside docs/ that a page links to (`../tutorials/...`, `LICENSE`) are copied into the site.
 3. Links lose what leads out of docs/ (`../`) or into it (`docs/`): the site has one root for both.
-4. Indented examples (`>>>`) are coloured as the Python sessions that they are.
+4. Indented examples (`>>>`) are coloured as the Python sessions that they are; `± 0.86` stays in one line.
 """
 
 import re
@@ -31,4 +31,5 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links out of docs/ start at the site's root; examples become blocks that name their language."""
     markdown = re.sub(r"\]\(\.\./", "](" + "../" * page.file.src_uri.count("/"), markdown)
+    markdown = re.sub(r" (?=[↑↓])|(?<=±) (?=\d)", "\N{NO-BREAK SPACE}", markdown)
     return SESSION.sub(lambda found: f"```pycon\n{dedent(found[0])}```\n", markdown)
