@@ -1,4 +1,4 @@
-# Two commands to know: `make demo` and `make test`. Each makes what it needs from a clean clone.
+# Three commands to know: `make demo`, `make test` and `make test-all`. Each makes what it needs from a clean clone.
 #   make test ARGS=tests/test_layering.py     any pytest arguments
 #   make demo PYTHON=python3.12               the interpreter the environments are made with
 
@@ -12,17 +12,21 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 
 # One thread per pytest worker: two workers with two threads each fight over two cores.
-RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(ARGS)
+RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
+EVERYTHING := -m ""
 
-.PHONY: help demo notebooks docs test test-tl4 lint format bench clean
+.PHONY: help demo notebooks notebooks-run docs test test-tl4 test-all dist lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       explain one failure of the shipped model; prints where the report is"
 	@echo "make notebooks  open the tutorials in JupyterLab"
+	@echo "make notebooks-run  run the tutorials and store what they show, README's picture too"
 	@echo "make docs       the manual as a site, in site/"
-	@echo "make test       the test suite on transformer_lens 3.9.0"
-	@echo "make test-tl4   the same suite on transformer_lens 4.3.0"
+	@echo "make test       the first tier of the tests, on transformer_lens 3.9.0"
+	@echo "make test-tl4   the same on transformer_lens 4.3.0"
+	@echo "make test-all   lint, docs, every test on both, the tutorials and the built wheel included, and the demo"
+	@echo "make dist       wheel and sdist, in dist/"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
 	@echo "make bench      the benchmarks"
@@ -34,6 +38,11 @@ demo: .venv/.stamp
 notebooks: .venv/.stamp-notebooks
 	$(BIN)/jupyter lab $(LAB_ARGS) tutorials
 
+# No kernel needed: the outputs are those that the tests compare with.
+notebooks-run: .venv/.stamp
+	$(BIN)/python -m tools.notebooks $(ARGS)
+	$(BIN)/python -m tools.picture
+
 docs: .venv/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "the manual: $(CURDIR)/site/index.html"
@@ -43,6 +52,15 @@ test: .venv/.stamp
 
 test-tl4: .venv-tl4/.stamp
 	$(call RUN_PYTEST,$(BIN4))
+
+test-all: lint docs .venv-tl4/.stamp
+	$(call RUN_PYTEST,$(BIN),$(EVERYTHING))
+	$(call RUN_PYTEST,$(BIN4),$(EVERYTHING))
+	$(MAKE) --no-print-directory demo
+
+dist: .venv/.stamp
+	rm -rf dist
+	$(BIN)/python -m hatchling build
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 1. Build a randomly initialised model of GPT-2-small's shape (no download); one pair of prompts of 15 tokens.
 2. Component edges: seconds in all, and seconds of what is done after the backward.
-3. One circuit of 2,000 edges at positions (transformer_lens' are at positions): seconds of `evaluate_circuits`.
+3. One circuit of 2,000 edges at positions (transformer_lens' are at positions): seconds of `run_circuits`.
 4. transformer_lens 4.3 on the same model and prompts: `attribution_patch` in full.  `faithfulness` takes minutes and
    its time is proportional to the edges, so by default it is timed on `--their-tokens` tokens and scaled up by the
    number of edges; `--full` runs it on all of them.
@@ -20,11 +20,11 @@ import transformer_lens
 
 from benchmarks.overhead import hooked_transformer, transformer_bridge
 from lrp_lens import GRADIENT, LogitDiff, run_with_relevance
-from lrp_lens.circuits import ComponentEdges, component_edges, component_graph, evaluate_circuits
-from lrp_lens.circuits.edges import _score
+from lrp_lens.circuits import ComponentEdges, component_edges, component_graph, run_circuits
+from lrp_lens.circuits.edge_scores import _score
 from lrp_lens.circuits.readers import reader_names
-from lrp_lens.circuits.runs import plain_run, read_pair
 from lrp_lens.circuits.writers import Writers
+from lrp_lens.run.pairs import plain_run, read_pair
 
 METRIC = LogitDiff(11, 22)
 
@@ -124,16 +124,16 @@ def main() -> None:
             )
         circuit = edges.top(options.edges, prune=False)
         one = seconds(
-            lambda model=model, circuit=circuit: evaluate_circuits(model, circuit, clean, corrupted, METRIC),
+            lambda model=model, circuit=circuit: run_circuits(model, circuit, clean, corrupted, METRIC),
             options.repeats,
         )
-        share = evaluate_circuits(model, circuit, clean, corrupted, METRIC).faithfulness[0]
+        share = run_circuits(model, circuit, clean, corrupted, METRIC).faithfulness[0]
         print(
             f"  {len(circuit)}-edge circuit                             {one:8.3f} s, faithfulness {share:.4f}"
         )
         ten = [edges.top(int(n), prune=False) for n in np.linspace(100, 10_000, 10)]
         many = seconds(
-            lambda model=model, ten=ten: evaluate_circuits(model, ten, clean, corrupted, METRIC),
+            lambda model=model, ten=ten: run_circuits(model, ten, clean, corrupted, METRIC),
             options.repeats,
         )
         print(f"  ten circuits at once                           {many:8.3f} s")

@@ -25,10 +25,10 @@ import transformers
 
 from benchmarks.overhead import measure, transformer_bridge
 from lrp_lens import ATTN_LRP, LogitDiff, attribution_graph, run_with_relevance
-from lrp_lens.edges.account import LayerAccount
-from lrp_lens.edges.batch_packed import packed_rows
-from lrp_lens.edges.state_pass import StatePass
-from lrp_lens.relevance import ask
+from lrp_lens.attribution_graphs.closed_form.account import LayerAccount
+from lrp_lens.attribution_graphs.closed_form.batch_packed import packed_rows
+from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
+from lrp_lens.run.relevance import ask
 
 METRIC = LogitDiff(11, 22)
 COPIES = 16

@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
-from lrp_lens.failures.case import Case
-from lrp_lens.perturbation import BASELINES, MEASURES, Faithfulness, faithfulness
-from lrp_lens.perturbation.replacement import ReplacementName
+from lrp_lens.masking import BASELINES, MEASURES, Faithfulness, faithfulness
+from lrp_lens.masking.replacement import ReplacementName
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import PRESETS
 

@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 
 from lrp_lens import Comparison, LogitDiff, LogProb, load_demo_model
-from lrp_lens.demo import tasks
-from lrp_lens.demo.corpus import is_held_out
-from lrp_lens.demo.tasks.people import COMMON_TEMPLATES
 from lrp_lens.patching import compare, suggest_rules
+from tools.demo_model import tasks
+from tools.demo_model.corpus import is_held_out
+from tools.demo_model.tasks.people import COMMON_TEMPLATES
 
 SITES = (
     "resid_pre", "resid_mid", "attn_out", "mlp_out",

@@ -1,8 +1,17 @@
 """The four errors of lrp_lens; each message says the invariant, what was received, and the likely fix."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """A prompt, token, position, file or option that the call cannot work with."""
+
+
+class UnknownNameError(InputError, KeyError):
+    """A hook point that a result does not hold; a KeyError, too, so that results work as mappings."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 class MetricError(ValueError):
@@ -10,8 +19,36 @@ class MetricError(ValueError):
 
 
 class RuleError(ValueError):
-    """A relevance rule with impossible settings, or one that does not fit the operation it was given to."""
+    """A relevance rule with impossible settings, one that does not fit, or one that does not answer an analysis."""
+
+    def __init__(
+        self, message: str, *, rule: object = None, question: str | None = None, analysis: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.rule = rule
+        """The rule that does not answer, if that is the fault."""
+        self.question = question
+        """The method it lacks, e.g. "transpose"."""
+        self.analysis = analysis
+        """What asked, e.g. "component_edges"."""
 
 
 class SiteError(ValueError):
     """An operation of the model that no rule knows, or an edit that the host drops."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The nearest of the known names, as the end of a message; "" if none is near.
+
+    Example:
+        >>> did_you_mean("REPL", ["RELP", "GIM"])
+        " Did you mean 'RELP'?"
+    """
+    spelled = {bare_name(one): one for one in known}
+    near = get_close_matches(bare_name(name), spelled, n=2) if isinstance(name, str) else []
+    return f" Did you mean {' or '.join(repr(spelled[one]) for one in near)}?" if near else ""
+
+
+def bare_name(name: str) -> str:
+    """A name without case and punctuation: "attn-lrp" and "ATTN_LRP" are one."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

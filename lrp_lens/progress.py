@@ -1,50 +1,100 @@
-"""Progress of long work: a bar in notebooks and on terminals, a line now and then everywhere else.
+"""progress_bar: the one progress bar of everything that may take long.
 
-1. Work that ends soon shows nothing: bars appear after a second, lines after ten.
-2. In a notebook and on a terminal it is tqdm's bar, which goes away when the work is done.
-3. Elsewhere (a log, a pipe) a bar would fill the file with control characters: one plain line every ten seconds.
+1. `show=None`, the default everywhere: on a terminal or in a notebook a bar, once two seconds have passed, which goes
+   away when the work is done; elsewhere (a log, a pipe), where a bar would fill the file with control characters, one
+   plain line every ten seconds.  Work that ends sooner shows nothing.
+2. `show=True`: at once, and what is shown stays.  `show=False`: nothing.
+3. The variable TQDM_DISABLE, if set, means nothing where nobody asked.
 """
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from tqdm.auto import tqdm as any_bar
-from tqdm.std import tqdm as plain_bar
+from tqdm.auto import notebook_tqdm, tqdm
+from tqdm.std import tqdm as plain_tqdm
 
-_BAR_AFTER = 1.0
-_LINE_EVERY = 10.0
+from lrp_lens.errors import InputError
+
+PATIENCE = 2.0
+"""Seconds before a bar appears that nobody asked for."""
+LINE_EVERY = 10.0
+"""Seconds between lines where no bar can be shown, and before the first that nobody asked for."""
+_LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} to go"
 
 
-class _Lines(plain_bar):  # type: ignore[misc]
-    """A progress bar that writes lines."""
+class _Lines(plain_tqdm):  # type: ignore[misc]
+    """Progress as lines."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Write the present state as one line; tqdm asks for an empty one to wipe a bar away."""
-        if msg == "":
-            return
-        self.fp.write(f"{self if msg is None else msg}\n")
-        self.fp.flush()
+        if msg != "":
+            self.fp.write(f"{self if msg is None else msg}\n")
+            self.fp.flush()
+
+    def close(self) -> None:
+        """End with a line of the whole, if there was one before."""
+        if not self.disable and self.n > self.last_print_n and (self.last_print_n or not self.delay):
+            self.display()
+        super().close()
 
 
-def progress_bar(total: int, what: str, unit: str, show: bool | None = None, **options: Any) -> Any:
-    """A bar to be used as `with progress_bar(...) as bar: ... bar.update(1)`, written to standard error.
+def watched() -> bool:
+    """Whether a bar can be shown: in a notebook, or where stderr is a terminal."""
+    return notebook_tqdm is not plain_tqdm or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def require_show(show: Any) -> None:
+    """Refuse what is no answer to whether progress is shown.
+
+    Raises:
+        InputError: for anything but True, False and None.
+    """
+    if show is not None and not isinstance(show, bool):
+        raise InputError(
+            f"progress is True, False or None (a bar on terminals and in notebooks, a line now and then elsewhere); "
+            f"received {show!r}."
+        )
+
+
+def progress_bar(
+    iterable: Iterable[Any] | None = None,
+    total: int | None = None,
+    what: str = "",
+    show: bool | None = None,
+    unit: str = "it",
+) -> Any:
+    """A bar around an iterable, or one that is moved by hand with `update`; written to standard error.
 
     Args:
-        total: number of units of work.
-        what: name of the work, shown before the bar.
-        unit: name of one unit.
-        show: True shows it, False does not; None does unless the variable TQDM_DISABLE is set.
-        options: more options of tqdm.
+        iterable: what is gone through; None to call `bar.update(n)` inside `with progress_bar(...) as bar`.
+        total: how many steps there are; by default the iterable's length.
+        what: what is being done, in front of the bar.
+        show: True, False, or None for work that takes long.
+        unit: what is counted.
+
+    Returns:
+        The tqdm bar: iterable, and a context manager.
+
+    Raises:
+        InputError: for another value of `show`.
 
     Example:
-        >>> with progress_bar(3, "counting", "number") as bar:
-        ...     bar.update(2)
+        >>> sum(progress_bar([1, 2, 3], what="adding", show=False))
+        6
     """
-    disabled = not show if show is not None else os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    common = {"total": total, "desc": what, "unit": unit, "disable": disabled}
-    if "ipykernel" in sys.modules or sys.stderr.isatty():
-        return any_bar(**common, leave=False, delay=_BAR_AFTER, **options)
-    every = {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY, "miniters": 1, "delay": _LINE_EVERY}
-    form = "{desc}: {n_fmt} of {total_fmt}, {elapsed} gone, {remaining} to go"
-    return _Lines(**common, **every, bar_format=form, file=sys.stderr, leave=False, **options)
+    require_show(show)
+    unwanted = os.environ.get("TQDM_DISABLE", "") not in ("", "0") if show is None else not show
+    common: dict[str, Any] = {
+        "iterable": iterable,
+        "total": total,
+        "desc": what or None,
+        "unit": unit,
+        "disable": unwanted or sys.stderr is None,
+    }
+    if watched():
+        return tqdm(**common, delay=PATIENCE if show is None else 0, leave=bool(show))
+    every = {"mininterval": LINE_EVERY, "maxinterval": LINE_EVERY, "miniters": 1}
+    delay = LINE_EVERY if show is None else 0
+    return _Lines(**common, **every, delay=delay, bar_format=_LINE, file=sys.stderr, leave=False)

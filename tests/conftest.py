@@ -6,6 +6,8 @@ imported by the fixtures that need them, so that tests without a model stay quic
 
 import os
 import random
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,15 @@ def _nothing_left_behind() -> Iterator[None]:
     assert left == (torch.float32, True, False), f"the test left (dtype, grad, inference) = {left}"
 
 
+@pytest.fixture(autouse=True)
+def _shared_models_left_as_found() -> Iterator[None]:
+    """Models of `zoo.shared` are handed back as they were."""
+    yield
+    if "tests.zoo" in sys.modules:
+        changed = sys.modules["tests.zoo"].changed()
+        assert not changed, f"the test left shared models changed (build one of its own): {changed}"
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """As users call it: without the type checks that the tests run under."""
@@ -81,6 +92,26 @@ def word_model(request: pytest.FixtureRequest, word_directory: Path) -> Any:
     from lrp_lens.hosts.loading import load_model
 
     return load_model(word_directory, host=request.param, device="cpu")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` deselects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests over the whole zoo run on `zoo_recipes.FIRST` in the first tier, on the rest of it in the full one.
+
+    Over the whole zoo is a test that has cases of a dozen architectures or more; one with a choice of its own keeps it.
+    """
+    from tests.zoo_recipes import FIRST, NATIVE, RECIPES
+
+    cases: dict[str, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        for value in (getattr(item, "callspec", None) and item.callspec.params.values()) or ():
+            if isinstance(value, str) and value in RECIPES.keys() | NATIVE.keys():
+                cases[item.nodeid.partition("[")[0]][value].append(item)
+    for by_name in cases.values():
+        if len(by_name) >= 12 and by_name.keys() & FIRST:
+            for name in by_name.keys() - FIRST:
+                for item in by_name[name]:
+                    item.add_marker(pytest.mark.full)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -13,8 +13,8 @@ import pandas as pd
 from lrp_lens import Explanation, explain, load_demo_model
 from lrp_lens.views import View
 
-CHAT = (
-    "<bos> system then mary and john went to the park . <unk> "
+CHAT = (  # BOS comes before it
+    "system then mary and john went to the park . <unk> "
     "<bos> user mary gave the key to john . <unk> <bos> then mary and john went to the park . john gave the key to"
 )
 HEAVY = 24

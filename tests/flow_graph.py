@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lrp_lens.graph import AttributionGraph, Boundary
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary
 
 WORDS = (
     " the",

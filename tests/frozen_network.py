@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrp_lens.graph import AttributionGraph, Boundary
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary
 from lrp_lens.views import View
 
 WORDS = (

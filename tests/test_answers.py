@@ -28,11 +28,13 @@ from lrp_lens import (
     attribution_graph,
     component_edges,
     decompose,
-    evaluate_circuits,
+    run_circuits,
     run_with_relevance,
 )
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.graph import AttributionGraph
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.masking.baselines import integrated_gradients
+from lrp_lens.masking.methods import relevance_method
+from lrp_lens.masking.question import questions
 from lrp_lens.metrics import Metric
 from lrp_lens.metrics.metric import Term
 from lrp_lens.patching import (
@@ -42,9 +44,7 @@ from lrp_lens.patching import (
     get_lrp_patch_attn_head_out_by_pos,
     patching_pass,
 )
-from lrp_lens.perturbation.baselines import integrated_gradients
-from lrp_lens.perturbation.methods import relevance_method
-from lrp_lens.perturbation.question import questions
+from lrp_lens.run.cache import RelevanceCache
 from tests import zoo
 
 TARGET, CONTRAST = (3, 4, 5), (6, 7)
@@ -393,15 +393,15 @@ def test_circuits_run_both_answers() -> None:
     with torch.no_grad():
         wanted = _literal(model(_answered(CLEAN))).numpy()
     np.testing.assert_allclose(edges.metric, wanted, atol=1e-4)
-    found = evaluate_circuits(model, edges.above(0.0, prune=False), CLEAN, CORRUPTED, DIFF)
+    found = run_circuits(model, edges.above(0.0, prune=False), CLEAN, CORRUPTED, DIFF)
     np.testing.assert_allclose(found.values[0], wanted, atol=1e-4)
     by_position = component_edges(model, CLEAN, CORRUPTED, DIFF, rules=RELP, positions=True)
     assert by_position.values.shape[-1] == 9
     np.testing.assert_allclose(by_position.summed, edges.summed, atol=1e-4)
     with pytest.raises(InputError, match="appends two answers"):
-        evaluate_circuits(model, by_position.top(10), CLEAN, CORRUPTED, DIFF)
+        run_circuits(model, by_position.top(10), CLEAN, CORRUPTED, DIFF)
     with pytest.raises(InputError, match="appends answers to the prompts"):
-        evaluate_circuits(model, edges.top(10), CLEAN, None, DIFF, ablation="mean", reference=CORRUPTED)
+        run_circuits(model, edges.top(10), CLEAN, None, DIFF, ablation="mean", reference=CORRUPTED)
 
 
 # ------------------------------------------------------------------------------------ masking

@@ -14,11 +14,11 @@ from lrp_lens import (
     attribution_graph,
     component_edges,
     decompose,
-    evaluate_circuits,
     faithfulness,
+    run_circuits,
     run_with_relevance,
 )
-from lrp_lens.hosts.text import TextWarning, tokenize
+from lrp_lens.hosts.tokens import TextWarning, tokenize
 from lrp_lens.patching import (
     atp_star,
     compare,
@@ -79,10 +79,10 @@ ANALYSES: dict[str, Callable[..., Any]] = {
     "component_edges": lambda model, **o: (
         component_edges(model, TEXT, None, METRIC, positions=True, **o).values.shape
     ),
-    "evaluate_circuits": lambda model, **o: (
+    "run_circuits": lambda model, **o: (
         len(
             [
-                evaluate_circuits(
+                run_circuits(
                     model,
                     component_edges(model, TEXT, BOTH[1][0], METRIC, **o).top(9),
                     TEXT,

@@ -13,12 +13,12 @@ from lrp_lens.circuits import (
     CircuitCurve,
     ComponentEdges,
     ComponentGraph,
+    circuit_curve,
     component_edges,
     component_graph,
-    evaluate_circuits,
-    faithfulness_curve,
     importances,
     load_importances,
+    run_circuits,
     save_importances,
     select,
 )
@@ -28,11 +28,6 @@ from tests import zoo
 from tests.oracles import component_edges as oracle
 
 METRIC = LogitDiff(3, 4)
-MODELS = [
-    *(("bridge", name) for name in zoo.BRIDGE_NAMES),
-    *(("hooked", name) for name in zoo.HOOKED_NAMES),
-    *(("native_hooked", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"),
-]
 EXACT, FLOAT32_INSIDE = 1e-9, 1e-5
 
 
@@ -60,9 +55,9 @@ def scored(gpt2: object) -> ComponentEdges:
 
 
 # ---------------------------------------------------------------------------------- runs
-@pytest.mark.parametrize(("host", "name"), MODELS)
+@pytest.mark.parametrize(("host", "name"), zoo.models())
 def test_all_edges_give_the_clean_run_and_none_the_corrupted(host: str, name: str) -> None:
-    model = getattr(zoo, host)(name)
+    model = zoo.shared(host, name)
     with torch.no_grad():
         clean, corrupted = (METRIC(model(ids)).numpy() for ids in (tokens(), tokens(5)))
     tolerance = FLOAT32_INSIDE if host == "bridge" else EXACT
@@ -70,7 +65,7 @@ def test_all_edges_give_the_clean_run_and_none_the_corrupted(host: str, name: st
     rest = some.graph.free.copy()
     rest[0] = False
     noising, denoising = (
-        evaluate_circuits(
+        run_circuits(
             model,
             [some, Circuit(some.graph, rest), Circuit.full(some.graph), Circuit.empty(some.graph)],
             tokens(),
@@ -87,21 +82,21 @@ def test_all_edges_give_the_clean_run_and_none_the_corrupted(host: str, name: st
             np.testing.assert_allclose(full, clean, atol=tolerance)
             np.testing.assert_allclose(empty, corrupted, atol=tolerance)
     # what noising keeps is what denoising of all other edges, from the other side, replaces
-    other = evaluate_circuits(model, some.complement(), tokens(5), tokens(), METRIC, direction="denoising")
+    other = run_circuits(model, some.complement(), tokens(5), tokens(), METRIC, direction="denoising")
     np.testing.assert_allclose(other.values[0], noising.values[0], atol=tolerance)
     assert np.abs(noising.values[0] - clean).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.HOOKED_NAMES if name not in ("neox", "gptj", "phi")])
 def test_against_edges_replaced_one_by_one(name: str) -> None:
-    model = zoo.hooked(name)
+    model = zoo.shared("hooked", name)
     graph = component_graph(model)
     for circuit in (random_circuit(graph, 1, 0.7), random_circuit(graph, 2, 0.5, 7)):
         rows = np.argwhere(circuit.mask)
         kept = {(str(graph.writers[r[0]]), str(graph.readers[r[1]]), *map(int, r[2:])) for r in rows}
         with torch.no_grad():
             expected = METRIC(oracle.run_circuit(model, tokens(), tokens(5), kept)).numpy()
-        found = evaluate_circuits(model, circuit, tokens(), tokens(5), METRIC)
+        found = run_circuits(model, circuit, tokens(), tokens(5), METRIC)
         np.testing.assert_allclose(found.values[0], expected, atol=EXACT)
         kept.discard(next(iter(kept)))  # the test sees one edge
     with torch.no_grad():
@@ -112,9 +107,9 @@ def test_against_edges_replaced_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_hosts_agree_on_circuits(name: str) -> None:
     values = []
-    for model in (zoo.hooked(name), zoo.bridge(name)):
+    for model in (zoo.shared("hooked", name), zoo.shared("bridge", name)):
         circuit = random_circuit(component_graph(model), 4)
-        values.append(evaluate_circuits(model, circuit, tokens(), tokens(5), METRIC).values)
+        values.append(run_circuits(model, circuit, tokens(), tokens(5), METRIC).values)
     np.testing.assert_allclose(values[0], values[1], atol=FLOAT32_INSIDE * max(1, np.abs(values[0]).max()))
 
 
@@ -135,7 +130,7 @@ def test_circuits_by_position_are_transformer_lens_faithfulness(name: str) -> No
         model, clean, corrupted, METRIC, rules=GRADIENT, direction="denoising", positions=True
     )
     circuit = edges.top(150, prune=False)
-    found = evaluate_circuits(model, circuit, clean, corrupted, METRIC)
+    found = run_circuits(model, circuit, clean, corrupted, METRIC)
     assert found.faithfulness[0] == pytest.approx(expected.recovered, abs=1e-4)
     assert found.full[0] == pytest.approx(expected.full_metric, abs=1e-4)
     assert len(circuit) == expected.circuit_size
@@ -160,7 +155,7 @@ def test_mean_and_zero_ablation_by_hand(name: str) -> None:
                     ("blocks.1.hook_mlp_out", lambda t, hook, value=value: value.expand_as(t).clone())
                 ],
             )
-            found = evaluate_circuits(
+            found = run_circuits(
                 model, circuit, tokens(), None, METRIC, ablation=ablation, reference=reference
             )
             np.testing.assert_allclose(found.values[0], METRIC(logits).numpy(), atol=FLOAT32_INSIDE)
@@ -171,11 +166,11 @@ def test_mean_and_zero_ablation_by_hand(name: str) -> None:
 def test_many_circuits_are_as_one(gpt2: object) -> None:
     graph = component_graph(gpt2)
     circuits = [random_circuit(graph, seed) for seed in range(5)] + [random_circuit(graph, 9, 0.5, 7)]
-    together = evaluate_circuits(gpt2, circuits, tokens(), tokens(5), METRIC)
+    together = run_circuits(gpt2, circuits, tokens(), tokens(5), METRIC)
     for max_rows in (1, 4):
-        apart = evaluate_circuits(gpt2, circuits, tokens(), tokens(5), METRIC, max_rows=max_rows)
+        apart = run_circuits(gpt2, circuits, tokens(), tokens(5), METRIC, max_rows=max_rows)
         np.testing.assert_allclose(apart.values, together.values, atol=1e-12)
-    alone = evaluate_circuits(gpt2, circuits[3], tokens()[1:], tokens(5)[1:], METRIC)
+    alone = run_circuits(gpt2, circuits[3], tokens()[1:], tokens(5)[1:], METRIC)
     np.testing.assert_allclose(alone.values[0], together.values[3, 1:], atol=1e-12)
     assert together.names[0] == "random 0" and "random 5" not in repr(together)
     expected = (together.values.mean(1) - together.empty.mean()) / (
@@ -188,13 +183,13 @@ def test_padded_prompts_and_callables(gpt2: object) -> None:
     clean, corrupted = [tokens()[0], tokens()[1, :4]], [tokens(5)[0], tokens(5)[1, :4]]
     circuit = random_circuit(component_graph(gpt2), 3)
     for side in ("left", "right"):
-        both = evaluate_circuits(gpt2, circuit, clean, corrupted, METRIC, padding_side=side)
+        both = run_circuits(gpt2, circuit, clean, corrupted, METRIC, padding_side=side)
         for index in range(2):
-            one = evaluate_circuits(gpt2, circuit, clean[index], corrupted[index], METRIC)
+            one = run_circuits(gpt2, circuit, clean[index], corrupted[index], METRIC)
             np.testing.assert_allclose(both.values[0, index], one.values[0, 0], atol=1e-9)
     by_hand = lambda logits: logits[:, -1, 3] - logits[:, -1, 4]  # noqa: E731
-    one = evaluate_circuits(gpt2, circuit, tokens(), tokens(5), by_hand)
-    other = evaluate_circuits(gpt2, circuit, tokens(), tokens(5), METRIC)
+    one = run_circuits(gpt2, circuit, tokens(), tokens(5), by_hand)
+    other = run_circuits(gpt2, circuit, tokens(), tokens(5), METRIC)
     np.testing.assert_allclose(one.values, other.values, atol=1e-12)
 
 
@@ -209,7 +204,7 @@ def test_nothing_is_left_behind(gpt2: object, scored: ComponentEdges) -> None:
         return logits[:, -1, 3]
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_circuits(gpt2, scored.top(20), tokens(), tokens(5), interrupted, max_rows=1)
+        run_circuits(gpt2, scored.top(20), tokens(), tokens(5), interrupted, max_rows=1)
 
     def broken(tensor: torch.Tensor, hook: object) -> None:
         raise RuntimeError("user's hook")
@@ -218,7 +213,7 @@ def test_nothing_is_left_behind(gpt2: object, scored: ComponentEdges) -> None:
         gpt2.hooks(fwd_hooks=[("blocks.1.hook_mlp_out", broken)]),
         pytest.raises(RuntimeError, match="user's"),
     ):
-        evaluate_circuits(gpt2, scored.top(20), tokens(), tokens(5), METRIC)
+        run_circuits(gpt2, scored.top(20), tokens(), tokens(5), METRIC)
     assert all(not point.fwd_hooks for point in gpt2.hook_dict.values())
     assert torch.equal(gpt2(tokens()), before)
 
@@ -232,7 +227,7 @@ def test_a_dropped_edit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     circuit = random_circuit(component_graph(model), 0)
     with pytest.raises(SiteError, match="Every edit must reach the logits; with the embedding's edges"):
-        evaluate_circuits(model, circuit, tokens(), tokens(5), METRIC)
+        run_circuits(model, circuit, tokens(), tokens(5), METRIC)
 
 
 # ---------------------------------------------------------------------------------- selection
@@ -277,7 +272,7 @@ def test_pruned_edges_do_nothing(gpt2: object) -> None:
     circuits = [random_circuit(component_graph(gpt2), seed, 0.15) for seed in range(6)]
     pruned = [circuit.pruned() for circuit in circuits]
     assert any(len(one) < len(other) for one, other in zip(pruned, circuits, strict=True))
-    values = evaluate_circuits(gpt2, circuits + pruned, tokens(), tokens(5), METRIC).values
+    values = run_circuits(gpt2, circuits + pruned, tokens(), tokens(5), METRIC).values
     np.testing.assert_allclose(values[:6], values[6:], atol=1e-9)
 
 
@@ -344,14 +339,14 @@ def test_circuits_read_and_keep(tmp_path: object) -> None:
     circuit.save(tmp_path / "c.safetensors")
     again = Circuit.load(tmp_path / "c.safetensors")
     assert (again.edges, again.graph, again.name) == (circuit.edges, GRAPH, "by hand")
-    with pytest.raises(InputError, match="is not a ComponentEdges"):
+    with pytest.raises(InputError, match="of the kind 'Circuit/1'"):
         ComponentEdges.load(tmp_path / "c.safetensors")
 
 
 # ---------------------------------------------------------------------------------- curves
 def test_curve(gpt2: object, scored: ComponentEdges) -> None:
     relp = component_edges(gpt2, tokens(), tokens(5), METRIC, rules=RELP)
-    curve = faithfulness_curve(
+    curve = circuit_curve(
         gpt2, {"EAP": scored, "RelP": relp}, tokens(), tokens(5), METRIC, random_controls=3, n_resamples=50
     )
     assert isinstance(curve, CircuitCurve)
@@ -359,7 +354,7 @@ def test_curve(gpt2: object, scored: ComponentEdges) -> None:
     assert curve.values.shape == (5, 10, 2) and tuple(curve.fractions) == FRACTIONS
     total = scored.graph.n_edges
     circuits = [scored.top(int(share * total), absolute=False) for share in FRACTIONS]
-    found = evaluate_circuits(gpt2, circuits, tokens(), tokens(5), METRIC)
+    found = run_circuits(gpt2, circuits, tokens(), tokens(5), METRIC)
     np.testing.assert_allclose(curve.values[1], found.values, atol=1e-9)
     np.testing.assert_allclose(curve.faithfulness[1], found.faithfulness, atol=1e-9)
     np.testing.assert_allclose(curve.faithfulness[:, -1], 1, atol=1e-9)
@@ -373,7 +368,13 @@ def test_curve(gpt2: object, scored: ComponentEdges) -> None:
     frame = curve.to_dataframe()
     assert len(frame) == 50 and set(frame["ranking"]) == {"absolute", "signed", "random"}
     assert "EAP" in repr(curve) and "<table" in curve._repr_html_()
-    again = faithfulness_curve(
+    signed = curve.plot("signed", methods=["RelP", "random"])
+    assert {line.name for line in signed.data if line.name} == {"RelP", "random"}
+    assert "signed ranking" in signed.layout.xaxis.title.text and curve.plot() != signed
+    heat = relp.plot(1, palette="lrp").data[1]
+    np.testing.assert_array_equal(np.array(heat.z, float), relp.view(1).values)
+    assert np.array(relp.plot().data[1].z).shape == relp.view().shape
+    again = circuit_curve(
         gpt2, {"EAP": scored, "RelP": relp}, tokens(), tokens(5), METRIC, random_controls=3, n_resamples=50
     )
     np.testing.assert_array_equal(again.interval(), curve.interval())
@@ -407,17 +408,13 @@ def test_bootstrap_intervals_are_over_prompts() -> None:
 
 
 def test_node_and_greedy_curves(gpt2: object, scored: ComponentEdges) -> None:
-    nodes = faithfulness_curve(
-        gpt2, scored, tokens(), tokens(5), METRIC, level="node", fractions=(0.3, 0.6, 1.0)
-    )
+    nodes = circuit_curve(gpt2, scored, tokens(), tokens(5), METRIC, level="node", fractions=(0.3, 0.6, 1.0))
     best = [scored.top_nodes(int(share * 11)) for share in (0.3, 0.6, 1.0)]
-    expected = evaluate_circuits(gpt2, best, tokens(), tokens(5), METRIC).values
+    expected = run_circuits(gpt2, best, tokens(), tokens(5), METRIC).values
     np.testing.assert_allclose(nodes.values[0], expected, atol=1e-9)
-    greedy = faithfulness_curve(
-        gpt2, scored, tokens(), tokens(5), METRIC, selection="greedy", random_controls=0
-    )
+    greedy = circuit_curve(gpt2, scored, tokens(), tokens(5), METRIC, selection="greedy", random_controls=0)
     assert greedy.methods == ("EAP, clean - corrupted, noising",) * 2
-    one = faithfulness_curve(gpt2, scored, tokens()[:1], tokens(5)[:1], METRIC, fractions=(0.5, 1.0))
+    one = circuit_curve(gpt2, scored, tokens()[:1], tokens(5)[:1], METRIC, fractions=(0.5, 1.0))
     assert np.isnan(one.interval()).all() and math.isfinite(one.areas()["cpr"][0])
 
 
@@ -440,7 +437,7 @@ def test_importances_round_trip(tmp_path: object) -> None:
         np.testing.assert_allclose(again.scores[free], edges.scores[free], atol=1e-15)
         assert kept.edges == circuit.edges
         assert again.top(30).edges == circuit.edges
-        run = evaluate_circuits(model, [kept, circuit], tokens(), tokens(5), METRIC)
+        run = run_circuits(model, [kept, circuit], tokens(), tokens(5), METRIC)
         np.testing.assert_allclose(run.values[0], run.values[1])
 
 
@@ -515,7 +512,7 @@ def test_files_that_are_no_importances(tmp_path: object, gpt2: object, content: 
 def test_bad_runs(gpt2: object, scored: ComponentEdges, options: dict, message: str) -> None:
     asked = dict(circuits=scored.top(5), clean=tokens(), corrupted=tokens(5), metric=METRIC) | options
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
-        evaluate_circuits(gpt2, asked.pop("circuits"), asked.pop("clean"), asked.pop("corrupted"), **asked)
+        run_circuits(gpt2, asked.pop("circuits"), asked.pop("clean"), asked.pop("corrupted"), **asked)
 
 
 def test_bad_circuits_and_selections(gpt2: object, scored: ComponentEdges) -> None:
@@ -557,11 +554,11 @@ def test_bad_circuits_and_selections(gpt2: object, scored: ComponentEdges) -> No
         (dict(confidence=95.0), "confidence lies in"),
     ):
         with pytest.raises(InputError, match=message):
-            faithfulness_curve(gpt2, scored, tokens(), tokens(5), METRIC, **options)
+            circuit_curve(gpt2, scored, tokens(), tokens(5), METRIC, **options)
     with pytest.raises(InputError, match="choose another name"):
-        faithfulness_curve(gpt2, {"random": scored}, tokens(), tokens(5), METRIC)
+        circuit_curve(gpt2, {"random": scored}, tokens(), tokens(5), METRIC)
     with pytest.raises(InputError, match="train mode"):
-        evaluate_circuits(zoo.bridge("gpt2").train(), scored.top(5), tokens(), tokens(5), METRIC)
+        run_circuits(zoo.bridge("gpt2").train(), scored.top(5), tokens(), tokens(5), METRIC)
     longer = random_circuit(scored.graph, 0, 0.5, 9)
     with pytest.raises(InputError, match="has the positions of the prompts, 7; received one of 9"):
-        evaluate_circuits(gpt2, longer, tokens(), tokens(5), METRIC)
+        run_circuits(gpt2, longer, tokens(), tokens(5), METRIC)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lrp_lens import ATTN_LRP, GRADIENT, RELP
-from lrp_lens.circuits import Circuit, ComponentEdges, component_edges, component_graph, evaluate_circuits
+from lrp_lens.circuits import Circuit, ComponentEdges, component_edges, component_graph, run_circuits
 from tests import zoo
 
 FIXTURE = Path(__file__).parent / "fixtures" / "tracr_programs.npz"
@@ -132,7 +132,7 @@ def test_exactly_the_true_edges_matter(name: str) -> None:
         mask = graph.free.copy()
         mask[writer, reader] = False
         circuits.append(Circuit(graph, mask))
-    found = evaluate_circuits(model, circuits, prompts(about, 0), prompts(about, 1), every_output)
+    found = run_circuits(model, circuits, prompts(about, 0), prompts(about, 1), every_output)
     change = np.abs(found.values - found.full).max(1)
     matter = {
         (str(graph.writers[w]), str(graph.readers[r]))
@@ -140,7 +140,7 @@ def test_exactly_the_true_edges_matter(name: str) -> None:
         if c > 1e-4
     }
     assert matter == TRUE[name]
-    alone = evaluate_circuits(
+    alone = run_circuits(
         model, Circuit(graph, true_mask(name, model)), prompts(about, 0), prompts(about, 1), every_output
     )
     np.testing.assert_allclose(alone.values[0], alone.full, atol=1e-6)  # and they are enough

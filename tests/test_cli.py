@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 
 from lrp_lens import __version__
 from lrp_lens.cli import app
-from lrp_lens.cli.inputs import read_prompt, require_writable
+from lrp_lens.cli.inputs import read_prompt
 from lrp_lens.errors import InputError
+from lrp_lens.files import require_writable
 from tests.word_model import save_word_model
 
 HELP_SECONDS = 1.0
@@ -89,7 +90,7 @@ def test_module_version_and_bare_call() -> None:
         (["--prompt"], "--prompt"),
         (["--prompt", ""], "prompt is empty"),
         (["--prompt", " \n"], "prompt is empty"),
-        (["--prompt", "a", "--prompt-file", "b"], "only one of --prompt, --prompt-file and -"),
+        (["--prompt", "a", "--prompt-file", "b"], "only one of --prompt, --prompt-file, --ids and -"),
         (["-", "--prompt", "a"], "only one of"),
         (["some words"], "Pass it as --prompt"),
         (["--prompt-file", "missing.txt"], "missing.txt"),
@@ -151,7 +152,7 @@ def test_a_prompt_beyond_the_context(run, model_dir: str) -> None:
 def test_a_local_model_from_standard_input(run, model_dir: str) -> None:
     result = run("-", "--model", model_dir, "--target", "mary", "--contrast", "john", stdin=PROMPT + "\n")
     assert result.exit_code == 0, result.output
-    assert "Why 'mary' and not 'john'?" in result.stdout and PROMPT in result.stdout
+    assert "Why 'john' and not 'mary'?" in result.stdout and PROMPT in result.stdout
     assert Path("lrp-lens-report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 

@@ -11,12 +11,6 @@ from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scope import attached
 from tests import zoo
 
-MODELS = [
-    *(("bridge", name) for name in zoo.BRIDGE_NAMES),
-    *(("hooked", name) for name in zoo.HOOKED_NAMES),
-    *(("native_hooked", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"),
-]
-
 
 def norm_by_hand(site, x):
     """(x - mean) / sqrt(var + ε) · gain + bias."""
@@ -29,9 +23,9 @@ def norm_by_hand(site, x):
     return x if bias is None else x + bias
 
 
-@pytest.mark.parametrize(("host", "name"), MODELS)
+@pytest.mark.parametrize(("host", "name"), zoo.models())
 def test_weights_and_biases_give_the_hosts_q_k_and_v(host: str, name: str) -> None:
-    model = getattr(zoo, host)(name)
+    model = zoo.shared(host, name)
     sites, kept = resolve(model), {}
 
     def keep(name):
@@ -42,7 +36,7 @@ def test_weights_and_biases_give_the_hosts_q_k_and_v(host: str, name: str) -> No
         for layer in (0, 1)
         for name in (Names.resid_pre(layer), *(Names.attention(layer, p) for p in "qkv"))
     ]
-    with torch.no_grad(), attached((sites.record_of[name].port.point, keep(name)) for name in names):
+    with torch.no_grad(), attached(model, ((sites.record_of[name].port.point, keep(name)) for name in names)):
         forward(model, zoo.prompt_tokens(2, 9), None)
     tolerance = 1e-10 if host != "bridge" and name not in ("gemma2", "gemma3") else 2e-5
     for layer in (0, 1):

@@ -20,22 +20,18 @@ from lrp_lens import (
 from tests import zoo
 from tests.decompositions import METRIC, close, prompts, row
 
-HELD = [(name, host) for name in zoo.BRIDGE_NAMES for host in zoo.hosts_of(name) if host != "hugging_face"]
+HELD = [(name, host) for host, name in zoo.models("hooked", "bridge")]
 POST_NORMS = [(name, host) for name, host in HELD if name in ("gemma3", "olmo2", "olmo3")]
 needs_hooked = pytest.mark.skipif(
     not zoo.HAS_HOOKED_TRANSFORMER, reason="TransformerLens 4 has no HookedTransformer"
 )
 
 
-def build(name: str, host: str) -> Any:
-    return {"hooked": zoo.hooked, "bridge": zoo.bridge}[host](name)
-
-
 # ------------------------------------------------------------------------------- every architecture and host
 @pytest.mark.parametrize(("name", "host"), HELD)
 def test_direct_sums_to_the_metric_and_totals_are_relevance(name: str, host: str) -> None:
     with zoo.float64_throughout():
-        model = build(name, host)
+        model = zoo.shared(host, name)
         tokens = prompts(9, 6)
         parts = decompose(model, tokens, METRIC)
         logits, cache = run_with_relevance(model, tokens, METRIC)
@@ -77,9 +73,9 @@ def test_direct_sums_to_the_metric_and_totals_are_relevance(name: str, host: str
 
 
 @needs_hooked
-@pytest.mark.parametrize("name", [name for name in zoo.NATIVE_NAMES if name != "solu_ln"])
+@pytest.mark.parametrize("name", [name for _, name in zoo.models("native")])
 def test_native_configurations(name: str) -> None:
-    model, tokens = zoo.native_hooked(name), prompts(7)[0]
+    model, tokens = zoo.shared("native", name), prompts(7)[0]
     parts, gradient = (decompose(model, tokens, METRIC, rules=rules) for rules in (CP_LRP, GRADIENT))
     assert close(parts.remainder, 0) and close(parts.direct, gradient.direct)
     assert close(parts.by_source().values.sum(-1), parts.heads().values)
@@ -111,7 +107,7 @@ def test_biases_behind_post_norms() -> None:
 def test_heads_behind_post_norms_equal_the_literal_product(name: str, host: str) -> None:
     """Each head's output, divided by the recorded scales and multiplied by gains and unembedding, step by step."""
     with zoo.float64_throughout():
-        model = build(name, host)
+        model = zoo.shared(host, name)
         parts = decompose(model, prompts(7)[0], METRIC)
         _, cache = run_with_relevance(
             model,

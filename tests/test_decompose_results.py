@@ -212,7 +212,7 @@ def test_a_saved_decomposition_is_the_same(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a safetensors file"):
         Decomposition.load(tmp_path / "text")
     one.heads().save(path)
-    with pytest.raises(InputError, match=r"of the kind None\. Pass a file written by Decomposition"):
+    with pytest.raises(InputError, match=r"of the kind 'View/1'\. Pass a file written by Decomposition"):
         Decomposition.load(path)
 
 

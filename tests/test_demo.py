@@ -13,23 +13,16 @@ import typer
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from lrp_lens.demo import (
-    DEMO_CHECKPOINT,
-    corpus,
-    demo_cases,
-    evaluation,
-    find_cases,
-    load_demo_model,
-    tasks,
-    training,
-)
-from lrp_lens.demo.corpus import SECOND_MIXTURE, draw_document, is_held_out
-from lrp_lens.demo.export import CONTEXT_LENGTH, demo_config
-from lrp_lens.demo.suites import HARD_SUITES, SUITES, TRAINING_SUITES, held_out_prompts
-from lrp_lens.demo.vocabulary import CAPITALS, TOKEN_IDS, UPPER_CASE, WORDS
+from lrp_lens.cases import Case
+from lrp_lens.demo import DEMO_CHECKPOINT, demo_cases, demo_prompts, load_demo_model
+from lrp_lens.demo.loader import PROMPTS_FILE
 from lrp_lens.errors import InputError
-from lrp_lens.failures.case import Case
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
+from tools.demo_model import corpus, draw_prompts, evaluation, find_cases, tasks, training
+from tools.demo_model.corpus import SECOND_MIXTURE, draw_document, is_held_out
+from tools.demo_model.export import CONTEXT_LENGTH, demo_config
+from tools.demo_model.suites import HARD_SUITES, SUITES, TRAINING_SUITES, held_out_prompts
+from tools.demo_model.vocabulary import CAPITALS, TOKEN_IDS, UPPER_CASE, WORDS
 
 HOSTS = ("HookedTransformer",) * HAS_HOOKED_TRANSFORMER + ("TransformerBridge",)
 GENERATORS = [getattr(tasks, name) for name in tasks.__all__]
@@ -144,8 +137,16 @@ def train(folder, *options):
     return CliRunner().invoke(app, ["--out", str(folder), *sizes, *options])
 
 
-def test_an_interrupted_training_run_ends_with_the_same_weights(tmp_path, monkeypatch):
-    assert train(tmp_path / "whole", "--keep-every", "5").exit_code == 0
+@pytest.fixture
+def interrupts():
+    """A function that sets what Ctrl-C does, whatever the suite was started with; reset afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupted_train(folder, monkeypatch, *options):
+    """Train; after step 7 of 10 the process gets what Ctrl-C sends."""
     advance = training.Training.advance
 
     def interrupted(run):
@@ -155,7 +156,13 @@ def test_an_interrupted_training_run_ends_with_the_same_weights(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "advance", interrupted)
-        stopped = train(tmp_path / "parts")
+        return train(folder, *options)
+
+
+def test_an_interrupted_training_run_ends_with_the_same_weights(tmp_path, monkeypatch, interrupts):
+    assert train(tmp_path / "whole", "--keep-every", "5").exit_code == 0
+    interrupts(signal.default_int_handler)
+    stopped = interrupted_train(tmp_path / "parts", monkeypatch)
     assert stopped.exit_code == 130
     assert "stopped after step 8 of 10" in stopped.output
     assert not (tmp_path / "parts" / "checkpoint").exists()
@@ -167,6 +174,14 @@ def test_an_interrupted_training_run_ends_with_the_same_weights(tmp_path, monkey
     assert not torch.equal(kept["lm_head.weight"], whole["lm_head.weight"])
     assert not any("bias" in name for name in whole)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_training_run_started_with_interrupts_ignored_ignores_them(tmp_path, monkeypatch, interrupts):
+    """As `nohup` and a shell's `&` start it: Ctrl-C in that terminal is meant for another program."""
+    interrupts(signal.SIG_IGN)
+    assert interrupted_train(tmp_path / "run", monkeypatch).exit_code == 0
+    assert (tmp_path / "run" / "checkpoint").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_training_learns_and_logs(tmp_path):
@@ -318,6 +333,16 @@ def test_cases_come_from_the_script(original):
         if cases:
             found = find_cases.find_cases(original, suite, most=10, prompts=200)
             assert [case.prompt for case in found[:10]] == [case.prompt for case in cases[:10]]
+
+
+def test_prompts_come_from_the_script(unchecked):
+    prompts = demo_prompts(1000)
+    assert draw_prompts.drawn(1000) == json.loads(PROMPTS_FILE.read_text())
+    assert len({prompt.text for prompt in prompts}) == 1000
+    assert demo_prompts(7) == prompts[:7]
+    for wrong in (0, 1001, True, 2.0):
+        with pytest.raises(InputError, match=f"1 to 1000 demo prompts to be had, got count={wrong!r}"):
+            demo_prompts(wrong)
 
 
 def test_unknown_suite_lists_the_suites():

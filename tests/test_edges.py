@@ -26,36 +26,33 @@ from lrp_lens import (
     Metric,
     MetricError,
     Plain,
+    RuleError,
     RuleSet,
     SiteError,
     attribution_graph,
     run_with_relevance,
 )
-from lrp_lens.edges import stream, tangents
-from lrp_lens.edges.account import LayerAccount
-from lrp_lens.edges.batch_packed import batch_packed
-from lrp_lens.edges.rows import AttentionEdges
-from lrp_lens.edges.state_pass import StatePass
-from lrp_lens.edges.stream import Pruning, prune_transition
-from lrp_lens.hosts import scores
+from lrp_lens.attribution_graphs.closed_form import stream, tangents
+from lrp_lens.attribution_graphs.closed_form.account import LayerAccount
+from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
+from lrp_lens.attribution_graphs.closed_form.rows import AttentionEdges
+from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
+from lrp_lens.attribution_graphs.closed_form.stream import Pruning, prune_transition
+from lrp_lens.hosts import attention_scores as scores
 from lrp_lens.hosts.scope import attached, parameters_frozen
-from lrp_lens.recording import Recorder
-from lrp_lens.relevance import ask
+from lrp_lens.run.recording import Recorder
+from lrp_lens.run.relevance import ask
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
 EVERYTHING: dict[str, Any] = dict(mass=1.0, node_threshold=0.0, max_edges=None)
 TIGHT, WITH_FLOAT32_CASTS = 1e-10, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")
-NATIVE = [n for n in zoo.NATIVE_NAMES if n != "solu_ln"] if zoo.HAS_HOOKED_TRANSFORMER else []
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
-IDS = [f"{host}-{name}" for host, name in MODELS]
 
 
-@pytest.fixture(params=list(BUILD))
+@pytest.fixture(params=zoo.HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Any]:
-    return BUILD[request.param]
+    return zoo.BUILD[request.param]
 
 
 def place(graph: Any, number: int) -> tuple[int, bool]:
@@ -103,10 +100,10 @@ def check(model: Any, rules: RuleSet, tolerance: float) -> None:
 
 
 # ------------------------------------------------------------------------------- closed form = definition
-@pytest.mark.parametrize(("host", "name"), MODELS, ids=IDS)
+@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
 def test_closed_form_is_the_definition(host: str, name: str) -> None:
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for rules in PRESETS.values():
             if rules.name == "GIM" and host == "bridge" and name in NO_PATTERN_EDITS:
                 with pytest.raises(SiteError, match="must reach the logits"):
@@ -115,9 +112,9 @@ def test_closed_form_is_the_definition(host: str, name: str) -> None:
                 check(model, rules, TIGHT)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", [name for _, name in zoo.models("native")])
 def test_closed_form_is_the_definition_on_native_configurations(name: str) -> None:
-    model = zoo.native_hooked(name)
+    model = zoo.shared("native", name)
     for rules in PRESETS.values():
         check(model, rules, TIGHT)
 
@@ -159,10 +156,10 @@ VARIANTS: dict[str, tuple[str, str, Callable[[Any], object]]] = {
 @pytest.mark.parametrize("what", VARIANTS)
 def test_other_forms_of_a_model(what: str) -> None:
     host, name, change = VARIANTS[what]
-    if host not in BUILD:
+    if host not in zoo.BUILD:
         pytest.skip("no HookedTransformer")
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.BUILD[host](name)
         change(model)
         model.eval()
         check(model, ATTN_LRP, TIGHT)
@@ -210,7 +207,7 @@ def one_at_a_time(model: Any, rules: RuleSet, source: str, target: str, gradient
         for name in (source, target)
     ]
     hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
-    with parameters_frozen(model), attached(hooks):
+    with parameters_frozen(model), attached(model, hooks):
         model(tokens)
     start, end = recorder.kept[source][-1], recorder.kept[target][-1]
     rows = []
@@ -267,7 +264,7 @@ def test_an_unknown_attention_is_refused(
     """Leave something out of the recomputed pattern: z no longer agrees, and nothing is returned."""
     from dataclasses import replace
 
-    from lrp_lens.edges import state_pass
+    from lrp_lens.attribution_graphs.closed_form import state_pass
 
     names = dict(
         softcap="gemma2", window="mistral", sink="gpt_oss", slopes="bloom", rotary="llama", key_norm="qwen3"
@@ -523,7 +520,7 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "unknown id": (InputError, "lie in", dict(prompt=[1, 999])),
     "target": (MetricError, "lies in", dict(metric=LogitDiff(3, 999))),
     "position": (MetricError, "position lies in", dict(metric=LogitDiff(3, 7, pos=20))),
-    "rules": (InputError, "is a RuleSet", dict(rules="ATTN_LRP")),
+    "rules": (RuleError, "is a RuleSet", dict(rules="magic")),
     "split": (InputError, "split is", dict(split="half")),
     "method": (InputError, "method is", dict(method="slow")),
     "mass": (InputError, "share from 0 to 1", dict(mass=85)),
@@ -653,7 +650,7 @@ def test_checkpoints_of_other_graphs_are_refused(build: Callable[[str], Any], tm
 
 def test_a_bar_counts_rows(build: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
     attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC, progress=True)
-    assert "18/18" in capsys.readouterr().err
+    assert "18 of 18" in capsys.readouterr().err
     attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
     assert not capsys.readouterr().err
 

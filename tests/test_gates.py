@@ -7,20 +7,33 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformer_lens.hook_points import HookPoint
 
 from lrp_lens.errors import SiteError
-from lrp_lens.gates import (
+from lrp_lens.hosts.sites import AttentionSite, Port
+from lrp_lens.ops.gates import (
     accumulation_dtype,
     frozen_normalizer,
     product_gate,
     scale_gradient,
     stop_relevance,
-    tempered_softmax,
 )
-from lrp_lens.ratios import RATIOS, clamp_ratio, clamped_swiglu, identify, softcap_ratio
+from lrp_lens.ops.ratios import RATIOS, clamp_ratio, clamped_swiglu, identify, softcap_ratio
+from lrp_lens.rules import TemperedSoftmax
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 EXTREMES = [0.0, -0.0, 1e-7, -1e-7, 1e-3, -1e-3, 1.0, -1.0, 11.0, -11.0, 250.0, -250.0, 6e4, -6e4]
+
+
+def tempered_softmax(
+    pattern: Tensor, scores: Tensor, temperature: float, sink: Tensor | None = None
+) -> Tensor:
+    """The pattern behind the rule's hooks."""
+    ports = {name: Port(name, HookPoint()) for name in ("q", "k", "v", "scores", "pattern", "z")}
+    site = AttentionSite(layer=0, label="attn", sink=lambda: sink, **ports)
+    read, replace = TemperedSoftmax(temperature).hooks(site)
+    read.function(scores, hook=None)
+    return replace.function(pattern, hook=None)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:
@@ -196,9 +209,9 @@ def test_norm_and_softmax_gradients_are_finite_at_extremes(dtype: torch.dtype) -
             gate = frozen_normalizer(torch.zeros_like(x), x, None, epsilon=1e-5, centred=centred)
             assert bool(torch.isfinite(torch.autograd.grad(gate.sum(), x)[0]).all()), numbers
         for sink in (None, torch.tensor([0.5], dtype=dtype)):
-            pattern = torch.softmax(x, -1)
-            gate = tempered_softmax(pattern, x, 2.0, sink)
-            assert bool(torch.isfinite(torch.autograd.grad(gate[0], x)[0]).all()), numbers
+            scores = x[None, None]
+            gate = tempered_softmax(torch.softmax(scores, -1), scores, 2.0, sink)
+            assert bool(torch.isfinite(torch.autograd.grad(gate[0, 0, 0], x)[0]).all()), numbers
 
 
 def test_a_fully_masked_row_has_no_gradient() -> None:

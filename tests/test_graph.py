@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import lrp_lens.graph
+import lrp_lens.attribution_graphs.arrays
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary, nodes
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph, Boundary, nodes
 from tests.frozen_network import FrozenNetwork, tokens_of
 
 NETWORK = FrozenNetwork(positions=6, layers=2)
@@ -218,14 +218,20 @@ def test_a_malformed_edge_or_node_is_refused_without_a_type_checker_too() -> Non
 
 
 def test_the_room_needs_neither_torch_nor_heavy_libraries() -> None:
-    code = "import sys, lrp_lens.graph; print(sorted({'torch', 'plotly', 'sklearn', 'networkx'} & set(sys.modules)))"
+    heavy = {"torch", "plotly", "sklearn", "networkx"}
+    code = f"import sys, lrp_lens.attribution_graphs.arrays; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
 def test_every_exported_name_exists() -> None:
-    assert all(hasattr(lrp_lens.graph, name) for name in lrp_lens.graph.__all__)
-    assert list(lrp_lens.graph.__all__) == sorted(lrp_lens.graph.__all__)
+    assert all(
+        hasattr(lrp_lens.attribution_graphs.arrays, name)
+        for name in lrp_lens.attribution_graphs.arrays.__all__
+    )
+    assert list(lrp_lens.attribution_graphs.arrays.__all__) == sorted(
+        lrp_lens.attribution_graphs.arrays.__all__
+    )
 
 
 def test_parts_table_holds_every_part_once() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrp_lens import LogitDiff, attribution_graph, load_demo_model
-from lrp_lens.graph import AttributionGraph, Boundary
-from lrp_lens.graph.nodes import carrier_name
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary
+from lrp_lens.attribution_graphs.arrays.nodes import carrier_name
 from tests.frozen_network import FrozenNetwork
 
 PROMPT = "then mary and john went to the park . john gave the key to"

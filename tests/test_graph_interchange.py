@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.interchange import neuronpedia, storage
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.graph.interchange import neuronpedia, storage
 from tests.frozen_network import FrozenNetwork
 
 ARRAYS = (
@@ -77,18 +77,18 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="safetensors or an npz file"):
         AttributionGraph.load(tmp_path / "pickle.npz")
     save_file({"values": np.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match=r"holds no graph; pass a file written by AttributionGraph\.save"):
+    with pytest.raises(InputError, match=r"of the kind None\. Pass a file written by AttributionGraph\.save"):
         AttributionGraph.load(tmp_path / "other.safetensors")
     np.savez(tmp_path / "other.npz", values=np.zeros(2))
-    with pytest.raises(InputError, match="holds no graph"):
+    with pytest.raises(InputError, match="of the kind None"):
         AttributionGraph.load(tmp_path / "other.npz")
 
 
 def test_a_newer_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "VERSION", 2)
+    monkeypatch.setattr(storage, "KIND", "AttributionGraph/2")
     pruned().save(tmp_path / "new.npz")
-    monkeypatch.setattr(storage, "VERSION", 1)
-    with pytest.raises(InputError, match="written in version 2 of the format; this lrp_lens reads up to 1"):
+    monkeypatch.setattr(storage, "KIND", "AttributionGraph/1")
+    with pytest.raises(InputError, match=r"is of the kind 'AttributionGraph/2'. Use the version of lrp_lens"):
         AttributionGraph.load(tmp_path / "new.npz")
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, graph_measures
+from lrp_lens.attribution_graphs.arrays.statistics import entropy, gini, needed, top_share
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph, graph_measures
-from lrp_lens.graph.statistics import entropy, gini, needed, top_share
 from tests.frozen_network import FrozenNetwork
 
 

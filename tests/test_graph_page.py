@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lrp_lens import LogitDiff, attribution_graph, load_demo_model
-from lrp_lens.graph import AttributionGraph
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.plots import graph_html
 from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
 from tests.flow_graph import flow_graph

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
 from tests.frozen_network import FrozenNetwork
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lrp_lens.errors import InputError
-from lrp_lens.graph import (
+from lrp_lens.attribution_graphs.arrays import (
     cluster_profiles,
     composition,
     graph_difference,
@@ -14,6 +13,7 @@ from lrp_lens.graph import (
     relevance_profile,
     transition_steps,
 )
+from lrp_lens.errors import InputError
 from lrp_lens.views import View
 from tests.frozen_network import FrozenNetwork
 

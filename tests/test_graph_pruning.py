@@ -7,9 +7,9 @@ import networkx
 import numpy as np
 import pytest
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.pruning import keep_mass, mass_before, mass_threshold
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.graph.pruning import keep_mass, mass_before, mass_threshold
 from tests.frozen_network import FrozenNetwork
 
 EXACT = 1e-12

@@ -29,8 +29,8 @@ def error(found: Tensor, expected: Tensor, scale: Tensor) -> float:
 def test_attn_lrp_agrees_in_float32(name: str) -> None:
     """As users run it: to 1e-6 of the largest relevance of a token (of its embedding's entries)."""
     tokens = zoo.prompt_tokens(2, 9)
-    hooked = relevance(zoo.hooked(name, torch.float32), tokens, ATTN_LRP)
-    bridge = relevance(zoo.bridge(name, torch.float32), tokens, ATTN_LRP)
+    hooked = relevance(zoo.shared("hooked", name, torch.float32), tokens, ATTN_LRP)
+    bridge = relevance(zoo.shared("bridge", name, torch.float32), tokens, ATTN_LRP)
     one, other = hooked.sum_to_positions("hook_embed"), bridge.sum_to_positions("hook_embed")
     assert one.dtype == other.dtype == torch.float32
     total = hooked["hook_embed"].abs().sum((1, 2)).min()
@@ -41,7 +41,7 @@ def test_attn_lrp_agrees_in_float32(name: str) -> None:
 def test_every_preset_agrees_at_every_hook_point(name: str) -> None:
     tokens = zoo.prompt_tokens(2, 9)
     with zoo.float64_throughout():
-        hooked, bridge = zoo.hooked(name), zoo.bridge(name)
+        hooked, bridge = zoo.shared("hooked", name), zoo.shared("bridge", name)
         for preset, rules in PRESETS.items():
             if preset == "GIM" and name in NO_PATTERN_EDITS:
                 continue
@@ -77,7 +77,9 @@ def processed(model: Any, *steps: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "steps", [*((step,) for step in PROCESSING), PROCESSING], ids=lambda steps: "+".join(steps)
+    "steps",
+    [*(pytest.param((step,), marks=pytest.mark.full) for step in PROCESSING), PROCESSING],
+    ids=lambda steps: "+".join(steps),
 )
 @pytest.mark.parametrize(
     "name",
@@ -88,7 +90,13 @@ def test_weight_processing_does_not_change_token_relevance(name: str, steps: tup
     check_processing(build, name, lambda model: processed(model, *steps))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "neox", "opt", "phi", "llama", "qwen2", "gemma2", "mixtral"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("gpt2", "llama", "gemma2", "mixtral"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("neox", "opt", "phi", "qwen2")),
+    ],
+)
 @pytest.mark.parametrize("folded", [False, True], ids=["names only", "weights processed"])
 def test_compatibility_mode_does_not_change_token_relevance(name: str, folded: bool) -> None:
     def process(model: Any) -> Any:

@@ -19,6 +19,8 @@ TIMING = """
 import time
 import transformer_lens
 start = time.perf_counter()
+import pytest
+
 import lrp_lens
 print(time.perf_counter() - start)
 """
@@ -56,6 +58,8 @@ def state():
     }
 
 before = state()
+import pytest
+
 import lrp_lens
 for found in pkgutil.walk_packages(lrp_lens.__path__, "lrp_lens."):
     if found.name != "lrp_lens.__main__":
@@ -88,9 +92,8 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_imports_on_this_host(name: str) -> None:
-    assert importlib.import_module(name).__doc__, f"{name} has no docstring"
+def test_every_module_imports_on_this_host_and_says_what_it_is() -> None:
+    assert [name for name in MODULES if not importlib.import_module(name).__doc__] == []
 
 
 def test_public_names_are_listed_once() -> None:
@@ -98,12 +101,51 @@ def test_public_names_are_listed_once() -> None:
     assert lrp_lens.__version__ == "0.1.0"
 
 
-@pytest.mark.parametrize("name", sorted(lrp_lens.__all__))
-def test_public_name_exists_and_is_documented(name: str) -> None:
-    value = getattr(lrp_lens, name)
-    assert isinstance(value, str | Mapping) or inspect.getdoc(value)
+def test_public_names_exist_and_are_documented() -> None:
+    values = {name: getattr(lrp_lens, name) for name in lrp_lens.__all__}
+    bare = [
+        n for n, value in values.items() if not (isinstance(value, str | Mapping) or inspect.getdoc(value))
+    ]
+    assert bare == []
 
 
-def test_no_public_name_is_also_a_room() -> None:
+def test_a_public_name_that_is_a_room_is_that_room() -> None:
     """`import lrp_lens.room` sets the attribute `room` on the package, and would replace a function of that name."""
-    assert not set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}
+    rooms = set(lrp_lens.__all__) & {name.split(".")[1] for name in MODULES}
+    assert rooms >= {"plots", "patching", "circuits", "attribution_graphs", "masking", "report"}
+    assert all(inspect.ismodule(getattr(lrp_lens, name)) for name in rooms)
+
+
+LAZY = """
+import sys, lrp_lens
+assert "plotly" not in sys.modules and "torch" not in sys.modules and set(lrp_lens.__all__) == set(dir(lrp_lens))
+lrp_lens.plots.plot_heads, lrp_lens.graph_html
+assert "torch" not in sys.modules
+assert lrp_lens.patching.compare is lrp_lens.compare
+try:
+    lrp_lens.plot
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_rooms_resolve_without_a_second_import() -> None:
+    assert run(LAZY) == "module 'lrp_lens' has no attribute 'plot'"
+
+
+@pytest.mark.parametrize("room", ["hosts", "run", "report"])
+def test_internals_are_no_public_names(room: str) -> None:
+    internal = {"dead", "Calls", "Balance", "SiteError", "Section", "figure_block", "page_html"}
+    assert not internal & set(importlib.import_module(f"lrp_lens.{room}").__all__)
+
+
+def test_signatures_fit_into_a_tooltip() -> None:
+    """No rule set is written out, and the main door's is short."""
+    signatures = {
+        name: str(inspect.signature(value))
+        for name in lrp_lens.__all__
+        if inspect.isfunction(value := getattr(lrp_lens, name))
+    }
+    door = signatures["run_with_relevance"]
+    assert len(door) < 400 and "RuleSet | str = ATTN_LRP," in door
+    assert not [name for name, text in signatures.items() if "RuleSet(" in text or len(text) > 1000]

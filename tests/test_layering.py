@@ -1,46 +1,62 @@
-"""The import direction of DESIGN.md, checked on the source: nothing imports rightwards along ORDER.
+"""The import order of the house, checked on the source: nothing imports rightwards along ORDER.
 
 A room is a module or package directly under lrp_lens. To add one, put it in ORDER; to give one a
 right or take one away, edit the tables. Imports inside functions and under TYPE_CHECKING count too.
+docs/design.md shows the same tables to readers, and is compared with them.
 """
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from lrp_lens.rules import PRESETS, Rule
+
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "gates", "ratios", "hosts", "rules", "site_coverage", "metrics",
-    "views", "graph", "plots", "ledger", "reductions", "cache", "recording", "relevance",
-    "decomposition", "edges", "circuits", "patching", "perturbation", "failures",
-    "demo", "report", "cli",
+    "errors", "progress", "characters", "files", "ops", "hosts", "views", "rules", "metrics", "run",
+    "attribution_graphs", "decomposition", "circuits", "patching", "cases", "masking", "failures",
+    "plots", "report", "demo", "cli",
 )  # fmt: skip
 
-# Rooms that may import less than all to their left.
+# Parts of a room that have rules of their own.
+PARTS = ("attribution_graphs/arrays",)
+
+# Rooms and parts that may import less than all to their left.
 ONLY = {
-    "progress": set(),  # a bar and nothing else
-    "gates": {"errors"},  # tensor to tensor
-    "views": {"errors"},  # labelled arrays
-    "graph": {"errors", "views"},  # arrays, never a model
-    "plots": {"errors", "views", "graph"},  # never a model
+    "progress": {"errors"},
+    "characters": set(),  # text to text
+    "files": {"errors"},  # paths, arrays, words
+    "ops": {"errors"},  # tensor to tensor
+    "views": {"errors", "characters", "files"},  # labelled arrays
+    "attribution_graphs/arrays": {"errors", "characters", "files", "views"},  # never a model
+    "cases": {"errors"},
+    "plots": {"errors", "characters", "files", "views", "attribution_graphs"},  # never a model
 }
+
+# Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
+SHOWN_BY = dict.fromkeys(
+    ("views", "run", "attribution_graphs", "decomposition", "circuits", "patching", "masking"), "plots"
+) | {"failures": "report"}
 
 # Libraries that only these rooms may import.
 LIBRARIES = {
-    "transformer_lens": {"hosts", "demo"},
+    "transformer_lens": {"hosts"},
     "transformers": {"hosts", "demo"},
     "plotly": {"plots", "report"},
-    "typer": {"cli", "demo"},
+    "tqdm": {"progress"},
+    "typer": {"cli"},
 }
 
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
-    "graph": {"torch", "plotly"},
+    "progress": {"torch", "numpy", "pandas"},
+    "characters": {"torch", "numpy", "pandas"},
+    "attribution_graphs/arrays": {"torch", "plotly"},
     "plots": {"torch"},
 }
 
@@ -50,6 +66,10 @@ SPELLS_HOOKS = {"hosts"}
 # (file, literal) pairs that look like hook names and are none.
 HOOK_NAME_EXCEPTIONS: set[tuple[str, str]] = set()
 
+# What a rule does is asked of the rule: outside rules/ no class or preset is told from another.
+KNOWS_RULES = {"rules"}
+RULE_QUERIES = {"isinstance", "issubclass", "type", "getattr", "hasattr"}
+
 PACKAGE = Path(__file__).parent.parent / "lrp_lens"
 FACADE, ENTRY = "__init__", "__main__"
 OF_THE_FACADE = {"__version__"}  # what a room may import from lrp_lens itself
@@ -57,10 +77,11 @@ OF_THE_FACADE = {"__version__"}  # what a room may import from lrp_lens itself
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, dotted and absolute, and the line that does it."""
+    """One imported module, dotted and absolute, the line that does it, and whether a function does it when called."""
 
     module: str
     line: int
+    late: bool
 
 
 def room_of(path: Path) -> str:
@@ -71,30 +92,39 @@ def room_of(path: Path) -> str:
 def imports_of(tree: ast.AST, path: Path) -> Iterator[Import]:
     """Every import in a module, relative ones resolved, `from a import b` as a.b."""
     package = ("lrp_lens", *path.parts[:-1])
+    late = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(alias.name, node.lineno)
+                yield Import(alias.name, node.lineno, id(node) in late)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             stem = ".".join((*base, *filter(None, [node.module])))
             for alias in node.names:
-                yield Import(f"{stem}.{alias.name}", node.lineno)
+                yield Import(f"{stem}.{alias.name}", node.lineno, id(node) in late)
 
 
 def import_faults(source: str, path: Path) -> list[str]:
     """What a module imports against the tables."""
     room, faults = room_of(path), []
+    area = next((part for part in PARTS if path.as_posix().startswith(f"{part}/")), room)
     left = ORDER if room in (FACADE, ENTRY) else ORDER[: ORDER.index(room) + 1]
-    allowed = ONLY.get(room, set(left)) | {room}
+    allowed = ONLY.get(area, set(left)) | {room}
     for found in imports_of(ast.parse(source), path):
         top, _, rest = found.module.partition(".")
         other = rest.partition(".")[0]
         if top != "lrp_lens":
-            if top in BANNED.get(room, ()) or (top in LIBRARIES and room not in LIBRARIES[top]):
+            if top in BANNED.get(area, ()) or (top in LIBRARIES and room not in LIBRARIES[top]):
                 faults.append(f"{path}:{found.line}: {room} may not import {top}")
         elif other not in ORDER and other not in OF_THE_FACADE:
             faults.append(f"{path}:{found.line}: import from a room of lrp_lens, not {found.module!r}")
+        elif found.late and SHOWN_BY.get(room) == other:
+            continue
         elif other not in allowed | OF_THE_FACADE or (room == FACADE and other == "cli"):
             faults.append(f"{path}:{found.line}: {room} may not import {other}")
     return faults
@@ -122,7 +152,48 @@ def hook_name_faults(source: str, path: Path) -> list[str]:
     ]
 
 
+def rule_faults(source: str, path: Path) -> list[str]:
+    """Where a module outside rules/ and the façade tells rules apart by class, attribute or name."""
+    if room_of(path) in KNOWS_RULES | {FACADE}:
+        return []
+    tree, faults = ast.parse(source), []
+    spared = docstrings(tree)
+    kinds, presets = rule_classes(), set(PRESETS)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found = {one.module.rpartition(".")[2] for one in imports_of(node, path)} & kinds
+            faults += [f"{path}:{node.lineno}: asks no rule by its class {name}" for name in sorted(found)]
+        elif isinstance(node, ast.Attribute) and node.attr in kinds and ast.unparse(node.value) != "nn":
+            faults.append(f"{path}:{node.lineno}: asks no rule by its class {node.attr}")
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in RULE_QUERIES and node.args:
+            if any(word in ast.unparse(node.args[0]) for word in ("rule_for(", "rules_at(")):
+                faults.append(f"{path}:{node.lineno}: asks a rule, not {ast.unparse(node)}")
+        elif isinstance(node, ast.Compare):
+            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+            named = [one for one in sides if one.strip("'\"") in presets | kinds]
+            if named or any("rule_for(" in one for one in sides):
+                faults.append(f"{path}:{node.lineno}: tells no rule from another, found {ast.unparse(node)}")
+        elif isinstance(node, ast.Constant) and id(node) not in spared and node.value in presets | kinds:
+            faults.append(f"{path}:{node.lineno}: names no rule, found {node.value!r}")
+    return faults
+
+
+def rule_classes() -> set[str]:
+    """The names of every class of rules."""
+    found, waiting = set(), [Rule]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__module__.startswith("lrp_lens."):
+            found.add(kind.__name__)
+            waiting += kind.__subclasses__()
+    return found
+
+
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def test_the_list_of_public_names_imports_no_command() -> None:
+    assert not import_faults((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"), Path("__init__.py"))
 
 
 def test_every_room_is_in_the_order() -> None:
@@ -130,26 +201,70 @@ def test_every_room_is_in_the_order() -> None:
 
 
 def test_the_tables_name_only_rooms() -> None:
-    named = set(ONLY) | set(BANNED) | SPELLS_HOOKS | set().union(*ONLY.values(), *LIBRARIES.values())
+    named = {one.partition("/")[0] for one in (*ONLY, *BANNED, *PARTS)}
+    named |= {*SPELLS_HOOKS, *SHOWN_BY, *SHOWN_BY.values()}
+    named = named.union(*ONLY.values(), *LIBRARIES.values())
     assert named <= set(ORDER)
     for room, allowed in ONLY.items():
-        assert allowed <= set(ORDER[: ORDER.index(room)]), room
+        assert allowed <= set(ORDER[: ORDER.index(room.partition("/")[0])]), room
 
 
-@pytest.mark.parametrize("path", FILES, ids=Path.as_posix)
-def test_imports_follow_the_line(path: Path) -> None:
-    assert not import_faults((PACKAGE / path).read_text(encoding="utf-8"), path)
+def names_of(cell: str) -> set[str]:
+    """The names in a cell of the page's table."""
+    return set(re.findall(r"\w+", cell))
 
 
-@pytest.mark.parametrize("path", FILES, ids=Path.as_posix)
-def test_only_hosts_spells_hook_names(path: Path) -> None:
-    assert not hook_name_faults((PACKAGE / path).read_text(encoding="utf-8"), path)
+def test_the_map_says_what_is_tested() -> None:
+    lines = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert [row[0].strip("`") for row in rows] == list(ORDER)
+    own = {room: {name for name, rooms in LIBRARIES.items() if room in rooms} for room in ORDER}
+    for room, (_, holds, only, libraries, never) in zip(ORDER, rows, strict=True):
+        assert holds, room
+        said = (names_of(only), names_of(libraries), names_of(never))
+        assert said == (ONLY.get(room, set()), own[room], BANNED.get(room, set())), room
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert "(docs/design.md)" in readme
+
+
+@pytest.mark.parametrize("check", [import_faults, hook_name_faults])
+def test_every_file_keeps_to_it(check: Callable[[str, Path], list[str]]) -> None:
+    faults = [fault for path in FILES for fault in check((PACKAGE / path).read_text(encoding="utf-8"), path)]
+    assert not faults, "\n".join(faults)
+
+
+def test_rules_are_asked_never_told_apart() -> None:
+    texts = ((path, (PACKAGE / path).read_text(encoding="utf-8")) for path in FILES)
+    assert not [fault for path, text in texts for fault in rule_faults(text, path)]
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [
+        ("from lrp_lens.rules import Plain", 1),
+        ("from lrp_lens.rules.norms import FrozenNorm, normalized", 1),
+        ("import lrp_lens.rules as r\nx = isinstance(y, r.Epsilon)", 1),
+        ('x = isinstance(rules.rule_for("norm", 0), kind)', 1),
+        ('x = getattr(rules.rule_for("attention", 0), "temperature", 1)', 1),
+        ("x = type(rules.rule_for('norm', 0)).__name__ == 'Halved'", 2),
+        ("if rules == GRADIENT: pass", 1),
+        ('known = {"RELP": "relevance patching"}', 1),
+        (
+            '"""RELP"""\nfrom lrp_lens.rules import RELP, RuleSet, as_rule_set\nx = as_rule_set(RELP).sinks(site)',
+            0,
+        ),
+        ("x = rules.rule_for('norm', 0).kept(site, x)", 0),
+    ],
+)
+def test_the_rule_check_itself(source: str, faults: int) -> None:
+    assert len(rule_faults(source, Path("edges/rows.py"))) == faults
+    assert not rule_faults(source, Path("rules/norms.py"))
 
 
 @pytest.mark.parametrize(
     ("path", "source", "fault"),
     [
-        ("gates.py", "from lrp_lens.hosts.sites import Sites", "gates may not import hosts"),
+        ("ops/gates.py", "from lrp_lens.hosts.sites import Sites", "ops may not import hosts"),
         ("hosts/sites.py", "def late():\n    import lrp_lens.rules", "hosts may not import rules"),
         ("hosts/sites.py", "from ..rules import RuleSet", "hosts may not import rules"),
         ("hosts/sites.py", "from .. import rules", "hosts may not import rules"),
@@ -158,13 +273,23 @@ def test_only_hosts_spells_hook_names(path: Path) -> None:
         ("plots/tokens.py", "import torch", "plots may not import torch"),
         (
             "plots/tokens.py",
-            "from lrp_lens.relevance import RelevanceCache",
-            "plots may not import relevance",
+            "from lrp_lens.run.relevance import RelevanceCache",
+            "plots may not import run",
         ),
         ("__init__.py", "from lrp_lens.cli import app", "__init__ may not import cli"),
+        ("views/view.py", "from lrp_lens.plots import plot_view", "views may not import plots"),
+        (
+            "views/view.py",
+            "def plot():\n    from lrp_lens.report import write_report",
+            "views may not import report",
+        ),
+        ("views/view.py", "def plot():\n    from lrp_lens.plots import plot_view", None),
         ("hosts/sites.py", "from .names import Names\nfrom ..errors import SiteError\nimport torch", None),
         ("report/page.py", "from lrp_lens.plots import tokens\nfrom lrp_lens import views", None),
-        ("__init__.py", "from .relevance import run_with_relevance", None),
+        ("attribution_graphs/arrays/nodes.py", "import torch", "attribution_graphs may not import torch"),
+        ("attribution_graphs/arrays/nodes.py", "from lrp_lens.run.pairs import Pair", "may not import run"),
+        ("attribution_graphs/closed_form/rows.py", "import torch\nfrom lrp_lens.run.pairs import Pair", None),
+        ("__init__.py", "from .run.relevance import run_with_relevance", None),
         ("__main__.py", "from lrp_lens.cli import app", None),
         ("cli/app.py", "from lrp_lens import __version__", None),
     ],

@@ -35,22 +35,21 @@ from lrp_lens import (
     SiteError,
     TemperedSoftmax,
     TopKContrast,
+    explain,
+    load_demo_model,
     run_with_relevance,
 )
-from lrp_lens.gates import scale_gradient
 from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import ExpertsSite, LinearSite, NormSite
+from lrp_lens.ops.gates import scale_gradient
+from lrp_lens.report import explanation_html
 from tests import oracles, zoo
 
 METRIC = LogitDiff(3, [7, 9])
 EXACT, WITH_FLOAT32_CASTS = 1e-11, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")  # TransformerBridge drops edits of scores and pattern there
-BUILD = {"hooked": zoo.hooked, "native": zoo.native_hooked, "bridge": zoo.bridge}
-MODELS = (
-    [("hooked", name) for name in zoo.HOOKED_NAMES]
-    + [("native", name) for name in zoo.NATIVE_NAMES if name != "solu_ln"]
-    + [("bridge", name) for name in zoo.BRIDGE_NAMES]
-)
+MODELS = zoo.models()
 UNUSUAL = (
     "attention_only_no_norm",
     "ln_parallel_gelu",
@@ -69,7 +68,7 @@ SOME_MODELS = pytest.mark.parametrize(
         *(model for model in MODELS if model[0] == "bridge"),
     ],
 )
-EVERY_MODEL = pytest.mark.parametrize(("host", "name"), MODELS, ids=[f"{h}-{n}" for h, n in MODELS])
+EVERY_MODEL = pytest.mark.parametrize(("host", "name"), MODELS)
 
 EPSILON = {
     "epsilon with AttnLRP": ATTN_LRP.replace(linear=Epsilon(1e-2)),
@@ -116,6 +115,7 @@ def require_balance(ledger: Ledger, tolerance: float, what: str = "") -> None:
     """Overall, and for what lies above, in and below every layer."""
     assert np.isfinite(ledger.metric).all() and (ledger.magnitude > 0).all(), what
     assert ledger.relative_remainder < tolerance, (what, ledger.relative_remainder)
+    assert ledger.warning == "", what
     layers = ledger.layers()
     assert layers["remainder"].abs().max() < tolerance * ledger.magnitude.min(), what
     total = ledger.tokens + ledger.positions + sum(row.amount for row in ledger.rows) + ledger.remainder
@@ -129,7 +129,7 @@ def require_balance(ledger: Ledger, tolerance: float, what: str = "") -> None:
 def test_presets_balance(host: str, name: str) -> None:
     tokens = zoo.prompt_tokens(2, 9)
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         plain = model(tokens)
         for rules in PRESETS.values():
             if acts_on(model, host, name, rules):
@@ -142,7 +142,7 @@ def test_presets_balance(host: str, name: str) -> None:
 def test_custom_rules_balance(host: str, name: str) -> None:
     tokens, balanced = zoo.prompt_tokens(1, 8), 0
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for what, rules in CUSTOM.items():
             if acts_on(model, host, name, rules):
                 require_balance(
@@ -156,7 +156,7 @@ def test_custom_rules_balance(host: str, name: str) -> None:
 def test_epsilon_rules_balance(host: str, name: str) -> None:
     tokens = zoo.prompt_tokens(1, 8)
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         if not acts_on(model, host, name, EPSILON["epsilon with AttnLRP"]):
             with pytest.raises(SiteError, match=r"this host has none for the linear at L0 (o|experts)"):
                 run_with_relevance(model, tokens, METRIC, rules=EPSILON["epsilon with AttnLRP"])
@@ -170,7 +170,7 @@ def test_epsilon_rules_balance(host: str, name: str) -> None:
 @pytest.mark.parametrize("name", zoo.BRIDGE_NAMES)
 def test_bridges_balance_as_users_run_them(name: str) -> None:
     """With the casts to float32 inside Hugging Face's modules."""
-    model, tokens = zoo.bridge(name), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.shared("bridge", name), zoo.prompt_tokens(2, 9)
     for rules in (ATTN_LRP, GRADIENT):
         require_balance(
             run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger(), WITH_FLOAT32_CASTS
@@ -179,7 +179,7 @@ def test_bridges_balance_as_users_run_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_hooked_transformers_balance_as_users_run_them(name: str) -> None:
-    model, tokens = zoo.hooked(name), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.shared("hooked", name), zoo.prompt_tokens(2, 9)
     require_balance(run_with_relevance(model, tokens, METRIC, rules=ATTN_LRP)[1].ledger(), 1e-9)
 
 
@@ -207,7 +207,7 @@ METRICS = {
 def test_every_metric_balances_in_a_padded_batch(host: str, name: str, side: Any) -> None:
     prompts = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         for what, metric in METRICS.items():
             for rules in (ATTN_LRP, GRADIENT):
                 cache = run_with_relevance(model, prompts, metric, rules=rules, padding_side=side)[1]
@@ -226,7 +226,7 @@ def test_a_metric_that_reads_padding_balances(host: str, name: str) -> None:
     prompts = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4)]
     with zoo.float64_throughout():
         cache = run_with_relevance(
-            BUILD[host](name), prompts, lambda logits: logits[..., 3].sum(-1), padding_side="left"
+            zoo.shared(host, name), prompts, lambda logits: logits[..., 3].sum(-1), padding_side="left"
         )[1]
     assert cache.ledger().magnitude.max() < 1e6
     require_balance(cache.ledger(), EXACT)
@@ -235,7 +235,7 @@ def test_a_metric_that_reads_padding_balances(host: str, name: str) -> None:
 # ------------------------------------------------------------------------------------------- sinks
 @pytest.mark.parametrize("name", zoo.BIAS_FREE_NAMES)
 def test_cp_lrp_without_biases_has_no_sinks(name: str) -> None:
-    _, cache = run_with_relevance(zoo.native_hooked(name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
+    _, cache = run_with_relevance(zoo.shared("native", name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
     assert cache.ledger().rows == ()
     np.testing.assert_allclose(
         cache.ledger().tokens + cache.ledger().positions, cache.metric_value.numpy(), rtol=1e-11, atol=1e-12
@@ -246,7 +246,7 @@ def test_cp_lrp_without_biases_has_no_sinks(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "mixtral", "olmo3"])
 def test_cp_lrp_on_bias_free_architectures_has_no_sinks(host: str, name: str) -> None:
     with zoo.float64_throughout():
-        _, cache = run_with_relevance(BUILD[host](name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
+        _, cache = run_with_relevance(zoo.shared(host, name), zoo.prompt_tokens(2, 9), METRIC, rules=CP_LRP)
     assert cache.ledger().rows == () and cache.ledger().by_kind() == {}
     require_balance(cache.ledger(), EXACT)
 
@@ -278,7 +278,7 @@ def test_every_bias_takes_what_the_literal_recursion_says(host: str, name: str, 
     with zoo.float64_throughout():
         weights = oracles.from_hugging_face(zoo.hugging_face(name))
         answer = oracles.compute_relevance(weights, tokens[0], matrix, preset)
-        cache = run_with_relevance(BUILD[host](name), tokens, LogitDiff(3, 7), rules=PRESETS[preset])[1]
+        cache = run_with_relevance(zoo.shared(host, name), tokens, LogitDiff(3, 7), rules=PRESETS[preset])[1]
     expected = oracle_sinks(answer, gated_hooked=False)
     found = {(row.layer, row.name): float(row.amount[0]) for row in cache.ledger().rows if row.kind == "bias"}
     found = {key: value for key, value in found.items() if abs(value) > 1e-12}
@@ -294,7 +294,7 @@ def test_every_bias_takes_what_the_literal_recursion_says(host: str, name: str, 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_sinks_are_named_for_what_they_are(host: str) -> None:
-    model, tokens = BUILD[host]("gemma2"), zoo.prompt_tokens(1, 9)
+    model, tokens = zoo.BUILD[host]("gemma2"), zoo.prompt_tokens(1, 9)
 
     def kinds(rules: RuleSet) -> set[str]:
         return set(run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger().by_kind())
@@ -325,7 +325,7 @@ def test_a_mixture_names_its_router() -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_leak_shows_as_a_remainder_in_its_layer(host: str) -> None:
     """A user's hook that swallows part of the gradient between two accounts is no sink of any rule."""
-    model, tokens = BUILD[host]("llama"), zoo.prompt_tokens(1, 9)
+    model, tokens = zoo.BUILD[host]("llama"), zoo.prompt_tokens(1, 9)
 
     def leak(tensor: Tensor, hook: Any) -> Tensor:
         return scale_gradient(tensor, 0.9)
@@ -340,10 +340,38 @@ def test_a_leak_shows_as_a_remainder_in_its_layer(host: str) -> None:
     assert f"{ledger.remainder[0]:.2g}" in shown
 
 
+def test_a_remainder_above_rounding_is_a_warning_wherever_it_is_shown() -> None:
+    model = load_demo_model(device="cpu")
+    prompt = "then mary and john went to the park . john gave the key to"
+
+    def cut(tensor: Tensor, hook: Any) -> Tensor:
+        return tensor.detach()
+
+    whole = run_with_relevance(model, prompt)[1].ledger()
+    assert whole.warning == "" and "WARNING" not in str(whole) and "Warning" not in whole._repr_html_()
+    layer = Names.mlp_out(model.cfg.n_layers - 1)
+    with model.hooks(fwd_hooks=[(layer, cut)]):
+        ledger = run_with_relevance(model, prompt)[1].ledger()
+        explained = explain(model, prompt, "john", "mary")
+    said = f"a remainder of {100 * ledger.relative_remainder:.3g} % of Σ|R| is more than rounding leaves (0.01 %)"
+    assert ledger.relative_remainder > 0.01
+    for text in (ledger.warning, str(ledger), ledger._repr_html_(), *explained.notes[-1:]):
+        assert said.split("remainder")[0] in text and "the account does not close" in text
+    assert said in str(ledger) and "the account does not close" in explanation_html(explained)
+    assert Ledger.from_dict(ledger.to_dict()).warning == ledger.warning
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1e-4), ("float16", 2e-2), ("bfloat16", 1e-1)])
+def test_what_rounding_explains_depends_on_the_precision(dtype: str, share: float) -> None:
+    model = zoo.bridge("gpt2", dtype=getattr(torch, dtype))
+    ledger = run_with_relevance(model, zoo.prompt_tokens(1, 9), METRIC)[1].ledger()
+    assert ledger.rounding == share and ledger.warning == ""
+
+
 # ---------------------------------------------------------------------------------------- as a table
 @pytest.mark.parametrize("host", HOSTS)
 def test_tables(host: str) -> None:
-    model, tokens = BUILD[host]("gpt2"), zoo.prompt_tokens(2, 9)
+    model, tokens = zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(2, 9)
     ledger = run_with_relevance(model, tokens, METRIC)[1].ledger()
     frame = ledger.to_dataframe()
     assert list(frame.columns) == ["example", "layer", "name", "kind", "amount", "share"]
@@ -367,7 +395,7 @@ def test_tables(host: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_selection_has_no_ledger(host: str) -> None:
-    cache = run_with_relevance(BUILD[host]("gpt2"), zoo.prompt_tokens(1, 5), names_filter="hook_embed")[1]
+    cache = run_with_relevance(zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(1, 5), names_filter="hook_embed")[1]
     with pytest.raises(InputError, match=r"needs all default hook points[\s\S]*without names_filter"):
         cache.ledger()
 
@@ -375,5 +403,7 @@ def test_a_selection_has_no_ledger(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 def test_gim_needs_nothing_of_the_mlp(host: str) -> None:
     """GIM leaves MLPs their gradient, so their nonlinearity is a sink of its own."""
-    ledger = run_with_relevance(BUILD[host]("gpt2"), zoo.prompt_tokens(1, 9), METRIC, rules=GIM)[1].ledger()
+    ledger = run_with_relevance(zoo.BUILD[host]("gpt2"), zoo.prompt_tokens(1, 9), METRIC, rules=GIM)[
+        1
+    ].ledger()
     assert {row.name for row in ledger.of_layer(0) if row.kind != "bias"} == {"softmax", "activation"}

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lrp_lens.demo.export import demo_tokenizer
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import loading
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, load_model
+from tools.demo_model.export import demo_tokenizer
 
 HOSTS = ("HookedTransformer",) * HAS_HOOKED_TRANSFORMER + ("TransformerBridge",)
 needs_hooked = pytest.mark.skipif(

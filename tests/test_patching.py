@@ -18,6 +18,7 @@ from lrp_lens import (
     InputError,
     LogitDiff,
     LogProb,
+    RuleError,
     SiteError,
     patching,
 )
@@ -29,13 +30,12 @@ from tests import zoo
 
 METRIC = LogitDiff(5, 7)
 CLEAN, CORRUPTED = zoo.prompt_tokens(2, 4, 1), zoo.prompt_tokens(2, 4, 2)
-MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
 BY_POS = [name for name in FACETS if "all_pos" not in name and "dest_src" not in name]
 PARALLEL = ("neox", "gptj", "phi")
 
 
 def build(host, name):
-    return getattr(zoo, host)(name)
+    return zoo.shared(host, name)
 
 
 def tolerance(host):
@@ -92,7 +92,7 @@ def exact(model, name, source=CLEAN, tokens=CORRUPTED, metric=METRIC, engine="ba
 
 
 # ------------------------------------------------------------------------------------ the definition
-@pytest.mark.parametrize(("host", "name"), MODELS, ids=lambda part: part)
+@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
 def test_twins_equal_the_definition_on_every_architecture(host, name):
     model = build(host, name)
     facets = [FACETS[one] for one in BY_POS if has(model, FACETS[one].part)]
@@ -400,7 +400,7 @@ def test_rules_by_the_name_of_their_preset(gpt2):
     torch.testing.assert_close(
         twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="CP_LRP", backward=backward), expected
     )
-    with pytest.raises(InputError, match=r"rules is a RuleSet, or one of ATTN_LRP, .*received 'LRP'"):
+    with pytest.raises(RuleError, match=r"rules is a RuleSet, or one of ATTN_LRP, .*received 'LRP'"):
         twin(gpt2, CORRUPTED, CLEAN, METRIC, rules="LRP")
 
 

@@ -35,6 +35,7 @@ from lrp_lens.plots import (
 )
 from lrp_lens.plots.cells import html_table, shaded_cell
 from lrp_lens.plots.palette import GREY, colorscale, limit
+from lrp_lens.run.ledger import Ledger, LedgerRow
 from lrp_lens.views import View
 
 TOKENS = ("<bos>", " John", " Mary", " John", "<script>", "\n")
@@ -268,6 +269,47 @@ def test_the_colour_bar_names_its_ends() -> None:
     assert list(bar.tickvals) == [-3.0, 0.0, 3.0] and list(bar.ticktext) == ["−3", "0", "+3 logits"]
 
 
+@pytest.mark.parametrize(
+    ("dims", "trace"),
+    [
+        (("layer", "position"), "heatmap"),
+        (("layer", "head"), "heatmap"),
+        (("layer", "head", "position"), "heatmap"),
+        (("component",), "bar"),
+        (("neuron",), "bar"),
+        (("segment",), "bar"),
+        (("layer",), "scatter"),
+        (("layer", "component"), "bar"),
+        (("writer", "reader"), "heatmap"),
+    ],
+)
+def test_a_view_draws_what_suits_its_axes(dims: tuple[str, ...], trace: str) -> None:
+    view = View(np.arange(2.0 ** len(dims)).reshape((2,) * len(dims)), dims)
+    assert trace in {one.type for one in view.plot().data}
+
+
+def test_tokens_draw_themselves_as_text() -> None:
+    """A string as before, which a notebook draws."""
+    html = tokens_view().plot(palette="lrp")
+    assert html == token_heatmap_html(tokens_view(), palette="lrp") == html._repr_html_()
+    assert type(html._repr_html_()) is str and isinstance(html, str)
+    batch = View(np.ones((2, 1)), ("batch", "position"), {"position": (("a",), ("b",))})
+    assert len(spans(batch.plot())) == 2
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (View(np.array(1.0), ()), "received a scalar"),
+        (View(np.ones((1, 2)), ("position", "neuron")), r"received position × neuron.*\.select or \.sum"),
+        (View(np.ones((1, 2, 2)), ("batch", "layer", "head")), r"one example with \.select\(batch=0\)"),
+    ],
+)
+def test_views_that_have_no_figure_say_which_do(view: View, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        view.plot()
+
+
 def test_ledger_waterfall_ends_at_the_total() -> None:
     table = pd.DataFrame(
         {
@@ -313,8 +355,21 @@ def test_a_result_object_is_no_table() -> None:
         f"plot_decomposition {start} `decomposition.table()`, or call `decomposition.plot()`.",
         f"plot_faithfulness {start} `result.curves()`, or call `result.plot()`.",
         f"plot_faithfulness_measure {start} `result.summary()`, or call `result.plot()`.",
-        f"plot_ledger {start} `ledger.to_dataframe()`, or call `ledger.plot()`.",
+        f"plot_ledger {start} `cache.ledger()` or its `.to_dataframe()`.",
     ]
+
+
+def test_a_ledger_is_drawn_as_its_table_is() -> None:
+    one, two = np.array([3.0]), np.array([3.0, 1.0])
+    parts = dict(positions=np.zeros(1), stream=np.ones((1, 2)), magnitude=one, towards=(" Mary", " John"))
+    ledger = Ledger(metric=one, tokens=np.array([2.5]), rows=(LedgerRow(0, "b_V", "bias", one / 6),), **parts)
+    figure = plot_ledger(ledger)
+    assert figure == plot_ledger(ledger.to_dataframe(), towards=ledger.towards) == ledger.plot()
+    assert "' Mary'" in figure.layout.title.text
+    assert "' a'" in plot_ledger(ledger, towards=(" a", " b")).layout.title.text
+    batch = dict(positions=0 * two, stream=np.ones((2, 2)), magnitude=two)
+    with pytest.raises(InputError, match=r"one example; received 2. Pick one with ledger.plot\(example=0\)"):
+        plot_ledger(Ledger(metric=two, tokens=two, rows=(), **batch))
 
 
 def test_lines_over_the_layers() -> None:

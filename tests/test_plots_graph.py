@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph, composition
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph, composition
 from lrp_lens.plots import graph_html, plot_composition, plot_graph, plot_profile_steps
 from lrp_lens.plots.graph_data import drawn, graph_data, shares_before
 from lrp_lens.views import View

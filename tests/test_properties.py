@@ -26,7 +26,6 @@ from lrp_lens import (
 )
 from tests import zoo
 
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
 NAMES = ("gpt2", "neox", "llama", "gemma2", "mixtral")
 PARTS = (
     "hook_embed",
@@ -40,12 +39,12 @@ PARTS = (
 @lru_cache
 def model_of(host: str, name: str, exact: bool = False) -> Any:
     """The model; `exact` ones are built and run inside `zoo.float64_throughout`."""
-    model = BUILD[host](name)
+    model = zoo.BUILD[host](name)
     model(zoo.prompt_tokens(1, 3))  # TransformerBridge attaches hooks of its own at the first pass
     return model
 
 
-models = st.sampled_from([(host, name) for host in BUILD for name in NAMES])
+models = st.sampled_from([(host, name) for host in zoo.HOSTS for name in NAMES])
 tokens_of = st.integers(0, zoo.D_VOCAB - 1)
 prompts = st.lists(st.lists(tokens_of, min_size=1, max_size=8), min_size=1, max_size=3)
 shares = st.sampled_from([0.0, 0.2, 0.5, 1.0])

@@ -5,7 +5,6 @@ import doctest
 import importlib
 import importlib.util
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,19 @@ from transformer_lens import ActivationCache
 
 import lrp_lens
 from benchmarks import patching_agreement
+from lrp_lens import attribution_graphs as graphs
 from lrp_lens import circuits, plots
-from lrp_lens import graph as graphs
-from lrp_lens.demo.evaluation import accuracies, load_for_evaluation
-from lrp_lens.demo.suites import HARD_SUITES, TRAINING_SUITES
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
-from lrp_lens.perturbation import BASELINES
+from lrp_lens.masking import BASELINES
 from tests import zoo
 from tests.test_layering import ORDER
-from tests.test_tutorials import TUTORIALS, cells
+from tests.test_tutorials import cells
+from tools.alike import differs
+from tools.demo_model.evaluation import accuracies, load_for_evaluation
+from tools.demo_model.suites import HARD_SUITES, TRAINING_SUITES
+from tools.notebooks import TUTORIALS
+from tools.picture import PICTURE, ROOT, five_minutes, picture
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {
     path.relative_to(ROOT / "docs").with_suffix("").as_posix(): path.read_text(encoding="utf-8")
@@ -33,7 +34,6 @@ PAGES = {
 }
 EVERYTHING = "\n".join((README, *PAGES.values()))
 COUNT = 500  # prompts a suite, as README says
-LAYERS = ("embed", "L0", "L1", "L2", "L3")
 ROUNDING = 0.004  # two prompts of 500 may fall the other way on another processor
 
 
@@ -46,19 +46,20 @@ def rows(text: str) -> dict[str, list[str]]:
 
 
 def test_five_minutes_run() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code, names)
+    names = five_minutes()
     assert torch.equal(names["same_logits"], names["logits"])
     assert isinstance(names["rel"], lrp_lens.RelevanceCache)
-    layers = names["rel"].layers()  # what the picture is said to show
-    words = layers.axis_labels("position")
-    at = {layer: dict(zip(words, row, strict=True)) for layer, row in zip(LAYERS, layers.values, strict=True)}
-    assert all(at[layer]["mary"] > 3 > -1 > layers.values[i, 4] for i, layer in enumerate(LAYERS[:3]))
-    assert all(at[layer]["mary"] > 4 * abs(layers.values[i, -1]) for i, layer in enumerate(LAYERS[:3]))
-    assert layers.values[3, -1] > at["L2"]["mary"] and layers.values[4, -1] > 9
+    assert f"({PICTURE.relative_to(ROOT)})" in README
+    stored = PICTURE.read_text(encoding="utf-8")
+    assert differs(stored, picture(names)) == "" and len(stored) < 30_000
+    layers = names["rel"].layers()
+    assert layers["L1", "mary"] > 2 > abs(layers.select(layer="L1", position=-1).sum())  # "up to layer 1 …"
+    assert layers.select(layer="L2", position=-1).sum() > layers["L2", "mary"]  # "in layer 2 …"
+    for text in re.findall(r"`rel\.([a-z]+\(\)\[[^`]*\])`", README):
+        assert isinstance(eval(f"rel.{text}", names), float)
 
 
+@pytest.mark.full
 def test_accuracies_are_what_the_script_prints() -> None:
     shown, suites = rows(PAGES["demo_model"]), (*TRAINING_SUITES, *HARD_SUITES)
     assert all(suite.name in shown for suite in suites)
@@ -77,7 +78,8 @@ def test_every_public_name_in_the_text_exists() -> None:
         public = name in {*lrp_lens.__all__, *plots.__all__, *OTHERS}
         assert public or hasattr(lrp_lens.RelevanceCache, name), name
     for owner, kind in OWNERS.items():
-        for name in re.findall(rf"`{owner}\.([a-z_]+)", EVERYTHING):
+        text = PAGES["from_transformerlens"] if kind is ActivationCache else EVERYTHING
+        for name in re.findall(rf"`{owner}\.([a-z_]+)", text):
             made = name in ("activations", "gradients") and owner == "rel"  # attributes of an instance
             assert made or hasattr(kind, name), f"{owner}.{name}"
     for name in re.findall(r"`((?:lrp_lens|transformer_lens)(?:\.\w+)+)", EVERYTHING):
@@ -144,6 +146,7 @@ def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
         assert (ranked[-1], ranked[0]) == ("GIM", "GRADIENT")
 
 
+@pytest.mark.full
 def test_agreement_with_patching_is_what_is_measured() -> None:
     """One site of the table, and of the table of ranks, on the same 64 pairs."""
     pearsons, ranks = tables(PAGES["patching"])
@@ -186,6 +189,7 @@ def test_what_is_said_of_circuits_follows_from_their_table() -> None:
     assert "<!-- circuits benchmark -->" in text or "python -m benchmarks circuits" in text
 
 
+@pytest.mark.full
 def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     """Three of its rows, made by the tutorial's own cells."""
     (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
@@ -194,7 +198,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     for text in code[:3]:  # the model, the pairs, the scores
         exec(text, names)
     names["scores"] = {name: names["scores"][name] for name in ("EAP-IG", "RELP", "CP_LRP")}
-    (run,) = [text for text in code if "faithfulness_curve(model" in text]
+    (run,) = [text for text in code if "circuit_curve(model" in text]
     exec(run, names)
     curve = names["curve"]
     areas, points = curve.areas().set_index("method"), curve.to_dataframe()
@@ -209,6 +213,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
         np.testing.assert_allclose(cpr + cmd, areas.loc[name].to_numpy(float), atol=0.002, err_msg=name)
 
 
+@pytest.mark.full
 def test_the_edge_named_is_cut_and_restored_as_said() -> None:
     (tutorial,) = [path for path in TUTORIALS if path.name.startswith("8_")]
     code = cells(tutorial, "code")
@@ -276,13 +281,11 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     assert len(listed) == len(set(listed)) and {*listed} == described
     rooms = [importlib.import_module(f"lrp_lens.{room}") for room in described]
     for name in lrp_lens.__all__:
-        assert any(getattr(room, name, None) is getattr(lrp_lens, name) for room in rooms), name
+        value = getattr(lrp_lens, name)
+        assert value in rooms or any(getattr(room, name, None) is value for room in rooms) or name in ROOMS, (
+            name
+        )
 
 
-NOT_FOR_USERS = {
-    "progress",
-    "ratios",
-    "reductions",
-    "recording",
-    "cli",
-}  # the command is described in docs/explain.md
+NOT_FOR_USERS = {"progress", "characters", "files", "cli"}  # the command is described in docs/explain.md
+ROOMS = {"attribution_graphs"}  # its two halves have a page each

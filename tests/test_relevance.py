@@ -32,14 +32,12 @@ from lrp_lens import (
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-MODELS = [("hooked", name) for name in zoo.HOOKED_NAMES] + [("bridge", name) for name in zoo.BRIDGE_NAMES]
 PROMPTS = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
 
 
-@pytest.fixture(params=list(BUILD))
+@pytest.fixture(params=zoo.HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Any]:
-    return BUILD[request.param]
+    return zoo.BUILD[request.param]
 
 
 # ------------------------------------------------------------------------------------------ a pass
@@ -178,11 +176,11 @@ def test_unembedding_only_what_the_metric_reads(build: Callable[[str], Any], met
 
 
 # ------------------------------------------------------------------------------- prompts and batches
-@pytest.mark.parametrize(("host", "name"), MODELS, ids=[f"{host}-{name}" for host, name in MODELS])
+@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
 def test_a_batch_equals_the_singles(host: str, name: str) -> None:
     """Padded on either side, at every hook point with a position axis; nothing at the padding."""
     with zoo.float64_throughout():
-        model = BUILD[host](name)
+        model = zoo.shared(host, name)
         singles = [run_with_relevance(model, prompt, METRIC)[1] for prompt in PROMPTS]
         for side in ("left", "right"):
             logits, batch = run_with_relevance(model, PROMPTS, METRIC, padding_side=side)
@@ -380,7 +378,7 @@ def test_files_hold_tensors_and_json_only(tmp_path: Path) -> None:
     run_with_relevance(zoo.bridge("gpt2"), zoo.prompt_tokens(1, 7), METRIC)[1].save(path)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["lrp_lens"])
-    assert header["format"] == "lrp_lens.RelevanceCache/2" and header["metric"].startswith("LogitDiff")
+    assert header["kind"] == "RelevanceCache/2" and header["words"]["metric_text"].startswith("LogitDiff")
     assert b"pickle" not in path.read_bytes()[:4096]
 
 
@@ -421,13 +419,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no axis": (dict(prompt=TOKENS[0, 0]), InputError, r"received \(\)"),
     "two rows in a list": (dict(prompt=[TOKENS.expand(2, 6)]), InputError, "prompt"),
     "None": (dict(prompt=None), InputError, "received NoneType"),
-    "array": (dict(prompt=np.array([3, 4])), InputError, "received ndarray"),
+    "array": (dict(prompt=np.array([3.0, 4.0])), InputError, "Token ids are integers"),
     "beyond the vocabulary": (dict(prompt=[3, 97]), InputError, r"\[0, 97\), the vocabulary; received 97"),
     "negative id": (dict(prompt=[3, -1]), InputError, "received -1"),
     "too long": (dict(prompt=[3] * 129), InputError, "128 tokens; received 129"),
     "padding side": (dict(padding_side="middle"), InputError, "'left' or 'right'; received 'middle'"),
-    "rules": (dict(rules="ATTN_LRP"), InputError, "RuleSet such as ATTN_LRP; received 'ATTN_LRP'"),
-    "rule": (dict(rules=Plain()), InputError, "received Plain"),
+    "rules": (dict(rules="magic"), RuleError, "rules is a RuleSet, or one of .*received 'magic'"),
+    "rule": (dict(rules=Plain()), RuleError, "received Plain"),
     "logits": (dict(logits="some"), InputError, "'all' or 'metric'; received 'some'"),
     "name": (dict(names_filter="blocks.0.hook_nothing"), InputError, "'blocks.0.hook_nothing' is none"),
     "names": (dict(names_filter=["hook_embed", "x"]), InputError, "'x' is none. Names look like"),

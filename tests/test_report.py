@@ -14,8 +14,9 @@ from rich.console import Console
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.failures.masking import MaskingCheck, MaskingStep
-from lrp_lens.report import Section, explanation_html, page_html, write_report
+from lrp_lens.masking.check import MaskingCheck, MaskingStep
+from lrp_lens.report import explanation_html, write_report
+from lrp_lens.report.page import Section, page_html
 from lrp_lens.views import View
 from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
 
@@ -277,6 +278,53 @@ def test_repr_is_the_short_answer() -> None:
     text = repr(example())
     assert "= +2.500" in text and "target (wrong): '<John>' (logit 5.00, p = 0.750, rank 1)" in text
     assert "Supported. Masking the blamed token" in text
+
+
+def test_a_notebook_shows_the_essentials() -> None:
+    """One compact box without a script, so that it also shows where scripts are stripped."""
+    shown = example()._repr_html_()
+    page = Tags(shown)
+    assert not {"script", "img", "iframe"} & {tag for tag, _ in page.tags} and EVIL not in shown
+    for part in (
+        "Why '<John>' and not 'Mary' ?",
+        "p = 0.750, rank 1",
+        "ahead by +2.50 logits",
+        "'John' (position 1, +1.50)",
+        "L0H1 −2.00, L1H0 +1.00",
+        "L0 MLP −3.00",
+        "tokens +2.00 (80 % of the difference), bias +0.50",
+        str(example().masking),
+        "IOI <b>",
+    ):
+        assert part in page.text, part
+    assert len(shown) < 12_000
+    assert "of the difference" not in example(metric_value=0.0)._repr_html_()
+
+
+def test_the_glance_fits_a_phone_and_a_desktop() -> None:
+    long = example(title="t" * 300, prompt=EVIL * 9)
+    with browser() as running:
+        for size in (PHONE, DESKTOP):
+            with opened(running, f"<body>{long._repr_html_()}</body>", size) as (tab, errors):
+                assert errors == [] and sticks_out(tab) == []
+
+
+def test_saving_by_suffix(tmp_path: Path) -> None:
+    one = example()
+    (page,) = one.save(tmp_path / "a.html", palette="lrp")
+    assert page.read_text(encoding="utf-8") == explanation_html(one, palette="lrp")
+    (numbers,) = one.save(str(tmp_path / "b.JSON"))
+    assert json.loads(numbers.read_text(encoding="utf-8")) == json.loads(json.dumps(one.to_json_dict()))
+    both = one.save(tmp_path / "c")
+    assert [path.name for path in both] == ["c.html", "c.json"] and all(path.is_file() for path in both)
+    for path, message in (
+        ("d.pdf", r"written as \.html, as \.json, .*received '.*d\.pdf'. Try '.*d\.html'"),
+        ("none/e.json", "JSON needs a writable path"),
+        ("none/e.html", "needs a writable path"),
+    ):
+        with pytest.raises(InputError, match=message):
+            one.save(str(tmp_path / path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.JSON", "c.html", "c.json"]
 
 
 def test_no_token_favours_the_target() -> None:

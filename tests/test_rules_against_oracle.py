@@ -60,7 +60,7 @@ def run(model: Any, tokens: torch.Tensor, rules: RuleSet) -> Any:
 def test_presets_on_hooked_transformer_equal_the_recursion(name: str) -> None:
     tokens = zoo.prompt_tokens(1, 9)
     with zoo.float64_throughout():
-        model = zoo.hooked(name)
+        model = zoo.shared("hooked", name)
         weights = oracles.from_hooked_transformer(model)
         for preset in PRESETS:
             answer = expected(weights, tokens, preset, model.cfg.d_vocab)
@@ -72,7 +72,7 @@ def test_presets_on_hooked_transformer_equal_the_recursion(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
 def test_presets_on_hooked_transformer_as_users_run_it(name: str) -> None:
     """Without the test's float64 scope: float32 casts remain in the routers of mixtures and in Gemma's gains."""
-    tokens, model = zoo.prompt_tokens(1, 9), zoo.hooked(name)
+    tokens, model = zoo.prompt_tokens(1, 9), zoo.shared("hooked", name)
     weights = oracles.from_hooked_transformer(model)
     tolerance = WITH_FLOAT32_CASTS if name in zoo.FLOAT32_ROUTERS else TIGHT
     for preset in PRESETS:
@@ -84,7 +84,7 @@ def test_presets_on_hooked_transformer_as_users_run_it(name: str) -> None:
     "name", [n for n in zoo.NATIVE_NAMES if n != "solu_ln"] if zoo.HAS_HOOKED_TRANSFORMER else []
 )
 def test_presets_on_native_configurations_equal_the_recursion(name: str) -> None:
-    tokens, model = zoo.prompt_tokens(1, 9), zoo.native_hooked(name)
+    tokens, model = zoo.prompt_tokens(1, 9), zoo.shared("native", name)
     weights = oracles.from_hooked_transformer(model)
     for preset in PRESETS:
         answer = expected(weights, tokens, preset, model.cfg.d_vocab)
@@ -105,7 +105,7 @@ def test_presets_on_transformer_bridge_equal_the_recursion(name: str, casts: boo
 def compare_bridge(name: str, tokens: torch.Tensor, tolerance: float) -> None:
     hugging_face = zoo.hugging_face(name)
     weights = oracles.from_hugging_face(hugging_face)
-    model = zoo.bridge(name)
+    model = zoo.shared("bridge", name)
     for preset in PRESETS:
         if preset == "GIM" and name in NO_PATTERN_EDITS:
             with pytest.raises(SiteError, match="must reach the logits"):
@@ -157,7 +157,7 @@ def changes_anything(operation: str, rules: RuleSet, model: Any) -> bool:
 @pytest.mark.parametrize("name", zoo.BRIDGE_NAMES)
 def test_dropping_any_rule_is_noticed(name: str) -> None:
     """The comparison above fails by at least 1e-3 if one rule of a preset is missing, where it is no no-op."""
-    tokens, model = zoo.prompt_tokens(1, 9), zoo.bridge(name)
+    tokens, model = zoo.prompt_tokens(1, 9), zoo.shared("bridge", name)
     weights = oracles.from_hugging_face(zoo.hugging_face(name))
     noticed = 0
     for preset, rules in PRESETS.items():
@@ -175,7 +175,7 @@ def test_dropping_any_rule_is_noticed(name: str) -> None:
 @pytest.mark.parametrize("name", ["opt", "llama", "gemma2", "mixtral"])
 def test_dropped_rules_equal_the_recursion_without_them(name: str) -> None:
     """Each single rule is right by itself, not only the presets' combinations."""
-    tokens, model = zoo.prompt_tokens(1, 9), zoo.bridge(name)
+    tokens, model = zoo.prompt_tokens(1, 9), zoo.shared("bridge", name)
     weights = oracles.from_hugging_face(zoo.hugging_face(name))
     rules, literal = PRESETS["ATTN_LRP"], oracles.PRESETS["ATTN_LRP"]
     for operation, names in DROPPED.items():

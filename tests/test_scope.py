@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -22,13 +23,15 @@ from lrp_lens import (
     LogitDiff,
     MetricError,
     RuleSet,
+    attribution_graph,
+    decompose,
     run_with_relevance,
 )
+from lrp_lens.hosts.scope import exclusive
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
-BUILD = {"bridge": zoo.bridge} | ({"hooked": zoo.hooked} if zoo.HAS_HOOKED_TRANSFORMER else {})
-HOSTS = list(BUILD)
+HOSTS = zoo.HOSTS
 HOOK_LISTS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Model = Any
@@ -89,7 +92,7 @@ def relevance(model: Model, tokens: Tensor, rules: RuleSet = ATTN_LRP) -> Tensor
 @pytest.fixture(params=HOSTS)
 def build(request: pytest.FixtureRequest) -> Callable[[str], Model]:
     def builder(name: str) -> Model:
-        model = BUILD[request.param](name)
+        model = zoo.BUILD[request.param](name)
         with torch.no_grad():
             model(zoo.prompt_tokens(1, 3))  # TransformerBridge attaches hooks of its own at the first pass
         return model
@@ -111,6 +114,46 @@ def raising(error: type[BaseException]) -> Callable[..., None]:
         raise error
 
     return hook
+
+
+# ------------------------------------------------------------------------------ threads
+def test_threads_take_turns_with_one_model(build: Callable[[str], Model]) -> None:
+    """Runs of all kinds, many at once, give the numbers they give alone; one that fails does not stop the others."""
+    model = build("gpt2")
+    prompts = [zoo.prompt_tokens(1, 6, seed=seed) for seed in range(3)]
+
+    def failing(logits: Tensor) -> Tensor:
+        raise UserError
+
+    def fails() -> Tensor:
+        with pytest.raises(UserError):
+            run_with_relevance(model, prompts[0], failing)
+        return torch.zeros(1)
+
+    runs: list[Callable[[], Tensor]] = [fails]
+    for prompt in prompts:
+        runs += [
+            lambda prompt=prompt: relevance(model, prompt),
+            lambda prompt=prompt: relevance(model, prompt, GIM),
+            lambda prompt=prompt: torch.as_tensor(decompose(model, prompt, METRIC).total),
+            lambda prompt=prompt: torch.as_tensor(attribution_graph(model, prompt, METRIC).relevance),
+        ]
+    alone = [run() for run in runs]
+    before = state(model)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda run: run(), runs * 3))
+    assert all(same(one, other) for one, other in zip(alone * 3, found, strict=True))
+    assert differences(before, state(model)) == []
+
+
+def test_two_models_do_not_wait_for_each_other(build: Callable[[str], Model], tokens: Tensor) -> None:
+    one, other = build("gpt2"), build("gpt2")
+    with ThreadPoolExecutor(1) as pool, exclusive(one):
+        assert pool.submit(relevance, other, tokens).result(timeout=60).shape[1] == 6
+        waiting = pool.submit(relevance, one, tokens)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+    assert waiting.result(timeout=60).shape[1] == 6
 
 
 # ------------------------------------------------------------------------------ nothing left behind

@@ -1,22 +1,29 @@
-"""Tutorials: stored without outputs, as much prose as code, short cells; and each runs from start to end.
+"""Tutorials: as much prose as code, short cells; each runs from start to end, and shows what it is stored with.
 
 Every cell is executed in order in one namespace, as a fresh kernel would; the last one checks the notebook's claim.
-Each takes less than 60 s on two quiet cores.
+Each takes less than 60 s on two quiet cores.  `make notebooks-run` stores what they show.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.io
 import pytest
 import torch
 
-TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("*.ipynb"))
-LINES = 12
+from lrp_lens.views import View
+from tools.alike import differs
+from tools.notebooks import TUTORIALS, code_cells, differences, read, run
+
+LINES, KILOBYTES = 12, 400
+STORED_WITH_THIS_HOST = version("transformer_lens").startswith(
+    "3."
+)  # the number of hook points is the host's own
 
 each = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
@@ -30,9 +37,14 @@ def cells(path: Path, kind: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _settings_are_left_alone() -> Iterator[None]:
     """A tutorial sets no global option that its reader has not asked for."""
-    before = plotly.io.templates.default, torch.is_grad_enabled(), pd.options.display.width
+
+    def settings() -> tuple[object, ...]:
+        renderer = plotly.io.renderers.default
+        return plotly.io.templates.default, renderer, torch.is_grad_enabled(), pd.options.display.width
+
+    before = settings()
     yield
-    assert (plotly.io.templates.default, torch.is_grad_enabled(), pd.options.display.width) == before
+    assert settings() == before
 
 
 def test_they_are_numbered() -> None:
@@ -43,11 +55,17 @@ def test_they_are_numbered() -> None:
 
 
 @each
-def test_it_is_stored_without_outputs(path: Path) -> None:
-    notebook = json.loads(path.read_text(encoding="utf-8"))
+def test_it_is_stored_with_what_it_shows(path: Path) -> None:
+    """Small, in the order of the cells, and every figure as a picture that needs no script."""
+    notebook = read(path)
     assert notebook["nbformat"] == 4 and notebook["metadata"]["kernelspec"]["name"] == "python3"
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    code = code_cells(notebook)
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert path.stat().st_size < KILOBYTES * 1024
+    shown = [set(output["data"]) for cell in code for output in cell["outputs"] if "data" in output]
+    assert all(kinds - {"text/plain"} <= {"text/html", "image/svg+xml"} for kinds in shown)
+    assert any("image/svg+xml" in kinds or "text/html" in kinds for kinds in shown)
+    assert "<script" not in path.read_text(encoding="utf-8")
 
 
 @each
@@ -66,10 +84,69 @@ def test_it_says_what_to_change_and_ends_with_its_claim(path: Path) -> None:
     assert "assert " in cells(path, "code")[-1]
 
 
+@pytest.mark.full
 @each
-def test_it_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for number, text in enumerate(cells(path, "code"), start=1):
-        exec(compile(text, f"{path.name}, code cell {number}", "exec"), names)
+def test_it_runs_and_its_outputs_are_current(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = read(path)
+    fresh = run(notebook, path.name)
     assert capsys.readouterr().err == ""  # no progress bars and no warnings in a stored page
+    if STORED_WITH_THIS_HOST:
+        assert differences(notebook, fresh) == [], "run `make notebooks-run`"
+
+
+# ------------------------------------------------------------------------------------------ the comparison itself
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("a 1.00", "a 1.01", True),
+        ("a 1.00", "a 1.30", False),
+        ("a 1.00", "b 1.00", False),
+        ("a 1.00", "a 1.00 2", False),
+        ("took 1.2 s", "took 93 s", True),
+        ("took 1.2 s", "took 93 m", False),
+        ("error 3e-07", "error −9.5e-08", True),
+        ("error 3e-07", "error 0.3", False),
+        ("−5.0", "-5.0", True),
+        ("−5.0", "5.0", False),
+    ],
+)
+def test_outputs_that_say_the_same(old: str, new: str, same: bool) -> None:
+    assert (differs(old, new) == "") is same
+
+
+def test_pictures_that_show_the_same() -> None:
+    values = np.array([[1.0, -2.0], [0.5, 3.0]])
+
+    def drawn(dims: tuple[str, ...], array: np.ndarray) -> str:
+        return str(View(array, dims).plot()._repr_mimebundle_()["image/svg+xml"])
+
+    heads, layers, line = ("layer", "head"), ("layer", "position"), ("layer",)
+    for dims, array in ((heads, values), (layers, values), (line, values[0])):
+        old = drawn(dims, array)
+        assert differs(old, drawn(dims, array * 1.001)) == ""
+    assert "words of the picture" in differs(drawn(heads, values), drawn(heads, values * [[1.5, 1], [1, 1]]))
+    assert "another colour" in differs(drawn(layers, values), drawn(layers, values * [[-1, 1], [1, 1]]))
+    stages = np.array([1.0, -2.0, 0.5])
+    assert "moved by" in differs(drawn(line, stages), drawn(line, stages * [1, 1, 0.8]))
+    assert "cells" in differs(drawn(layers, values), drawn(layers, np.array([[1.0, np.nan], [0.5, 3.0]])))
+
+
+def test_the_terminal_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = 'import pandas as pd\npd.DataFrame({f"a column {i}": [i] for i in range(12)})'
+    shown = []
+    for columns in ("40", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown.append(run({"cells": [{"cell_type": "code", "source": [source]}]}))
+    assert shown[0] == shown[1] and "..." not in str(shown[0])
+
+
+def test_what_a_cell_shows_is_stored_as_a_notebook_does() -> None:
+    source = ["print('a')\nprint('b')\n1 + 1", "x = 3", "None", "import numpy as np\nnp.float64(2)"]
+    notebook = {"cells": [{"cell_type": "code", "source": [one], "outputs": []} for one in source]}
+    first, *others = run(notebook)
+    assert first[0] == {"name": "stdout", "output_type": "stream", "text": ["a\n", "b\n"]}
+    assert first[1]["data"] == {"text/plain": ["2"]} and first[1]["execution_count"] == 1
+    assert [len(one) for one in others] == [0, 0, 1]
+    assert differences(notebook, [first, *others])[0].startswith("code cell 1: shows")
+    with pytest.raises(ZeroDivisionError):
+        run({"cells": [{"cell_type": "code", "source": ["1 / 0"]}]})

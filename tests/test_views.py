@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
+from lrp_lens.views.indexing import at_labels
 
 TOKENS = ("<bos>", "John", "Mary", "John", "\n")
 VALUES = np.array([4.0, 2.0, -1.0, 0.5, 0.5])
@@ -137,14 +138,62 @@ def test_select_by_label_where_it_is_unique() -> None:
     view = View(np.arange(6.0).reshape(2, 3), ("layer", "head"))
     assert view.select(layer="L1").values.tolist() == [3.0, 4.0, 5.0]
     assert view.select(layer="L1").notes == ("layer 1: 'L1'",)
-    with pytest.raises(InputError, match="picked by number, as tokens repeat"):
-        tokens_view().select(position="Mary")
-    with pytest.raises(InputError, match="unique"):
+    assert tokens_view().select(position="Mary").values == -1.0
+    with pytest.raises(
+        InputError, match=r"unique; 'John' stands at position 1, 3. Use .select\(position=1\)"
+    ):
+        tokens_view().select(position="John")
+    with pytest.raises(InputError, match=r"no label 'L9' along layer. Did you mean 'L1' or 'L0'"):
         view.select(layer="L9")
+
+
+def test_indexing_by_label() -> None:
+    heads = View(np.arange(6.0).reshape(2, 3), ("layer", "head"), name="heads")
+    assert heads["L1H2"] == 5.0 and isinstance(heads["L1H2"], float)
+    assert heads["L1", "H2"] == heads["H2", "L1"] == heads["H2"]["L1"] == 5.0
+    assert heads["H2"].dims == ("layer",) and heads["H2"].values.tolist() == [2.0, 5.0]
+    assert tokens_view()["\n"] == 0.5 and tokens_view()["<bos>"] == 4.0
+    many = View(np.ones((2, 2, 3)), ("batch", "layer", "head"))
+    assert many["L1H2"].dims == ("batch",)
+    components = View(np.array([1.0, 2.0]), ("component",), {"component": ("embed", "L0H0")})
+    assert components["L0H0"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("view", "label", "message"),
+    [
+        (tokens_view(), " mary", "no label ' mary' along position. Did you mean 'Mary'"),
+        (tokens_view(), "John", "'John' stands at position 1, 3"),
+        (tokens_view(), "zebra", "It has '<bos>', 'John', 'Mary', …"),
+        (tokens_view(), "", "no label ''"),
+        (tokens_view(), 2, r"labels such as '<bos>'.*received 2. Numbers pick by .select\(position=3\)"),
+        (tokens_view(), slice(2), "received slice"),
+        (tokens_view(), ("Mary", "John"), "no label 'John' along any axis. It has no labels"),
+        (View(np.ones((2, 2)), ("layer", "head")), "l1h1", "Did you mean 'L1H1'"),
+        (View(np.ones((2, 2)), ("layer", "head")), "L1H9", "Did you mean 'L1H1'"),
+        (View(np.ones((2, 2)), ("batch", "neuron")), "1", "'1' is a label of batch and neuron"),
+        (batch_view(), "a", r"The examples have their own tokens; use .select\(batch=0\) first"),
+    ],
+)
+def test_labels_that_pick_nothing_are_refused(view: View, label: object, message: str) -> None:
+    """Called past `View.__getitem__`, whose annotations are checked first under pytest."""
+    with pytest.raises(InputError, match=message):
+        at_labels(view, label)
+
+
+def test_a_view_is_no_sequence() -> None:
+    """Indexed by labels, it would otherwise be iterated by number, up to an error."""
+    with pytest.raises(TypeError, match="not iterable"):
+        list(tokens_view())
+    with pytest.raises(TypeError):
+        _ = "Mary" in tokens_view()
 
 
 def test_sum() -> None:
     view = batch_view()
+    assert view.sum() == 9.0 and isinstance(view.sum(), float)
+    assert View(np.float32([[1, 2]]), ("layer", "head")).sum() == 3.0
+    assert np.isnan(tokens_view(values=np.array([1, np.nan, 0, 0, 0])).sum())
     assert view.sum("position").values.tolist() == [3.0, 6.0]
     assert view.sum("position").special is None
     with pytest.raises(InputError, match="equal tokens at equal positions"):
@@ -214,7 +263,7 @@ def test_load_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not"):
         View.load(tmp_path / "text")
     save_file({"weight": np.zeros(2)}, tmp_path / "weights")
-    with pytest.raises(InputError, match="holds no view"):
+    with pytest.raises(InputError, match="of the kind None"):
         View.load(tmp_path / "weights")
 
 

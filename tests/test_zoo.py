@@ -1,11 +1,14 @@
 """Every host computes the same logits for the same architecture, and the models are as random as claimed."""
 
 import contextlib
+from typing import Any
 
 import pytest
 import torch
 
+from lrp_lens.hosts import resolve
 from tests import zoo, zoo_recipes
+from tests.zoo_recipes import FIRST
 
 BATCH, LENGTH = 2, 9
 
@@ -138,3 +141,52 @@ def test_sliding_windows_clamps_and_caps_are_active():
     _logits(model, use_cache=False)
     assert any(clamped)
     assert _logits(zoo.hugging_face("gemma2"), use_cache=False).abs().max() > 4
+
+
+def kinds(model: Any) -> set[tuple[Any, ...]]:
+    """What operations a model has, apart from where they stand and how large they are."""
+    sites = resolve(model)
+    found: set[tuple[Any, ...]] = {("parallel", sites.parallel)}
+    for site in sites.sites:
+        parts = [f"{key}={value}" for key, value in vars(site).items() if key in PLAIN]
+        parts += [f"{key}: {value is not None}" for key, value in vars(site).items() if key in OPTIONAL]
+        parts += [f"{key}: {getattr(site, key)() is not None}" for key in READ if hasattr(site, key)]
+        where = (site.label,) if site.kind in ("linear", "bias") else ()
+        found.add((site.kind, *where, *parts))
+    return found
+
+
+PLAIN = ("centred", "of", "function", "expert", "biased", "extras")
+OPTIONAL = ("limit", "softcap", "scores", "pattern", "up", "input", "output", "scale")
+READ = ("gain", "bias", "sink")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("host", zoo.BUILD)
+def test_the_first_tier_holds_every_kind_of_site(host):
+    found = {name: kinds(zoo.shared(host, name)) for _, name in zoo.models(host)}
+    every = set().union(*found.values())
+    assert every == set().union(*(found[name] for name in found.keys() & FIRST))
+    assert len(found.keys() & FIRST) < len(found) / 2
+
+
+def test_a_shared_model_that_is_changed_is_noticed_and_not_lent_again():
+    changes = {
+        "hook": lambda model: model.hook_dict["hook_embed"].add_hook(lambda tensor, hook: None),
+        "weight": lambda model: next(model.parameters()).data.mul_(1.5),
+        "requires_grad": lambda model: next(model.parameters()).requires_grad_(False),
+        "mode": lambda model: model.train(),
+        "module": lambda model: model.blocks[0].add_module("mlp", torch.nn.Identity()),
+        "cfg": lambda model: setattr(model.cfg, "use_attn_result", not model.cfg.use_attn_result),
+    }
+    assert zoo.changed() == []
+    for what, change in changes.items():
+        model = zoo.shared("bridge", "gpt2")
+        model(zoo.prompt_tokens(1, 4)).sum().backward()
+        model.zero_grad()
+        assert zoo.changed() == [], what  # running it is no change
+        assert zoo.shared("bridge", "gpt2") is model
+        change(model)
+        (fault,) = zoo.changed()
+        assert fault.startswith("bridge gpt2: "), what
+        assert zoo.shared("bridge", "gpt2") is not model

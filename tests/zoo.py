@@ -9,6 +9,8 @@ random state as it found it.
     hooked("llama")          the same weights in a HookedTransformer (TransformerLens 3.9 only)
     bridge("llama")          the same weights in a TransformerBridge (TransformerLens 3.9 and 4)
     native_hooked("ln_relu") a HookedTransformer of its own, not converted from anything (3.9 only)
+    shared("bridge", "llama") the same, built once a process, for tests that only run it
+    models("hooked", "bridge") every (host, name) of these hosts, to parametrise tests with
     prompt_tokens(2, 9)      token ids
 
 Which host holds which architecture (tests/test_zoo.py holds every line of this table to the logits):
@@ -56,6 +58,7 @@ import contextlib
 import logging
 import os
 import warnings
+from typing import Any
 from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -237,6 +240,76 @@ def native_hooked(name: str, dtype: torch.dtype = torch.float64) -> "HookedTrans
             )
             model.load_state_dict(state, strict=False)
         return model.to(dtype, print_details=False).eval()
+
+
+# ---------------------------------------------------------------------------------------- all of them
+BUILD = {"bridge": bridge} | ({"hooked": hooked, "native": native_hooked} if HAS_HOOKED_TRANSFORMER else {})
+HOSTS = tuple(host for host in BUILD if host != "native")
+REFUSED = ("solu_ln",)  # built to be refused
+
+
+def models(*hosts: str) -> list[tuple[str, str]]:
+    """(host, name) of every model of these hosts that lrp_lens takes; by default of all that are installed."""
+    names = {"hooked": HOOKED_NAMES, "native": NATIVE_NAMES, "bridge": BRIDGE_NAMES}
+    return [(host, name) for host in hosts or names for name in names[host] if name not in REFUSED]
+
+
+_shared: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}
+_lent: set[tuple[Any, ...]] = set()
+
+
+def shared(host: str, name: str, dtype: torch.dtype = torch.float64) -> Any:
+    """A model that is built once a process and lent to every test that asks for it.
+
+    Whoever borrows it leaves it as it was; `changed` says who did not (tests/conftest.py asks after every test).  A
+    test that means to change its model builds one of its own.  Inside `float64_throughout` there is another one.
+    """
+    key = (host, name, dtype, torch.float32 is torch.float64)
+    if key not in _shared:
+        model = BUILD[host](name, dtype)
+        with torch.no_grad():
+            model(prompt_tokens(1, 3))  # TransformerBridge attaches hooks of its own at the first pass
+        _shared[key] = model, _found(model)
+    _lent.add(key)
+    return _shared[key][0]
+
+
+def changed() -> list[str]:
+    """What was not left as found in the models lent since the last call; these are not lent again."""
+    faults = []
+    for key in _lent:
+        model, before = _shared[key]
+        after = _found(model)
+        different = sorted(part for part in before | after if before.get(part) != after.get(part))
+        if different:
+            del _shared[key]
+            faults.append(f"{key[0]} {key[1]}: {', '.join(different[:5])}")
+    _lent.clear()
+    return faults
+
+
+def _found(model: Any) -> dict[str, Any]:
+    """What a test could leave changed: weights, gradients, hooks, mode, modules and plain settings.
+
+    Weights count by the number of their in-place changes and by their sum, which also sees changes behind autograd.
+    """
+    found: dict[str, Any] = {}
+    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in tensors:
+            total = tensor.detach().double().sum().item()
+            state = (id(tensor), tensor._version, tensor.requires_grad, tensor.grad is None, repr(total))
+            found[f"{kind} {name}"] = state
+    for name, module in model.named_modules():
+        hooks = [len(getattr(module, kind)) for kind in _HOOKS]
+        points = [len(getattr(module, kind, ())) for kind in ("fwd_hooks", "bwd_hooks", "ctx")]
+        found[f"module {name}"] = (id(module), module.training, hooks, points)
+    plain = {
+        key: value for key, value in vars(model.cfg).items() if isinstance(value, bool | int | float | str)
+    }
+    return found | {f"cfg {key}": value for key, value in plain.items()}
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def prompt_tokens(batch: int = 1, length: int = 9, seed: int = 3) -> torch.Tensor:

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from lrp_lens.circuits.norms import normalized
 from lrp_lens.circuits.readers import stream_before
-from lrp_lens.circuits.runs import recording
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import SiteError
@@ -36,6 +35,7 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.run.pairs import recording
 
 Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
 
@@ -74,7 +74,7 @@ class AblatedRun:
         mask = None if batch.left_mask is None else batch.left_mask.repeat(n, 1)
         raw = [name for layer in range(self.writers.graph.n_layers) if (name := self.writers.raw(layer))]
         ports, modules = recording(self.writers.model, raw, self.kept)
-        with torch.no_grad(), attached([*ports, *self.hooks(), *keep], modules):
+        with torch.no_grad(), attached(self.writers.model, [*ports, *self.hooks(), *keep], modules):
             return forward(self.writers.model, batch.ids.repeat(n, 1), mask)
 
     def hooks(self) -> Hooks:

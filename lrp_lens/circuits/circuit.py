@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.circuits import storage
-from lrp_lens.circuits.graph import ComponentGraph
+from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.errors import InputError
 
 
@@ -148,10 +149,10 @@ class Circuit:
 
     def __repr__(self) -> str:
         possible = self.graph.n_edges * (self.mask.shape[-1] if self.by_position else 1)
-        shown = ", ".join(f"{writer} → {reader}" for writer, reader in self.edges[:6])
+        first = ", ".join(f"{writer} → {reader}" for writer, reader in self.edges[:6])
         more = ", …" if len(self.edges) > 6 else ""
-        return (
-            f"Circuit({self.name}: {len(self)} of {possible} edges, {len(self.nodes)} writers; {shown}{more})"
+        return shown(
+            f"Circuit({self.name}: {len(self)} of {possible} edges, {len(self.nodes)} writers; {first}{more})"
         )
 
 

@@ -1,4 +1,4 @@
-"""faithfulness_curve: how much of the metric the best k % of edges (or nodes) carry, for every k, method and ranking.
+"""circuit_curve: how much of the metric the best k % of edges (or nodes) carry, for every k, method and ranking.
 
 1. Rank edges by |score| ("absolute"), by score ("signed"), and at random (the control).
 2. Take the best k % of them for MIB's ten k, prune to what is connected, and run each circuit.
@@ -8,21 +8,21 @@
 5. Intervals: bootstrap over prompts, which are drawn once for all methods.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
+from lrp_lens.characters import escape, shown
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.evaluate import evaluate_circuits
-from lrp_lens.circuits.scores import ComponentEdges
+from lrp_lens.circuits.evaluate import run_circuits
+from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.text import PaddingSide
-from lrp_lens.metrics import Metric
+from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.metrics import MetricLike
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
@@ -124,6 +124,25 @@ class CircuitCurve:
         ]
         return pd.DataFrame(rows)
 
+    def plot(
+        self,
+        ranking: Literal["absolute", "signed"] = "absolute",
+        *,
+        methods: Sequence[str] | None = None,
+    ) -> Any:
+        """Faithfulness against size, one line per method, a plotly figure.
+
+        Args:
+            ranking: "absolute" (CMD's) or "signed" (CPR's); a random control is shown with either.
+            methods: the methods to show, in this order; None shows all.
+
+        Raises:
+            InputError: no such method or ranking.
+        """
+        from lrp_lens.plots.circuits import plot_circuit_curve
+
+        return plot_circuit_curve(self.to_dataframe(), ranking, methods=methods, level=self.level)
+
     def _headline(self) -> str:
         return (
             f"CircuitCurve({self.level}s, {self.text}; {len(self.full)} prompt{'s' * (len(self.full) > 1)}; metric "
@@ -132,13 +151,11 @@ class CircuitCurve:
 
     def __repr__(self) -> str:
         table = self.areas().to_string(index=False, float_format="{:.3f}".format)
-        return f"{self._headline()}\n{table}"
+        return shown(f"{self._headline()}\n{table}")
 
     def _repr_html_(self) -> str:
-        import html
-
         table = self.areas().to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{html.escape(self._headline())}</p>{table}"
+        return f"<p>{escape(self._headline())}</p>{shown(table)}"
 
 
 def cpr(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:
@@ -161,12 +178,12 @@ def cmd(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:
     return np.asarray(np.trapezoid(np.abs(1 - faithfulness), fractions, axis=-1))
 
 
-def faithfulness_curve(
+def circuit_curve(
     model: Any,
     edges: ComponentEdges | Mapping[str, ComponentEdges],
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     level: str = "edge",
     selection: str = "top",
@@ -181,6 +198,7 @@ def faithfulness_curve(
     n_resamples: int = 1000,
     confidence: float = 0.95,
     max_rows: int | None = None,
+    progress: bool | None = None,
 ) -> CircuitCurve:
     """Faithfulness of the best k % of edges or nodes, with CPR, CMD, a random control and bootstrap intervals.
 
@@ -188,13 +206,13 @@ def faithfulness_curve(
         model: HookedTransformer or TransformerBridge in eval mode.
         edges: scores, or several under names, to be compared on the same prompts.
         clean: prompts, preferably not those the scores come from.
-        corrupted: as in `evaluate_circuits`.
-        metric: as in `evaluate_circuits`.
+        corrupted: as in `run_circuits`.
+        metric: as in `run_circuits`.
         level: "edge", or "node" for circuits of whole components with all edges between them.
         selection: "top", or "greedy" (edges only).
         fractions: shares of all edges (nodes), increasing.
-        ablation: as in `evaluate_circuits`.
-        direction: as in `evaluate_circuits`.
+        ablation: as in `run_circuits`.
+        direction: as in `run_circuits`.
         reference: prompts of the mean.
         padding_side: of prompts of several lengths.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
@@ -203,9 +221,10 @@ def faithfulness_curve(
         n_resamples: bootstrap samples of the prompts.
         confidence: of the intervals.
         max_rows: circuits × prompts that go through the model at once.
+        progress: as in `run_circuits`.
 
     Raises:
-        InputError: for options out of range; and what `evaluate_circuits` refuses.
+        InputError: for options out of range; and what `run_circuits` refuses.
 
     Example:
         >>> from lrp_lens import RELP, LogitDiff, load_demo_model
@@ -215,7 +234,7 @@ def faithfulness_curve(
         >>> corrupted = "then mary and john went to the park . mary gave the key to"
         >>> metric = LogitDiff("mary", "john")
         >>> edges = component_edges(model, clean, corrupted, metric, rules=RELP)
-        >>> curve = faithfulness_curve(model, edges, clean, corrupted, metric)
+        >>> curve = circuit_curve(model, edges, clean, corrupted, metric)
         >>> list(curve.areas().columns)
         ['method', 'cpr', 'cpr_low', 'cpr_high', 'cmd', 'cmd_low', 'cmd_high']
     """
@@ -236,7 +255,7 @@ def faithfulness_curve(
     some = next(iter(named.values()))
     for _ in range(random_controls):
         circuits += list(_random(some, shares, level, generator))
-    found = evaluate_circuits(
+    found = run_circuits(
         model,
         circuits,
         clean,
@@ -248,6 +267,7 @@ def faithfulness_curve(
         padding_side=padding_side,
         prepend_bos=prepend_bos,
         max_rows=max_rows,
+        progress=progress,
     )
     values = found.values.reshape(-1, len(shares), found.values.shape[-1])
     sizes = found.sizes.reshape(-1, len(shares))

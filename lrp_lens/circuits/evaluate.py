@@ -1,4 +1,4 @@
-"""evaluate_circuits: the metric of the model that only the edges of a circuit connect.
+"""run_circuits: the metric of the model that only the edges of a circuit connect.
 
 1. Run the prompts once for the replacements (`lrp_lens.circuits.reference`).
 2. Run circuits × prompts as one batch, as many at once as fit (`lrp_lens.circuits.ablation`).
@@ -7,7 +7,7 @@
 4. The control that every edit counts: with only the embedding's edges replaced, the run is the other run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,19 +16,20 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from lrp_lens.characters import shown
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.graph import ComponentGraph, component_graph
+from lrp_lens.circuits.components import ComponentGraph, component_graph
 from lrp_lens.circuits.reference import outputs_of, replacements, require_ablation
-from lrp_lens.circuits.runs import Pair, plain_run, positions_read, read_pair
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import Sites
-from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import BoundMetric, Metric
+from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.metrics import BoundMetric, MetricLike
+from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.run.pairs import Pair, plain_run, positions_read, read_pair
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -65,15 +66,15 @@ class CircuitValues:
             )
         ]
         ends = f"all edges {self.full.mean():.4g}, none {self.empty.mean():.4g}"
-        return "\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines])
+        return shown("\n".join([f"CircuitValues({self.ablation}, {self.direction}; {ends})", *lines]))
 
 
-def evaluate_circuits(
+def run_circuits(
     model: Any,
     circuits: Circuit | Sequence[Circuit],
     clean: Any,
     corrupted: Any = None,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
     ablation: str = "corrupted",
     direction: str = "noising",
@@ -81,6 +82,7 @@ def evaluate_circuits(
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
     max_rows: int | None = None,
+    progress: bool | None = None,
 ) -> CircuitValues:
     """Run the model with every edge outside each circuit replaced.
 
@@ -96,6 +98,7 @@ def evaluate_circuits(
         padding_side: of prompts of several lengths.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         max_rows: circuits × prompts that go through the model at once; by default what fits in half a GiB.
+        progress: show a bar of the circuits; None: on terminals and in notebooks, after two seconds.
 
     Raises:
         InputError: circuits of a graph with other components or another width, prompts that do not fit, an unknown
@@ -110,13 +113,14 @@ def evaluate_circuits(
         >>> corrupted = "then mary and john went to the park . mary gave the key to"
         >>> metric = LogitDiff("mary", "john")
         >>> edges = component_edges(model, clean, corrupted, metric, rules=GRADIENT)
-        >>> values = evaluate_circuits(model, edges.top(200), clean, corrupted, metric)
+        >>> values = run_circuits(model, edges.top(200), clean, corrupted, metric)
         >>> values.values.shape
         (1, 1)
     """
     chosen = list(circuits) if isinstance(circuits, Sequence) else [circuits]
     if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
         raise InputError(f"max_rows is a number of 1 or more, or None; received {max_rows!r}.")
+    require_show(progress)
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
     if direction == "denoising" and ablation != "corrupted":
@@ -139,9 +143,9 @@ def evaluate_circuits(
         batch, other = (pair.clean, theirs) if direction == "noising" else (pair.corrupted, own)
     else:
         batch, other = pair.clean, replacements(writers, ablation, own, pair.clean, reference)
-        empty = _values(writers, [Circuit.empty(graph)], batch, other, pair.bound, max_rows)[0]
+        empty = _values(writers, [Circuit.empty(graph)], batch, other, pair.bound, max_rows, progress)[0]
     run = [circuit.complement() for circuit in chosen] if direction == "denoising" else chosen
-    values = _values(writers, run, batch, other, pair.bound, max_rows)
+    values = _values(writers, run, batch, other, pair.bound, max_rows, progress)
     return CircuitValues(
         torch.stack(values).double().cpu().numpy(),
         full.double().cpu().numpy(),
@@ -201,6 +205,7 @@ def _values(
     other: Tensor,
     bound: BoundMetric,
     max_rows: int | None,
+    progress: bool | None,
 ) -> list[Tensor]:
     """The metric of each circuit on each prompt, [batch] each."""
     n_prompts, length = batch.ids.shape
@@ -210,7 +215,7 @@ def _values(
         max_rows = ROW_BYTES // max(per_row, 1)
     size = max(1, max_rows // n_prompts)
     found: list[Tensor] = []
-    with tqdm(total=len(circuits), desc="circuits", disable=None, leave=False, delay=2) as bar:
+    with progress_bar(None, len(circuits), "circuits", progress, "circuit") as bar:
         for start in range(0, len(circuits), size):
             some = circuits[start : start + size]
             masks = torch.stack([_mask(circuit, graph, length if by_position else None) for circuit in some])

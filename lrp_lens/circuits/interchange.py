@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.graph import Component, ComponentGraph, component_graph
-from lrp_lens.circuits.scores import ComponentEdges
+from lrp_lens.circuits.components import Component, ComponentGraph, component_graph
+from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
+from lrp_lens.files import require_writable, write_text
 
 
 def writer_name(writer: Component) -> str | None:
@@ -103,7 +104,8 @@ def save_importances(
     edges: ComponentEdges, path: str | os.PathLike[str], circuit: Circuit | None = None
 ) -> None:
     """Write `importances` to a file, `importances.json` of a MIB submission."""
-    Path(path).write_text(json.dumps(importances(edges, circuit)), encoding="utf-8")
+    require_writable(path)
+    write_text(path, json.dumps(importances(edges, circuit)))
 
 
 def load_importances(path: str | os.PathLike[str], model: Any = None) -> tuple[ComponentEdges, Circuit]:

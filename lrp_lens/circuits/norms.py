@@ -3,14 +3,14 @@
 1. `normalized`: what a reader's norm makes of its input, (x - mean) / σ · gain + bias.
 2. `written`: a share of a sublayer's output taken through the norm after it, whose σ is that of the whole output.
    Shares so taken sum to what the sublayer writes, whatever the rule.
-3. `at_input`: a gradient at a norm's output taken back to its input: σ held constant (LN-rule), or the exact
-   Jacobian where the rule is the plain gradient.
+
+A gradient at a norm's output goes back to its input by the norm's rule (`lrp_lens.rules.norms`).
 """
 
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.decomposition.linear import scale_of, through
+from lrp_lens.decomposition.linear import scale_of
 from lrp_lens.hosts.sites import NormSite
 
 
@@ -30,22 +30,3 @@ def written(
     result = (x - x.mean(-1, keepdim=True) if norm.centred else x) / scale
     gain = norm.gain()
     return result if gain is None else result * gain.to(result)
-
-
-def at_input(
-    norm: NormSite | None,
-    gradient: Float[Tensor, "*rest d_model"],
-    x: Float[Tensor, "*other d_model"],
-    frozen: bool,
-) -> Float[Tensor, "*rest d_model"]:
-    """The gradient at a norm's input x, from the one at its output."""
-    if norm is None:
-        return gradient
-    scale = scale_of(norm, x)
-    result = through(norm, gradient, scale.expand(*gradient.shape[:-1], 1))
-    if frozen:
-        return result
-    gain = norm.gain()
-    weighted = gradient if gain is None else gradient * gain.to(gradient)
-    unit = (x - x.mean(-1, keepdim=True) if norm.centred else x) / scale
-    return result - unit * (weighted * unit).mean(-1, keepdim=True) / scale

@@ -1,11 +1,13 @@
 """The gated gradient at each reader's input: the residual stream as this reader alone sees it.
 
-1. For q, k and v of each head: the gradient at q is taken back through W_Q (0-rule), then through the norm: gradients
-   of different heads and of q, k and v stay apart, which the stream's own gradient adds up.
+1. For q, k and v of each head: the gradient at q is taken back through W_Q, then through the norm by its rule.
+   Gradients of different heads and of q, k and v stay apart, which the stream's own gradient adds up.
 2. For an MLP: the gradient at its norm's output, taken back through the norm.  Where attention shares that norm
    (GPT-J and Phi on TransformerBridge), attention's part is taken off; where there is no norm, it is what the
    gradient of the stream grows by between the MLP's output and its input.
 3. For the logits: the gradient at the last state of the stream.
+4. Gradients at the readers of a block sum to what the stream's own gradient grows by over it.  That is checked: a rule
+   whose answer is not what its hooks do shows here.
 """
 
 from collections.abc import Iterator
@@ -16,15 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.circuits.graph import ComponentGraph
-from lrp_lens.circuits.norms import at_input
+from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.decomposition.linear import wide
+from lrp_lens.errors import RuleError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_norm, input_weights
 from lrp_lens.hosts.sites import Sites
-from lrp_lens.rules import Plain, RuleSet
+from lrp_lens.rules import RuleSet
+from lrp_lens.run.cache import RelevanceCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ def reader_blocks(
     first = 0
     for layer in range(graph.n_layers):
         stop, stream = graph.stops[first], Names.resid_pre(layer)
-        frozen = not isinstance(rules.rule_for("norm", layer), Plain)
+        rule = rules.rule_for("norm", layer)
         x, norm = at(cache.activations, stream), input_norm(sites, layer, "attention")
         parts = []
         for part in "qkv":
@@ -93,19 +95,32 @@ def reader_blocks(
             gradient = at(cache.gradients, Names.attention(layer, part))
             parts.append(torch.einsum("bphe,hde->hbpd", gradient, weights.to(gradient)))
         outputs = torch.cat(parts)
-        heads = at_input(norm, outputs, x, frozen)
+        heads = rule.at_input(norm, outputs, x)
         yield ReaderBlock(first, stop, stream, heads)
-        first += len(heads)
+        first, received = first + len(heads), heads.sum(0)
         if graph.mlp:
             stream, (between, shared) = stream_before(sites, layer), _mlp_norm(sites, layer)
             if between:
                 norm, x = input_norm(sites, layer, "mlp"), at(cache.activations, stream)
                 gradient = at(cache.gradients, between)
-                gradient = at_input(norm, gradient - outputs.sum(0) if shared else gradient, x, frozen)
+                gradient = rule.at_input(norm, gradient - outputs.sum(0) if shared else gradient, x)
             else:
                 gradient = at(cache.gradients, stream) - at(cache.gradients, Names.resid_post(layer))
-                gradient = gradient - heads.sum(0) if sites.parallel else gradient
+                gradient = gradient - received if sites.parallel else gradient
             yield ReaderBlock(first, graph.stops[first], stream, gradient[None])
-            first += 1
+            first, received = first + 1, received + gradient
+        after = Names.resid_pre(layer + 1) if layer + 1 < graph.n_layers else Names.resid_post(layer)
+        own = cache.gradients[Names.resid_pre(layer)]
+        missing = at(cache.gradients, Names.resid_pre(layer)) - at(cache.gradients, after) - received
+        if not missing.abs().max() <= max(1e-3, 16 * torch.finfo(own.dtype).eps) * own.abs().max():
+            raise RuleError(
+                f"Gradients at the readers of a block sum to what the stream's gradient grows by; in layer {layer} "
+                f"they miss it by {float(missing.abs().max() / own.abs().max()):.2g} of its range. The rule {rule} "
+                f"({type(rule).__name__}) answers `transpose` otherwise than its hooks act, or a hook on the model "
+                "changes the pass (model.reset_hooks()).",
+                rule=rule,
+                question="transpose",
+                analysis="component_edges",
+            )
     last = Names.resid_post(graph.n_layers - 1)
     yield ReaderBlock(first, graph.stops[first], last, at(cache.gradients, last)[None])

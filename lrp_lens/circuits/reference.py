@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.circuits.graph import FIXED
-from lrp_lens.circuits.runs import plain_run
+from lrp_lens.circuits.components import FIXED
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.text import tokenize
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.metrics import BoundMetric
+from lrp_lens.run.pairs import plain_run
 
 Ablation = Literal["corrupted", "mean", "zero"]
 ABLATIONS = ("corrupted", "mean", "zero")

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrp_lens.circuits.circuit import Circuit, edges_of_nodes
-from lrp_lens.circuits.graph import FIXED, ComponentGraph
+from lrp_lens.circuits.components import FIXED, ComponentGraph
 from lrp_lens.errors import InputError
 
 if TYPE_CHECKING:
-    from lrp_lens.circuits.scores import ComponentEdges
+    from lrp_lens.circuits.result import ComponentEdges
 
 
 def top_edges(edges: "ComponentEdges", n: int, *, absolute: bool = True, prune: bool = True) -> Circuit:

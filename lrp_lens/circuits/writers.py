@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.circuits.graph import ComponentGraph
+from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.circuits.norms import written
 from lrp_lens.decomposition.linear import scale_of, wide
 from lrp_lens.hosts import resolve

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lrp_lens.characters import shown
+
 _CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
 _QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
 DEFAULT_REPORT = "lrp-lens-report.html"
@@ -38,7 +40,7 @@ class OneLineErrors(TyperGroup):
 
 def fail(message: str) -> None:
     """Print one line on standard error and exit with code 2."""
-    typer.echo(f"lrp-lens: {' '.join(message.split())}", err=True)
+    typer.echo(f"lrp-lens: {shown(' '.join(message.split()))}", err=True)
     sys.exit(2)
 
 

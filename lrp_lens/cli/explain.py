@@ -1,22 +1,24 @@
 """`lrp-lens explain`: load, explain, print, write."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.text import Text
 
+from lrp_lens.characters import shown
+from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import Request
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.explain import explain, rule_set
+from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.hosts.chat import chat_ids
 from lrp_lens.hosts.loading import load_model
-from lrp_lens.report import write_report
+from lrp_lens.report import write_json, write_report
+from lrp_lens.rules import as_rule_set
 
 DEMO_SUITE = "ioi_second_pair_last"
 """Without a prompt, the first failure of this suite is explained: short, and its distractor is plain to see."""
@@ -28,8 +30,8 @@ def run(request: Request) -> Explanation:
     Raises:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
-    rules = rule_set(request.rules)
-    errors = Console(stderr=True)
+    rules = as_rule_set(request.rules)
+    errors = terminal(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request)
     prompt = request.prompt
@@ -46,16 +48,14 @@ def run(request: Request) -> Explanation:
         seeds=request.seeds,
         prepend_bos=request.bos,
         model_name=_called(request.model),
-        progress=True,
     )
-    console = Console()
+    console = terminal()
     print_explanation(explanation, console)
     report = write_report(explanation, request.out)
-    console.print(f"[bold]Report:[/] {report}", soft_wrap=True, highlight=False)
+    console.print(Text.assemble(("Report:", "bold"), f" {shown(str(report))}"), soft_wrap=True)
     if request.json is not None:
-        text = json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False)
-        Path(request.json).write_text(text + "\n", encoding="utf-8")
-        console.print(f"[bold]JSON:[/]   {Path(request.json).resolve()}", soft_wrap=True, highlight=False)
+        written = write_json(explanation, request.json)
+        console.print(Text.assemble(("JSON:", "bold"), f"   {shown(str(written))}"), soft_wrap=True)
     return explanation
 
 

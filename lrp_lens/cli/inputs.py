@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrp_lens.errors import InputError
+from lrp_lens.files import require_writable
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _MARKS = (b'<meta name="generator" content="lrp-lens">', b'"schema": "lrp_lens.')
@@ -105,10 +106,10 @@ def read_prompt(
 
 
 def _read(path: str) -> str:
-    """A file's text, or standard input for -, without one trailing line break."""
+    """A file's text, or standard input for -, without a byte-order mark and one trailing line break."""
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"Cannot read the prompt from {path!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -116,29 +117,17 @@ def _read(path: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 
-def require_writable(path: str, force: bool = False) -> None:
-    """Raise InputError unless a file can be written at this path, without loss.
+def require_outputs(out: str, json: str | None, force: bool) -> None:
+    """Raise InputError unless report and JSON can be written without loss, to two files.
 
     An existing file is replaced with `force`, or if it is empty or was written by lrp-lens.
     """
-    target = Path(path)
-    parent = target.parent
-    if target.is_dir():
-        raise InputError(f"Cannot write to {path!r}: it is a directory; pass a file name.")
-    if not parent.is_dir():
-        raise InputError(f"Cannot write to {path!r}: there is no directory {str(parent)!r}.")
-    if not os.access(target if target.exists() else parent, os.W_OK):
-        raise InputError(f"Cannot write to {path!r}: permission denied.")
-    if target.is_file() and not force and not _ours(target):
-        raise InputError(
-            f"Cannot write to {path!r}: the file exists and is no report of lrp-lens; pass --force to replace it."
-        )
-
-
-def require_outputs(out: str, json: str | None, force: bool) -> None:
-    """Raise InputError unless report and JSON can be written, to two files."""
     for path in filter(None, (out, json)):
-        require_writable(path, force)
+        target = require_writable(path)
+        if target.is_file() and not force and not _ours(target):
+            raise InputError(
+                f"Cannot write to {path!r}: the file exists and is no report of lrp-lens; pass --force to replace it."
+            )
     if json is not None and os.path.realpath(out) == os.path.realpath(json):
         raise InputError(f"--out and --json are two files; received {out!r} and {json!r}.")
 

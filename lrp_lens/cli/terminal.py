@@ -8,8 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lrp_lens.characters import shown
 from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.failures.verdict import Outcome
+from lrp_lens.masking.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
 
 _TOP = 5
@@ -23,16 +24,16 @@ _COLOURS = {
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Print the whole explanation; everything from model and prompt is printed literally, never as markup."""
+    """Print the whole explanation on a `terminal`; everything from model and prompt is text, never markup."""
     words = [(repr(explanation.target.text), "bold blue"), (repr(explanation.contrast.text), "bold red")]
     first, second = words if explanation.metric_value >= 0 else reversed(words)
     heading = Text.assemble(("Why ", "bold"), first, (" and not ", "bold"), second, ("?", "bold"))
     console.print()
     console.print(heading)
     source = " · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules)))
-    console.print(Text(source, style="dim"))
+    console.print(Text(shown(source), style="dim"))
     _title(console, "Prompt")
-    console.print(Padding(Text(explanation.prompt), (0, 2)))
+    console.print(Padding(Text(shown(explanation.prompt)), (0, 2)))
     console.print(_choices(explanation))
     for note in explanation.notes:
         console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))

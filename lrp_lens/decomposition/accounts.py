@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_lens.cache import RelevanceCache
 from lrp_lens.decomposition.linear import coefficient, per_position, scale_of, through, wide
 from lrp_lens.decomposition.result import Component
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite
 from lrp_lens.hosts.writes import final_norm, output_weights, post_norm
-from lrp_lens.ledger import Balance
-from lrp_lens.rules import Epsilon, Plain
+from lrp_lens.run.balance import Balance
+from lrp_lens.run.cache import RelevanceCache
 
 
 @dataclass(eq=False)
@@ -203,17 +202,19 @@ class Accounts:
                 total = self.bias_total(site)
                 self.add(Component(site.label, None, None, "bias"), total, total)
         metric, rules = self.cache.metric_value.double().cpu(), self.balance.rules
-        linear = rules.rule_for("linear", None)
-        if isinstance(linear, Epsilon) and any(s.record == Names.LOGITS for s in self.sites.of(LinearSite)):
-            self.residuals["ε at unembed"] = self.balance.epsilon_share(Names.LOGITS).numpy()
-        capped = [site for site in self.sites.of(LogitSite) if site.softcap is not None]
-        if capped:
-            plain = isinstance(rules.rule_for("softcap", None), Plain)
-            returned, before = Names.RETURNED_LOGITS, Names.LOGITS
-            share = (
-                self.balance.relevance(returned) - self.balance.downstream(before) if plain else 0 * metric
-            )
-            self.residuals["logit soft-cap"] = share.numpy()
+        for one in self.sites.sites:
+            if isinstance(one, LinearSite) and one.record == Names.LOGITS:
+                for name in rules.sinks(one):
+                    self.residuals[name] = self.balance.linear_share(Names.LOGITS).numpy()
+            elif isinstance(one, LogitSite) and one.softcap is not None:
+                returned, before = Names.RETURNED_LOGITS, Names.LOGITS
+                taken = bool(rules.sinks(one))
+                share = (
+                    self.balance.relevance(returned) - self.balance.downstream(before)
+                    if taken
+                    else 0 * metric
+                )
+                self.residuals["logit soft-cap"] = share.numpy()
         if not self.balance.linear_metric:
             left = metric - self.balance.relevance(Names.RETURNED_LOGITS)
             self.residuals["metric nonlinearity"] = left.numpy()

@@ -1,6 +1,6 @@
 """The frozen linear maps between a component's output and the metric.
 
-1. `coefficient`: u, the gradient of the metric at the final residual stream with the final norm's scale held
+1. `coefficient`: u, the gradient of the metric at the final norm's output, taken back with the norm's scale held
    constant.  Of the rule set it depends only on how that takes the unembedding (soft-cap, ε-rule).
 2. `through`: a coefficient taken back through a norm of frozen scale, c ↦ (c ⊙ gain) / σ, centred for LayerNorm.
 3. `scale_of`: σ = sqrt(variance + ε) of a norm's input.
@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lrp_lens.cache import RelevanceCache
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import NormSite
-from lrp_lens.ledger import Balance, Calls
-from lrp_lens.recording import total
-from lrp_lens.rules import Plain
+from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.rules.norms import deviation
+from lrp_lens.run.balance import Balance, Calls
+from lrp_lens.run.cache import RelevanceCache
+from lrp_lens.run.recording import total
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -26,10 +26,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 def scale_of(norm: NormSite | None, inputs: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest 1"]:
     """σ of a norm at these inputs; 1 without a norm."""
-    if norm is None:
-        return torch.ones_like(inputs[..., :1])
-    centred = inputs - inputs.mean(-1, keepdim=True) if norm.centred else inputs
-    return (centred.pow(2).mean(-1, keepdim=True) + norm.epsilon).sqrt()
+    return torch.ones_like(inputs[..., :1]) if norm is None else deviation(norm, inputs)
 
 
 def through(
@@ -48,7 +45,7 @@ def coefficient(
 ) -> Float[Tensor, "batch read d_model"]:
     """∂metric/∂(final residual stream) through the frozen final norm, at the positions that are read."""
     last = Names.resid_post(cache.n_layers - 1)
-    if norm is None or not isinstance(balance.rules.rule_for("norm", None), Plain):
+    if norm is None:
         return wide(cache.gradients[last][:, columns])
     inputs = wide(cache.activations[last][:, columns])
     gradient = wide(total(balance.calls[norm.result].gradients)[:, columns])

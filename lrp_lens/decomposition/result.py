@@ -15,8 +15,10 @@ import pandas as pd
 
 from lrp_lens.decomposition import storage
 from lrp_lens.decomposition.text import describe, describe_html
+from lrp_lens.decomposition.validation import checked
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
+from lrp_lens.views.table import table_of
 
 Part = Literal["direct", "indirect", "total"]
 PARTS: tuple[Part, ...] = ("direct", "indirect", "total")
@@ -81,6 +83,9 @@ class Decomposition:
     metric_text: str
     rules_text: str
 
+    def __post_init__(self) -> None:
+        checked(self)
+
     @property
     def indirect(self) -> np.ndarray:
         """total - direct, [batch, component, pos]: what reaches the metric through other components."""
@@ -122,7 +127,7 @@ class Decomposition:
         tokens = np.array(self.token_strings, dtype=object)
         labels = np.array([one.label for one in self.components], dtype=object)
         parts: dict[str, np.ndarray] = {part: self._part(part).ravel() for part in PARTS}
-        table = pd.DataFrame(
+        table = table_of(
             {
                 "example": example,
                 "component": labels[component],

@@ -19,19 +19,22 @@ from lrp_lens.decomposition.result import Component, Decomposition
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
-from lrp_lens.hosts.text import PaddingSide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import Metric
-from lrp_lens.relevance import Prompt, ask, run_with_relevance
-from lrp_lens.rules import ATTN_LRP, RuleSet
+from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.metrics import MetricLike
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.run.relevance import Prompt, ask, run_with_relevance
+
+QUESTIONS = {"linear": ("conserves", "absorbed"), "softcap": ("conserves",)}
+"""What the direct contributions ask of the rules; totals are relevance, and ask nothing."""
 
 
 def decompose(
     model: Any,
     prompt: Prompt,
-    metric: Metric | Callable[[Tensor], Tensor] | None = None,
+    metric: MetricLike | None = None,
     *,
-    rules: RuleSet = ATTN_LRP,
+    rules: RuleSet | str = ATTN_LRP,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
 ) -> Decomposition:
@@ -47,11 +50,12 @@ def decompose(
         prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to decompose, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.  A metric
             that is not linear in the logits is linearised where it stands, and the residual has a row of its own.
-        rules: the rule set of the total contributions; default AttnLRP.
+        rules: the rule set of the total contributions, or the name of a preset; default AttnLRP.
         padding_side: side on which shorter prompts of a batch are padded; default right.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 
     Raises:
+        RuleError: a rule of the unembedding or its soft-cap that does not say what it takes.
         InputError, MetricError, SiteError: as `run_with_relevance`; SiteError also for weights that the host does
             not give per head.
 
@@ -62,7 +66,8 @@ def decompose(
         >>> bool(abs(parts.table()["direct"].sum() - parts.metric[0]) < 1e-4)
         True
     """
-    sites = resolve(model)
+    sites, rules = resolve(model), as_rule_set(rules)
+    rules.require("decompose", sites, QUESTIONS, where="after the blocks")
     batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
     read = bound.positions
     columns = torch.arange(batch.ids.shape[1]) if read is None else read.unique()
@@ -70,7 +75,7 @@ def decompose(
     patterns: dict[int, Tensor] = {}
     hooks = [] if read is None else _pattern_hooks(list(sites.of(AttentionSite)), columns, patterns)
     with ExitStack() as stack:
-        stack.enter_context(attached(hooks))
+        stack.enter_context(attached(model, hooks))
         _, cache = run_with_relevance(model, batch, bound.metric, rules=rules, logits="metric")
     balance = cache.balance
     assert balance is not None

@@ -1,15 +1,16 @@
 """Saving a Decomposition: its arrays, and its words as JSON."""
 
 from dataclasses import asdict
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from lrp_lens.views import files
+from lrp_lens.files import AnyPath
+from lrp_lens.files.arrays import read, write
+from lrp_lens.files.headers import understood
 
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
 
-_KIND = "Decomposition/2"
+KIND = "Decomposition/2"
 _ARRAYS = ("direct", "total", "metric", "frozen", "recomputed", "sources", "special")
 _WORDS = (
     "stages", "without_sources", "token_strings", "answers", "single", "towards", "metric_text", "rules_text",
@@ -17,25 +18,26 @@ _WORDS = (
 _RESIDUAL = "residual: "
 
 
-def save(parts: "Decomposition", path: str | PathLike[str]) -> None:
+def save(parts: "Decomposition", path: AnyPath) -> None:
     """See Decomposition.save."""
     arrays = {name: getattr(parts, name) for name in _ARRAYS if getattr(parts, name) is not None}
     arrays |= {_RESIDUAL + name: values for name, values in parts.residuals.items()}
     words = {name: getattr(parts, name) for name in _WORDS}
     words["components"] = [asdict(one) for one in parts.components]
     words["residuals"] = list(parts.residuals)
-    files.write(path, _KIND, arrays, words)
+    write(path, KIND, arrays, words)
 
 
-def load(path: str | PathLike[str]) -> dict[str, Any]:
+def load(path: AnyPath) -> dict[str, Any]:
     """The constructor arguments of a saved decomposition, components as dicts."""
-    arrays, words = files.read(path, _KIND)
-    towards = words["towards"]
-    return words | {
-        **{name: arrays.get(name) for name in _ARRAYS},
-        "residuals": {name: arrays[_RESIDUAL + name] for name in words["residuals"]},
-        "stages": tuple(words["stages"]),
-        "token_strings": tuple(map(tuple, words["token_strings"])),
-        "answers": tuple(map(tuple, words["answers"])),
-        "towards": None if towards is None else (towards[0], towards[1]),
-    }
+    arrays, words = read(path, KIND)
+    with understood(path, KIND):
+        towards = words["towards"]
+        return words | {
+            **{name: arrays.get(name) for name in _ARRAYS},
+            "residuals": {name: arrays[_RESIDUAL + name] for name in words["residuals"]},
+            "stages": tuple(words["stages"]),
+            "token_strings": tuple(map(tuple, words["token_strings"])),
+            "answers": tuple(map(tuple, words["answers"])),
+            "towards": None if towards is None else (towards[0], towards[1]),
+        }

@@ -1,7 +1,8 @@
 """A Decomposition in words: the terminal repr and a shaded table for notebooks."""
 
-from html import escape
 from typing import TYPE_CHECKING
+
+from lrp_lens.characters import isolated, shown
 
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
@@ -26,14 +27,14 @@ def describe(parts: "Decomposition") -> str:
     table = parts.table()
     table = table if parts.single else table[table["example"] == 0]
     order = table["direct"].abs().sort_values(ascending=False, kind="stable").index
-    shown, rest = table.loc[order[:_ROWS]], table.loc[order[_ROWS:]]
+    largest, rest = table.loc[order[:_ROWS]], table.loc[order[_ROWS:]]
     lines = [*facts(parts), f"  {'':<22}{'direct':>11}{'indirect':>11}{'total':>11}"]
-    for row in shown.itertuples():
+    for row in largest.itertuples():
         lines.append(f"  {row.component:<22}{row.direct:>+11.4f}{row.indirect:>+11.4f}{row.total:>+11.4f}")
     if len(rest):
         lines.append(f"  {f'({len(rest)} more)':<22}{rest['direct'].sum():>+11.4f}")
     lines.append(f"  {'sum = metric':<22}{table['direct'].sum():>+11.4f}")
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def describe_html(parts: "Decomposition") -> str:
@@ -41,7 +42,7 @@ def describe_html(parts: "Decomposition") -> str:
     from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
     from lrp_lens.plots.palette import signed
 
-    above = "<br>".join(escape(line) for line in facts(parts))
+    above = "<br>".join(isolated(line) for line in facts(parts))
     table = parts.table()
     names = [name for name in ("example", "component", "kind") if name in table]
     numbers = ["direct", "indirect", "total"]

@@ -1,21 +1,25 @@
-"""Load the demo model and its cases."""
+"""Load the demo model, its cases and its prompts."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
 
+from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
-from lrp_lens.failures.case import Case
 from lrp_lens.hosts.loading import HostName, load_model
 
 DEMO_CHECKPOINT = Path(__file__).parent / "checkpoint"
 """The Hugging Face directory of the demo model: config, float16 weights, tokenizer."""
 
 CASES_FILE = Path(__file__).parent / "cases.json"
-"""The cases that `python -m lrp_lens.demo.find_cases` found."""
+"""The cases that `python -m tools.demo_model find-cases` found."""
+
+PROMPTS_FILE = Path(__file__).parent / "prompts.json"
+"""The prompts that `python -m tools.demo_model draw-prompts` drew."""
 
 
 def load_demo_model(
@@ -62,8 +66,8 @@ def demo_cases(suite: str | None = None, correct: bool | None = False) -> list[C
 
     A failure is a held-out prompt after which the model's first choice is wrong by more than one logit while
     the right word is among its first ten. Failures and correct cases were found by running the model
-    (`lrp_lens.demo.find_cases`), in the order of the corpus, and are not edited. Evidence and distractor are
-    marked by the corpus; the segments of a case do not overlap.
+    (`tools/demo_model` in the repository), in the order of the corpus, and are not edited. Evidence and
+    distractor are marked by the corpus; the segments of a case do not overlap.
 
     Args:
         suite: Name of a suite; every suite if None.
@@ -89,3 +93,43 @@ def demo_cases(suite: str | None = None, correct: bool | None = False) -> list[C
         for case in cases
         if (suite is None or case.suite == suite) and (correct is None or case.correct == correct)
     ]
+
+
+@dataclass(frozen=True)
+class DemoPrompt:
+    """A prompt with two names, one of which is given something."""
+
+    text: str
+    """The words, separated by spaces, without `<bos>`."""
+    answer: str
+    """Who is given the thing: the right next word."""
+    foil: str
+    """Who gives it: the tempting wrong word."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of the text; word i is token i + 1, after `<bos>`."""
+        return tuple(self.text.split())
+
+
+def demo_prompts(count: int = 50) -> list[DemoPrompt]:
+    """The first `count` of 1,000 indirect-object prompts that the demo model was not trained on.
+
+    It answers nearly all of them rightly. They are in the order of the corpus, so a longer list begins with the
+    shorter one; templates and lengths are mixed.
+
+    Args:
+        count: How many, from 1 to 1,000.
+
+    Raises:
+        InputError: If there are not so many.
+
+    Example:
+        >>> prompt = demo_prompts(3)[0]
+        >>> prompt.answer in prompt.words, prompt.foil in prompt.words, prompt.answer == prompt.foil
+        (True, True, False)
+    """
+    prompts = [DemoPrompt(*row) for row in json.loads(PROMPTS_FILE.read_text())]
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(prompts):
+        raise InputError(f"there are 1 to {len(prompts)} demo prompts to be had, got count={count!r}")
+    return prompts[:count]

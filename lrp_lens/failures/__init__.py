@@ -1,6 +1,6 @@
 """Failure analysis: cases, and what goes wrong in them."""
 
-from lrp_lens.failures.case import Case
+from lrp_lens.cases import Case
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 

@@ -16,18 +16,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError
-from lrp_lens.failures.case import Case
+from lrp_lens.cases import Case
+from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.failures.masking import MaskingCheck, masking_check, require_counts
 from lrp_lens.failures.pair import Pair, choice
-from lrp_lens.hosts.text import token_id, token_strings, tokenize
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import token_id, token_strings, tokenize
+from lrp_lens.masking import Question
+from lrp_lens.masking.check import MaskingCheck, masking_check, require_counts
+from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.metrics import LogitDiff
-from lrp_lens.perturbation import Question
-from lrp_lens.perturbation.replacement import mean_embedding
-from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import ATTN_LRP, PRESETS, RuleSet
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.run.relevance import run_with_relevance
 from lrp_lens.views import View
 
 _CANDIDATES = 5
@@ -59,7 +59,7 @@ def explain(
         rules: a rule set or the name of a preset.
         top_k: how many of the blamed tokens the check masks at most.
         seeds: random orders of the check's control, run after every masked token; None takes as many as the length
-            of the prompt affords in about the time of a relevance pass (`lrp_lens.failures.masking.plan`).
+            of the prompt affords in about the time of a relevance pass (`lrp_lens.masking.check.plan`).
         prepend_bos: whether a text gets BOS; None does what the model's configuration says.
         model_name: what to call the model; None takes its configuration's name.
         progress: whether to show progress; None shows it where the work takes longer.
@@ -80,7 +80,7 @@ def explain(
         True
     """
     start = perf_counter()
-    rules = rule_set(rules)
+    rules = as_rule_set(rules)
     require_counts(top_k, seeds)
     if isinstance(prompt, Case) and case is None:
         prompt, case = None, prompt
@@ -133,24 +133,9 @@ def explain(
         masking=masking,
         title="" if case is None else case.suite.replace("_", " "),
         correct=None if case is None else case.correct,
-        notes=(*pair.notes(best[0]), *_unknown_words(model, batch)),
+        notes=(*pair.notes(best[0]), *_unknown_words(model, batch), *filter(None, [ledger.warning])),
         seconds=seconds,
     )
-
-
-def rule_set(rules: RuleSet | str) -> RuleSet:
-    """A rule set, or the preset of that name.
-
-    Raises:
-        RuleError: no preset has this name.
-    """
-    if not isinstance(rules, str):
-        return rules
-    wanted = rules.lower().replace("_", "-")
-    for name, preset in PRESETS.items():
-        if wanted in (name.lower().replace("_", "-"), preset.name.lower().replace("_", "-")):
-            return preset
-    raise RuleError(f"A rule set is one of {', '.join(PRESETS)}; received {rules!r}.")
 
 
 def _question(

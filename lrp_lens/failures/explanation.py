@@ -1,14 +1,17 @@
 """What `explain` returns: one preference, every view of it, and the check of the claim. Data only."""
 
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.views import View
 
 if TYPE_CHECKING:
-    from lrp_lens.failures.masking import MaskingCheck
+    from lrp_lens.masking.check import MaskingCheck
 
 SCHEMA = "lrp_lens.explanation/2"
 """What the JSON form is called, its first entry."""
@@ -137,6 +140,30 @@ class Explanation:
         plain["masking"] = self.masking.to_dict()
         return plain
 
+    def save(
+        self, path: str | PathLike[str], *, palette: Literal["default", "lrp"] = "default"
+    ) -> tuple[Path, ...]:
+        """Write the report (.html), the numbers (.json), or, where the name has no suffix, both.
+
+        Args:
+            path: e.g. "report.html", "report.json", or "report" for both.
+            palette: of the page: "default" (blue pushes towards the target) or "lrp" (red does).
+
+        Returns:
+            The absolute paths of what was written.
+
+        Raises:
+            InputError: another suffix, a path that cannot be written, or an unknown palette.
+        """
+        from lrp_lens.report.saving import save_explanation
+
+        return save_explanation(self, path, palette=palette)
+
+    def _repr_html_(self) -> str:
+        from lrp_lens.report.glance import explanation_glance
+
+        return str(explanation_glance(self))
+
     def __repr__(self) -> str:
         lines = [
             f"Explanation of {self.model_name} ({self.rules}): {self.metric} = {self.metric_value:+.3f}",
@@ -145,7 +172,7 @@ class Explanation:
             f"  {self.claim()}",
             f"  {self.masking}",
         ]
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
 
 def _view(view: View) -> dict[str, Any]:

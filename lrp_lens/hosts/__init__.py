@@ -3,10 +3,10 @@
 import weakref
 from typing import Any
 
-from lrp_lens.errors import SiteError
 from lrp_lens.hosts.forward import is_bridge
 from lrp_lens.hosts.hooked_transformer import resolve_hooked_transformer
 from lrp_lens.hosts.liveness import dead_ports
+from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.transformer_bridge import resolve_transformer_bridge
 
@@ -55,12 +55,13 @@ def dead(model: Any) -> dict[str, str]:
 def _entry(model: Any) -> tuple[tuple[Any, ...], Sites, dict[str, str]]:
     bridge = is_bridge(model)
     fingerprint = _fingerprint(model)
-    entry = _cache.get(model)
-    if entry is None or entry[0] != fingerprint:
-        sites = resolve_transformer_bridge(model) if bridge else resolve_hooked_transformer(model)
-        entry = (fingerprint, sites, dead_ports(model, sites))
-        _cache[model] = entry
-    return entry
+    with exclusive(model):
+        entry = _cache.get(model)
+        if entry is None or entry[0] != fingerprint:
+            sites = resolve_transformer_bridge(model) if bridge else resolve_hooked_transformer(model)
+            entry = (fingerprint, sites, dead_ports(model, sites))
+            _cache[model] = entry
+        return entry
 
 
-__all__ = ["SiteError", "Sites", "dead", "resolve"]
+__all__ = ["Sites", "resolve"]

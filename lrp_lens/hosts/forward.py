@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.gates import accumulation_dtype
+from lrp_lens.hosts.scope import exclusive
+from lrp_lens.ops.gates import accumulation_dtype
 
 
 def is_bridge(model: Any) -> bool:
@@ -70,7 +71,8 @@ def forward(
         # else HookedTransformer guesses one from the token ids
         mask = torch.ones_like(tokens, dtype=torch.bool)
     options = {} if mask is None else {"attention_mask": mask.long()}
-    return model(tokens, return_type="logits", **options)
+    with exclusive(model):
+        return model(tokens, return_type="logits", **options)
 
 
 def require_finite(logits: Tensor) -> None:

@@ -23,7 +23,7 @@ from lrp_lens.hosts.sites import (
     Sites,
     parameter_of,
 )
-from lrp_lens.ratios import identify
+from lrp_lens.ops.ratios import identify
 
 POSITIONS = ("standard", "rotary", "alibi")
 NORMS = (None, "LN", "LNPre", "RMS", "RMSPre")
@@ -78,6 +78,7 @@ class _Resolver(SiteCollector):
                 centred=centred,
                 epsilon=float(module.eps),  # type: ignore[arg-type]
                 scale=scale,
+                normalized=self.port(Names.normalized(prefix)),
                 gain=parameter_of(module, "w"),
                 bias=parameter_of(module, "b"),
                 result=result,
@@ -97,6 +98,7 @@ class _Resolver(SiteCollector):
                     centred=True,
                     epsilon=float(embed.ln.eps),
                     scale=self.port(Names.scale(Names.EMBED_NORM)),
+                    normalized=self.port(Names.normalized(Names.EMBED_NORM)),
                     gain=parameter_of(embed.ln, "w"),
                     of="embedding",
                 )

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts.forward import device_of, forward, require_finite
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen, quiet
 from lrp_lens.hosts.sites import ActivationSite, BiasSite, NormSite, Port, Sites
-from lrp_lens.ratios import RATIOS
+from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.ops.ratios import RATIOS
 
 PROBE_LENGTH = 8
 
@@ -100,7 +100,7 @@ def dead_ports(model: Any, sites: Sites) -> dict[str, str]:
         quiet({*model.modules(), *model.hook_dict.values()}),
         graph_released(model),
         parameters_frozen(model),
-        attached(hooks),
+        attached(model, hooks),
     ):
         logits = forward(model, _probe_tokens(model), None).to(torch.float32)
         require_finite(logits.detach())

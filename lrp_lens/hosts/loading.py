@@ -81,8 +81,9 @@ def load_model(
         torch.Size([1, 3])
     """
     _check_options(host, processing)
-    dtype = dtype or torch.float32
-    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _require_name(name_or_dir)
+    dtype = _dtype(dtype)
+    device = str(_device(device))
     directory = _local_directory(name_or_dir)
     source = str(name_or_dir) if directory is None else directory
     if host == "TransformerBridge" or not HAS_HOOKED_TRANSFORMER:
@@ -119,18 +120,63 @@ def _check_options(host: str, processing: dict[str, bool]) -> None:
         )
 
 
+def _require_name(name: Any) -> None:
+    if not isinstance(name, str | Path) or not str(name).strip() or "\0" in str(name):
+        raise InputError(
+            f"a model is a name on the hub such as 'gpt2', or a directory; received {name!r}. "
+            "load_demo_model() loads the model that comes with lrp_lens"
+        )
+
+
+def _dtype(dtype: Any) -> torch.dtype:
+    """The dtype asked for; float32 where none is.
+
+    Raises:
+        InputError: no dtype of torch, or one without gradients.
+    """
+    if dtype is None:
+        return torch.float32
+    if not isinstance(dtype, torch.dtype) or dtype not in _TOLERANCES:
+        names = ", ".join(str(one) for one in _TOLERANCES)
+        raise InputError(
+            f"relevance needs weights of a floating-point dtype, one of {names}; received {dtype!r}"
+        )
+    return dtype
+
+
+def _device(device: Any) -> torch.device:
+    """The device asked for; CUDA if there is any, where none is.
+
+    Raises:
+        InputError: no device, or one that is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+        if found.type == "meta":
+            raise TypeError("a meta device holds no numbers")
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            there.append("mps")
+        raise InputError(f"a device is one of {', '.join(there)} here; received {device!r}") from error
+    return found
+
+
 def _local_directory(name_or_dir: str | Path) -> Path | None:
     """The directory meant, or None for a name on the hub."""
     path = Path(name_or_dir).expanduser()
     meant_as_path = isinstance(name_or_dir, Path) or str(name_or_dir).startswith((".", "~", os.sep))
     if not path.is_dir():
         if meant_as_path:
-            raise InputError(f"no such model directory: {path}")
+            raise InputError(f"no such model directory: {str(path)!r}")
         return None
     if not (path / "config.json").is_file():
         found = sorted(entry.name for entry in path.iterdir())[:8]
         raise InputError(
-            f"a model directory must hold config.json, weights and tokenizer files; {path} holds {found}"
+            f"a model directory must hold config.json, weights and tokenizer files; {str(path)!r} holds {found}"
         )
     return path.resolve()
 
@@ -152,7 +198,7 @@ def _bridge(source: str | Path, dtype: torch.dtype, device: str) -> Any:
 
 
 def _unreadable(directory: Path, error: OSError) -> InputError:
-    return InputError(f"transformers cannot load the weights in {directory}: {error}")
+    return InputError(f"transformers cannot load the weights in {str(directory)!r}: {error}")
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:

@@ -1,5 +1,6 @@
 """Every hook name that lrp_lens spells, in HookedTransformer's canonical form."""
 
+from numbers import Integral
 from typing import Any
 
 from transformer_lens.utilities import get_act_name
@@ -110,13 +111,24 @@ def resolve_name(key: Any, n_layers: int) -> str:
         InputError: if the key is neither a string nor a tuple that transformer_lens understands.
     """
     if isinstance(key, str):
-        return key if "." in key or key.startswith("hook_") else str(get_act_name(key))
+        return key if "." in key or key.startswith("hook_") else _long_form(key, key)
     if isinstance(key, tuple) and key and isinstance(key[0], str):
         name, *rest = key
         layer = rest[0] if rest else None
-        if isinstance(layer, int):
-            if not -n_layers <= layer < n_layers:
+        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
+            raise InputError(f"A layer is a whole number in [0, {n_layers}); received {key!r}.")
+        if layer is not None:
+            if not -n_layers <= int(layer) < n_layers:
                 raise InputError(f"A layer lies in [0, {n_layers}); received {key!r}.")
-            rest[0] = layer % n_layers
-        return str(get_act_name(name, *rest))
+            rest[0] = int(layer) % n_layers
+        return _long_form(key, name, *rest)
     raise InputError(f"A hook point is a name or a tuple such as ('z', 5); received {key!r}.")
+
+
+def _long_form(key: Any, *parts: Any) -> str:
+    try:
+        return str(get_act_name(*parts))
+    except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"A hook point is a name or a tuple such as ('z', 5); transformer_lens does not understand {key!r}."
+        ) from error

@@ -6,6 +6,7 @@ in place, i.e. without gradients.
 """
 
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import transformer_lens.patching
@@ -29,6 +30,8 @@ def sweep(
 ) -> None:
     """Run transformer_lens.patching.get_act_patch_{name}; `read` gets each patched run's logits, in order.
 
+    Its progress bar is not shown; `read` may move one.
+
     Args:
         name: a facet.
         model: HookedTransformer or TransformerBridge.
@@ -36,4 +39,18 @@ def sweep(
         cache: activations that are patched in, by canonical hook name.
         read: logits → scalar; called once per cell, the last axis varying fastest.
     """
-    getattr(transformer_lens.patching, f"get_act_patch_{name}")(model, tokens, cache, read)
+    function = getattr(transformer_lens.patching, f"get_act_patch_{name}")
+    _without_bar(function.func)(model, tokens, cache, read, *function.args, **function.keywords)
+
+
+def _without_bar(sweep: FunctionType) -> FunctionType:
+    """The same function with names of its own, in which `tqdm` shows nothing: there is no option for that."""
+    quiet = FunctionType(
+        sweep.__code__,
+        {**sweep.__globals__, "tqdm": iter},
+        sweep.__name__,
+        sweep.__defaults__,
+        sweep.__closure__,
+    )
+    quiet.__kwdefaults__ = sweep.__kwdefaults__
+    return quiet

@@ -2,8 +2,13 @@
 
 `attached` adds hooks straight to hook points and removes exactly those.  `model.hooks(...)` would do, but on
 TransformerBridge 3.9 it rebuilds the hook dictionary for every call, several times the cost of the pass.
+
+A model has one set of hooks, so it does one run at a time: whoever enters one of these contexts holds the model's
+lock until it ends, and another thread waits.  A run inside a run (from a user's hook, say) holds it already.
 """
 
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,42 +18,56 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 HookFunction = Callable[..., Tensor | None]
+_locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
+_finding_locks = threading.Lock()
+
+
+@contextmanager
+def exclusive(model: Any) -> Iterator[None]:
+    """Keep other threads away from a model; they wait until the context ends."""
+    with _finding_locks:
+        lock = _locks.setdefault(model, threading.RLock())
+    with lock:
+        yield
 
 
 @contextmanager
 def attached(
+    model: Any,
     hooks: Iterable[tuple[HookPoint, HookFunction]],
     module_hooks: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
 ) -> Iterator[None]:
-    """Attach forward hooks to hook points, and forward hooks to modules, for the length of the context."""
+    """Attach forward hooks to hook points of a model, and to its modules, for the length of the context."""
     handles: list[tuple[HookPoint, Any]] = []
     module_handles = []
-    try:
-        for point, function in hooks:
-            point.add_hook(function)
-            handles.append((point, point.fwd_hooks[-1]))
-        for module, function in module_hooks:
-            module_handles.append(module.register_forward_hook(function))
-        yield
-    finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
-        for module_handle in module_handles:
-            module_handle.remove()
+    with exclusive(model):
+        try:
+            for point, function in hooks:
+                point.add_hook(function)
+                handles.append((point, point.fwd_hooks[-1]))
+            for module, function in module_hooks:
+                module_handles.append(module.register_forward_hook(function))
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
+            for module_handle in module_handles:
+                module_handle.remove()
 
 
 @contextmanager
 def parameters_frozen(model: nn.Module) -> Iterator[None]:
     """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    with exclusive(model):
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        try:
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -70,10 +89,11 @@ def quiet(points: Iterable[nn.Module]) -> Iterator[None]:
 @contextmanager
 def graph_released(model: nn.Module) -> Iterator[None]:
     """Let go of the tensors of a pass' graph that a host keeps as attributes: they would hold all of it in memory."""
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            for name, value in list(vars(module).items()):
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    setattr(module, name, value.detach())
+    with exclusive(model):
+        try:
+            yield
+        finally:
+            for module in model.modules():
+                for name, value in list(vars(module).items()):
+                    if isinstance(value, Tensor) and value.grad_fn is not None:
+                        setattr(module, name, value.detach())

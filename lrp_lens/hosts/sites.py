@@ -80,6 +80,8 @@ class NormSite(Site):
     centred: bool
     epsilon: float
     scale: Port | None = None
+    normalized: Port | None = None
+    """(x - mean) / scale, before gain and bias; given with `scale`."""
     input: Port | None = None
     output: Port | None = None
     gain: Parameter = field(default=no_parameter, repr=False, compare=False)
@@ -99,7 +101,7 @@ class ActivationSite(Site):
     up: Port | None = None
     post: Port
     function: str
-    """Name in `lrp_lens.ratios.RATIOS`, or `clamped_swiglu`."""
+    """Name in `lrp_lens.ops.ratios.RATIOS`, or `clamped_swiglu`."""
     limit: float | None = None
     """GPT-OSS: both branches are clamped at this value, and 1 is added to the linear branch."""
     expert: bool = False

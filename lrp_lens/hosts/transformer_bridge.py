@@ -30,7 +30,7 @@ from lrp_lens.hosts.sites import (
     no_parameter,
     parameter_of,
 )
-from lrp_lens.ratios import identify
+from lrp_lens.ops.ratios import identify
 
 ARCHITECTURES = frozenset(
     f"{name}ForCausalLM"

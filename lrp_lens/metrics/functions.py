@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeAliasType
 
 from lrp_lens.errors import MetricError
 from lrp_lens.metrics.metric import BoundMetric, Metric, Term, TextOf
 from lrp_lens.metrics.tokens import RunnerUp
+
+MetricLike = TypeAliasType("MetricLike", Metric | Callable[[Tensor], Tensor])
+"""A metric, or any function of logits [batch, pos, d_vocab] → [batch]."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,9 @@ class CallableMetric(Metric):
     @property
     def linear(self) -> bool:
         return False
+
+    def __str__(self) -> str:
+        return _name(self.function)
 
     def terms(self) -> tuple[tuple[Term, ...], ...]:
         return ()
@@ -34,8 +43,14 @@ class CallableMetric(Metric):
         return BoundMetric(self, None)
 
     def evaluate(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        """Call the function and check what it returns."""
-        value = self.function(logits)
+        """Call the function on a copy of the logits, and check what it returns and that it left them alone."""
+        given = logits.clone()
+        value = self.function(given)
+        if any(not _equal(one, other) for one, other in zip(given, logits, strict=True)):
+            raise MetricError(
+                f"A metric reads the logits and leaves them as they are; {_name(self.function)} changed them in place. "
+                "Use logits * 2 in the place of logits *= 2, or begin with logits = logits.clone()."
+            )
         if not isinstance(value, Tensor):
             raise MetricError(
                 f"A metric returns a tensor of shape [batch]; the callable returned {type(value).__name__}."
@@ -49,7 +64,17 @@ class CallableMetric(Metric):
         return value
 
 
-def as_metric(metric: Metric | Callable[[Tensor], Tensor] | None) -> Metric:
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; a NaN is equal to a NaN."""
+    one, other = one.detach(), other.detach()
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", "the callable")
+
+
+def as_metric(metric: MetricLike | None) -> Metric:
     """A metric from what a user gives: a Metric, a callable, or None for `RunnerUp()`.
 
     Raises:

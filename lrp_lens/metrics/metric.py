@@ -23,9 +23,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
-from lrp_lens.gates import accumulation_dtype
-from lrp_lens.hosts.text import token_id
 from lrp_lens.hosts.token_batch import Branch
+from lrp_lens.hosts.tokens import token_id
+from lrp_lens.ops.gates import accumulation_dtype
 
 Token = int | str
 Tokens = Token | Sequence[Token] | Tensor
@@ -215,8 +215,20 @@ class BoundMetric:
         return logits.gather(1, index)
 
     def read(self, rows: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, " batch"]:
-        """The metric of each example, from the logits at `positions` only."""
-        rows = rows.to(accumulation_dtype(rows.dtype))
+        """The metric of each example, from the logits at `positions` only.
+
+        Raises:
+            MetricError: a value that is no finite number.
+        """
+        value = self._read(rows.to(accumulation_dtype(rows.dtype)))
+        if not bool(value.isfinite().all()):
+            raise MetricError(
+                f"A metric is a finite number for each prompt; {self.metric} is {value.detach().tolist()[:8]}. Look "
+                "for a division by 0, a logarithm of 0 or an overflow in it."
+            )
+        return value
+
+    def _read(self, rows: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, " batch"]:
         if self.rows is None or self.ids is None or self.coefficients is None:
             return self.metric.evaluate(rows)
         if self.metric.log_probabilities:

@@ -13,7 +13,13 @@ from lrp_lens.metrics.metric import Metric, Term, TextOf, Token
 
 
 def plain(value: Any) -> Any:
-    """Numbers and lists from numpy and torch, as Python's own."""
+    """Numbers and lists from numpy and torch, as Python's own.
+
+    Raises:
+        MetricError: bytes, which would pass for a list of ids.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise MetricError(f"A token is text or an id; received bytes, {value!r}. Decode them to text first.")
     return value.tolist() if hasattr(value, "tolist") else value
 
 

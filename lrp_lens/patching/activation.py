@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
@@ -31,6 +30,7 @@ from lrp_lens.patching.attribution import missing_parts, require_part
 from lrp_lens.patching.checks import Engine, require_engine, require_whole
 from lrp_lens.patching.facets import Facet, record_name
 from lrp_lens.patching.inputs import activations, aligned, is_cache, source_activations
+from lrp_lens.progress import progress_bar
 from lrp_lens.rules import GRADIENT
 
 BATCH_ROWS = 64
@@ -46,6 +46,7 @@ def activation_values(
     *,
     engine: Engine = "auto",
     batch_rows: int = BATCH_ROWS,
+    progress: bool | None = None,
 ) -> Float[Tensor, "metric batch layer ..."]:
     """Each prompt's metrics under every patch of a facet, [metric, batch, layer, *axes]; NaN where no edit is live.
 
@@ -57,6 +58,7 @@ def activation_values(
         metrics: one number per prompt each; all read the same patched runs.
         engine: "auto" takes transformer_lens.patching where it is right.
         batch_rows: rows of one batch of our own engine.
+        progress: show a bar; None: on terminals and in notebooks, after two seconds.
 
     Raises:
         InputError: for an unknown engine, or batch_rows below 1.
@@ -70,8 +72,8 @@ def activation_values(
     source = source if is_cache(source) else aligned(model, source, "clean", metrics[0])
     other = source_activations(model, source, live.values(), (batch.ids.shape[0], batch.ids.shape[1]))
     if right and engine != "batched":
-        return _by_transformer_lens(model, batch.ids, other, facet, metrics, n_layers)
-    return _batched(model, batch.ids, other, facet, metrics, live, batch_rows)
+        return _by_transformer_lens(model, batch.ids, other, facet, metrics, n_layers, progress)
+    return _batched(model, batch.ids, other, facet, metrics, live, batch_rows, progress)
 
 
 def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[int, str], bool]:
@@ -113,17 +115,21 @@ def _by_transformer_lens(
     facet: Facet,
     metrics: Sequence[Metric],
     n_layers: int,
+    progress: bool | None,
 ) -> Tensor:
     """transformer_lens keeps one scalar per cell, in float32; the metrics of each prompt are kept beside it."""
     values: list[Tensor] = []
-
-    def read(logits: Tensor) -> Tensor:
-        values.append(_evaluate(logits, metrics))
-        return values[-1].mean()
-
-    with torch.no_grad():
-        sweep(facet.name, model, tokens, other, read)
     sizes = _axis_sizes(facet, next(iter(other.values())))
+    total = n_layers * math.prod(sizes)
+
+    with torch.no_grad(), progress_bar(None, total, facet.name, progress, "patch") as bar:
+
+        def read(logits: Tensor) -> Tensor:
+            values.append(_evaluate(logits, metrics))
+            bar.update()
+            return values[-1].mean()
+
+        sweep(facet.name, model, tokens, other, read)
     return torch.stack(values, dim=-1).reshape(*values[0].shape, n_layers, *sizes)
 
 
@@ -145,6 +151,7 @@ def _batched(
     metrics: Sequence[Metric],
     live: Mapping[int, str],
     batch_rows: int,
+    progress: bool | None,
 ) -> Tensor:
     """Patched copies of the prompts, stacked; the hook puts its own patch into each copy."""
     n_layers, n_prompts = resolve(model).n_layers, tokens.shape[0]
@@ -154,11 +161,11 @@ def _batched(
     sizes = _axis_sizes(facet, next(iter(other.values())))
     cells = list(itertools.product(*map(range, sizes)))
     total = len(live) * len(cells)
-    with torch.no_grad(), tqdm(total=total, desc=facet.name, disable=None, leave=False) as bar:
+    with torch.no_grad(), progress_bar(None, total, facet.name, progress, "patch") as bar:
         for layer, (port, value) in ports.items():
             found: list[Tensor] = []
             for chunk in _chunks(cells, size):
-                with attached([(port.point, _patcher(facet, chunk, value))]):
+                with attached(model, [(port.point, _patcher(facet, chunk, value))]):
                     logits = forward(model, tokens.repeat(len(chunk), 1), None)
                 rows = logits.split(n_prompts)
                 found += [_evaluate(row, metrics) for row in rows]

@@ -23,11 +23,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.gates import accumulation_dtype, scale_gradient
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.ops.gates import accumulation_dtype, scale_gradient
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
 from lrp_lens.patching.facets import Facet, record_name
 from lrp_lens.patching.inputs import PatchingMetric
@@ -142,7 +142,7 @@ def read_softmax(
         if patches:
             hooks.append((site.z.point, put(own[z])))
     hooks += [(_point(sites, name), put(value)) for name, value in patches.items()]
-    with torch.no_grad(), attached(hooks):
+    with torch.no_grad(), attached(model, hooks):
         forward(model, tokens, None)
     if len(kept) < 2 * sites.n_layers:
         raise SiteError(
@@ -236,7 +236,7 @@ def atp_star(
     for layer in range(sites.n_layers if grad_drop else 0):
         names = [record_name(part, layer) for part in ("attn_out", "mlp_out")]
         hooks = [(_point(sites, name), _drop) for name in names if name in sites.record_of]
-        with attached(hooks):
+        with attached(model, hooks):
             one = patching_pass(model, base.batch, patching_metric, rules=rules)
         drops.append(replace(one, _sources=base._sources))
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}

@@ -21,10 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.gates import accumulation_dtype
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.patching.checks import rules_of
+from lrp_lens.hosts.tokens import require_different
+from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
     PatchingMetric,
@@ -35,9 +35,8 @@ from lrp_lens.patching.inputs import (
     require_aligned,
     source_activations,
 )
-from lrp_lens.recording import cut_by_rule
-from lrp_lens.relevance import run_with_relevance
-from lrp_lens.rules import RELP, AttentionWeights, RuleSet
+from lrp_lens.rules import RELP, RuleSet, as_rule_set
+from lrp_lens.run.relevance import run_with_relevance
 
 _OTHER_END = (
     "An integrated pass serves the clean run that its path ends at; these are other clean prompts. Make the pass with "
@@ -134,6 +133,7 @@ class PatchingPass:
             return source_activations(self.model, source, names, shape)
         tokens = aligned(self.model, source, "clean", self.metric).ids
         require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        require_different(tokens, self.tokens)
         if self.path_end is not None and not torch.equal(tokens.to(self.path_end.device), self.path_end):
             raise InputError(_OTHER_END)
         key = tokens.cpu().numpy().tobytes()
@@ -174,9 +174,7 @@ class PatchingPass:
     def _share(self, part: str, layer: int) -> float:
         """What the product pattern · v gives the pattern; the rule scales q, k and v, beyond this point."""
         rule = self.rules.rule_for("attention", layer)
-        if part != "pattern" or not isinstance(rule, AttentionWeights) or rule.value == 1:
-            return 1.0
-        return 1.0 - float(rule.value)
+        return float(rule.share("pattern")) if part == "pattern" else 1.0
 
 
 def require_part(model: Any, part: str) -> None:
@@ -197,7 +195,7 @@ def require_part(model: Any, part: str) -> None:
 def missing_parts(model: Any, rules: RuleSet) -> dict[str, str]:
     """Hook name → why no gradient is to be had there: absent, dropped by the host, or cut off by a rule."""
     sites, dropped = resolve(model), dead(model)
-    cut = cut_by_rule(sites, rules)
+    cut = rules.cut(sites)
     missing = {}
     for part in PARTS:
         for layer in range(sites.n_layers):
@@ -250,7 +248,7 @@ def patching_pass(
         >>> get_lrp_patch_resid_pre(model, corrupted, clean, metric, backward=backward).shape
         torch.Size([4, 15])
     """
-    rules, metric = rules_of(rules), per_prompt(patching_metric, model)
+    rules, metric = as_rule_set(rules), per_prompt(patching_metric, model)
     batch = aligned(model, corrupted_tokens, "corrupted", metric, prepend_bos)
     wanted = tuple(PARTS) if parts is None else tuple(parts)
     unknown = sorted(set(wanted) - set(PARTS))

@@ -11,7 +11,6 @@ from numbers import Number
 from typing import Any, Literal, get_args
 
 from lrp_lens.errors import InputError
-from lrp_lens.rules import PRESETS, RuleSet
 
 Engine = Literal["auto", "transformer_lens", "batched"]
 TRANSFORMER_LENS_ONLY = (
@@ -91,23 +90,6 @@ def require_engine(engine: Any) -> None:
     """Raise InputError unless this is an engine of activation patching."""
     if engine not in get_args(Engine):
         raise InputError(f"engine is one of {', '.join(get_args(Engine))}; received {engine!r}.")
-
-
-def rules_of(rules: Any) -> RuleSet:
-    """A rule set from itself or the name of its preset.
-
-    Raises:
-        InputError: for anything else.
-
-    Example:
-        >>> rules_of("RELP").name
-        'RELP'
-    """
-    if isinstance(rules, RuleSet):
-        return rules
-    if isinstance(rules, str) and rules in PRESETS:
-        return PRESETS[rules]
-    raise InputError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.")
 
 
 def one_metric(name: str, patching_metric: Any, metric: Any, others: dict[str, Any]) -> Any:

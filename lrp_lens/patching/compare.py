@@ -38,11 +38,17 @@ from lrp_lens.patching.inputs import (
 )
 from lrp_lens.patching.methods import Method, method_of
 from lrp_lens.patching.statistics import require_floor
-from lrp_lens.rules import RuleSet
+from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
 
-SITES = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
+SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""
-DEFAULT_METHODS = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "IG", "RANDOM")
+DEFAULT_METHODS = (
+    *(rules.name for rules in (GRADIENT, RELP, ATTN_LRP, CP_LRP)),
+    "ATP_STAR_SIGNED",
+    "IG",
+    "RANDOM",
+)
 
 _VARIANTS = 3
 
@@ -62,6 +68,7 @@ def compare(
     direction: Direction = "denoising",
     engine: Engine = "auto",
     prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> Comparison:
     """Compare attribution methods with activation patching.
 
@@ -83,13 +90,16 @@ def compare(
         direction: "denoising" or "noising".
         engine: how activation patching is run, see `get_act_patch_*`.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+        progress: show bars; None: on terminals and in notebooks, for what takes more than two seconds.
 
     Returns:
         Comparison: `.table()`, `.noise_floor()`, `.losses()`, `.view(...)`, `.plot(...)`.
 
     Raises:
         InputError: unknown sites, methods or engine, prompts that are not aligned, fewer than two prompts, k, samples,
-            seed or floor out of range, a metric that is not finite or does not depend on the logits.
+            seed, floor or progress out of range, a metric that does not depend on the logits,
+            a pair whose two prompts are the same.
+        MetricError: a metric that is not finite.
         SiteError: the model has no such site.
         All of them before the first patch.
 
@@ -108,6 +118,7 @@ def compare(
     chosen = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
     _require(facets, chosen, floor)
     require_engine(engine)
+    require_show(progress)
     sizes = require_sizes(ks)
     samples, seed = require_whole(samples, "samples", 0), require_whole(seed, "seed", 0)
     named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
@@ -135,12 +146,14 @@ def compare(
     device = device_of(model)
     for facet in facets:
         with Meter(device) as meter:
-            values = activation_values(model, tokens, source, facet, list(metrics.values()), engine=engine)
+            values = activation_values(
+                model, tokens, source, facet, list(metrics.values()), engine=engine, progress=progress
+            )
         change = values - base.reshape(*base.shape, *[1] * (values.ndim - 2))
         cost = Cost(values[0, 0].numel(), 0, meter.seconds, meter.peak_mb)
         for name, one in zip(metrics, change, strict=True):
             result.add_exact(name, facet, one.double().cpu().numpy(), cost)
-    for method in chosen:
+    for method in progress_bar(chosen, what="methods", show=progress, unit="method"):
         for name in metrics:
             _score(result, model, method, name, metrics[name], tokens, source, facets, device)
     return result

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 from lrp_lens.patching import storage
 from lrp_lens.patching.checks import as_list
@@ -26,6 +27,7 @@ from lrp_lens.patching.statistics import (
     spearman,
     top_overlap,
 )
+from lrp_lens.rules import GRADIENT
 from lrp_lens.views import View
 
 _DIMS = {"pos": "position", "dest_pos": "position", "src_pos": "source"}
@@ -292,13 +294,13 @@ class Comparison:
             raise InputError(
                 f"A statistic of which more is better is one of {', '.join(ordered)}; received {statistic!r}."
             )
-        if not any(method == "GRADIENT" for _, _, method in self.scores):
+        if not any(method == GRADIENT.name for _, _, method in self.scores):
             raise InputError("LRP loses or wins against GRADIENT, which was not compared. Add it to methods.")
         rows = []
         for (metric, site, method), found in self.scores.items():
             if not found.lrp or found.values is None:
                 continue
-            plain = self.sampled(metric, site, "GRADIENT", statistic)
+            plain = self.sampled(metric, site, GRADIENT.name, statistic)
             ruled = self.sampled(metric, site, method, statistic)
             difference, low, high = interval(ruled - plain)
             rows.append(
@@ -370,7 +372,7 @@ class Comparison:
                 if (name, where) == (metric, site)
             ]
             lines.append(f"  Pearson with activation patching, {metric}, {site}: {', '.join(agree)}")
-        return "\n".join(lines)
+        return shown("\n".join(lines))
 
     def _repr_html_(self) -> str:
         columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "n_cells"]
@@ -379,4 +381,4 @@ class Comparison:
             f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs; "
             "the top k are at most as many.</p>"
         )
-        return str(self.table()[columns].round(3).to_html(index=False)) + note
+        return shown(self.table()[columns].round(3).to_html(index=False)) + note

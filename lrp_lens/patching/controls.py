@@ -2,9 +2,11 @@
 
 1. Random ranking: normal noise, seeded, drawn anew for each site; `compare` averages over several draws.
 2. Gradient × input: the activation of the run itself in place of the change, a ⊙ g.
-3. Attention rollout (Abnar & Zuidema 2005.00928): with A = (mean over heads of P + I) / 2 per layer, the product of A
-   over this and all later layers says how much of each stream arrives at the position that the metric reads.
-   Unsigned, and defined on the residual stream only.
+3. Attention rollout (Abnar & Zuidema 2005.00928, section 3): with A = mean over heads of P + I per layer, its rows
+   normalised, the product of A over this and all later layers says how much of each stream arrives at the position
+   that the metric reads.  Unsigned, and defined on the residual stream only.
+   Rows of P sum to 1, so that A is ½ P + ½ I, as the paper writes it, but for attention sinks (GPT-OSS): what goes to
+   a sink carries no value, the residual stream is all the more of what arrives, and the paper's "re-normalize" says so.
 """
 
 from collections.abc import Sequence
@@ -69,10 +71,29 @@ def attention_rollout(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batc
     bound = metric.bind(passed.batch.starts, passed.batch.prompt_lengths, vocabulary_size(passed.model))
     read = torch.tensor([[-1]] * batch) if bound.positions is None else bound.positions[:, :1]
     row = torch.nn.functional.one_hot(read[:, 0] % length, length).to(layers[0][1])
+    return rollout([pattern.mean(1) for _, pattern in layers], row)[passed.batch.first_rows]
+
+
+def rollout(
+    patterns: Sequence[Float[Tensor, "batch query key"]], row: Float[Tensor, "batch pos"]
+) -> Float[Tensor, "batch layer pos"]:
+    """Attention rollout to one position of each example.
+
+    Args:
+        patterns: of each layer, mean over heads.
+        row: 1 at the position whose sources are asked for, else 0.
+
+    Returns:
+        How much of each position's stream before each layer arrives there; sums to 1 over positions.
+
+    Example:
+        >>> uniform = torch.tensor([[[1.0, 0.0], [0.5, 0.5]]])
+        >>> rollout([uniform], torch.tensor([[0.0, 1.0]])).tolist()
+        [[[0.25, 0.75]]]
+    """
     rows = []
-    for _, pattern in reversed(layers):
-        mixed = (pattern.mean(1) + torch.eye(length, device=pattern.device)) / 2
-        mixed = mixed / mixed.sum(-1, keepdim=True)  # rows of a pattern with a sink sum to less than 1
-        row = torch.einsum("bi,bij->bj", row.to(mixed), mixed)
+    for pattern in reversed(patterns):
+        mixed = pattern + torch.eye(pattern.shape[-1], device=pattern.device, dtype=pattern.dtype)
+        row = torch.einsum("bi,bij->bj", row.to(mixed), mixed / mixed.sum(-1, keepdim=True))
         rows.append(row)
-    return torch.stack(rows[::-1], dim=1)[passed.batch.first_rows]
+    return torch.stack(rows[::-1], dim=1)

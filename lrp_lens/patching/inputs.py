@@ -19,8 +19,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.text import tokenize, with_answers
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 
@@ -105,7 +105,7 @@ def default_metric(model: Any, clean: Any, prepend_bos: bool | None = None) -> L
 
 
 def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> None:
-    """Raise InputError unless a metric is finite in both runs, and depends on the logits.
+    """Raise InputError unless a metric depends on the logits, MetricError unless it is finite.
 
     Args:
         name: the metric's, for the message.
@@ -116,11 +116,6 @@ def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> 
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_(isinstance(metric, CallableMetric))
         value = metric(leaf)
-        for one in (value, there):
-            if not bool(torch.isfinite(one).all()):
-                raise InputError(
-                    f"A metric is a finite number for each prompt; {name} gives {one.detach().tolist()}."
-                )
         if not leaf.requires_grad:
             return  # metrics of lrp_lens read logits by construction
         if not value.requires_grad:
@@ -148,7 +143,7 @@ def activations(model: Any, tokens: Int[Tensor, "row pos"], names: Iterable[str]
 
     ports = {name: records[name].port for name in names if name in records}
     hooks = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
-    with torch.no_grad(), attached(hooks):
+    with torch.no_grad(), attached(model, hooks):
         forward(model, tokens, None)
     return kept
 
@@ -210,7 +205,8 @@ def base_and_source(
     """The run that is patched, and where the activations that are patched in come from; a metric's answers appended.
 
     Raises:
-        InputError: for an unknown direction, or noising with a cache instead of clean prompts.
+        InputError: for an unknown direction, noising with a cache instead of clean prompts, or prompts that do not fit
+            or are the same.
     """
     if direction not in ("denoising", "noising"):
         raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
@@ -224,4 +220,5 @@ def base_and_source(
         )
     other = aligned(model, clean, "clean", metric, prepend_bos)
     require_aligned((other.ids.shape[0], other.ids.shape[1]), (batch.ids.shape[0], batch.ids.shape[1]))
+    require_different(other.ids[other.first_rows], batch.ids[batch.first_rows])
     return (batch, other) if direction == "denoising" else (other, batch)

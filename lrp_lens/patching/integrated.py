@@ -18,6 +18,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.tokens import require_different
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
 from lrp_lens.patching.inputs import PatchingMetric, activations, aligned, require_aligned
 from lrp_lens.rules import GRADIENT, RuleSet
@@ -65,6 +66,7 @@ def integrated_pass(
     base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
     clean = aligned(model, clean_tokens, "clean", base.metric, prepend_bos).ids
     require_aligned((clean.shape[0], clean.shape[1]), (base.batch.ids.shape[0], base.batch.ids.shape[1]))
+    require_different(clean, base.batch.ids)
     point = resolve(model).embedding.point
     recognised = activations(model, clean, [Names.EMBED, Names.resid_pre(0)])
     end = recognised[Names.EMBED]
@@ -75,7 +77,7 @@ def integrated_pass(
         def interpolate(tensor: Tensor, hook: Any, share: float = share) -> Tensor:
             return tensor + share * (end.to(tensor) - tensor)
 
-        with attached([(point, interpolate)]):
+        with attached(model, [(point, interpolate)]):
             passed = patching_pass(model, base.batch, patching_metric, rules=rules)
         for name, gradient in passed.gradients.items():
             total[name] = total[name] + gradient if name in total else gradient

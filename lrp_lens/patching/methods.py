@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, RuleError, did_you_mean
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.patching.atp_star import atp_star
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
-from lrp_lens.patching.checks import require_whole, rules_of
+from lrp_lens.patching.checks import require_whole
 from lrp_lens.patching.controls import attention_rollout, gradient_times_input
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.inputs import PatchingMetric
 from lrp_lens.patching.integrated import integrated_pass
-from lrp_lens.rules import GRADIENT, PRESETS, RELP, RuleSet
+from lrp_lens.rules import GRADIENT, PRESETS, RELP, RuleSet, as_rule_set
 
 Score = Callable[[PatchingPass, Any, Facet], Tensor]
 """(pass, clean tokens, facet) → scores [batch, layer, *axes]."""
@@ -72,24 +72,24 @@ def _random(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
 
 def of_rules(rules: RuleSet | str) -> Method:
     """Attribution patching (GRADIENT) or relevance patching under a rule set, or a preset's name."""
-    rules = rules_of(rules)
+    rules = as_rule_set(rules)
 
     def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
         return patching_pass(model, batch, metric, rules=rules)
 
-    return Method(rules.name, make, _plain, lrp=rules != GRADIENT)
+    return Method(rules.name, make, _plain, lrp=not rules.is_gradient)
 
 
 def integrated(rules: RuleSet | str = GRADIENT, steps: int = 5, name: str | None = None) -> Method:
     """Integrated gradients (or LRP coefficients) on the embedding path."""
-    rules = rules_of(rules)
+    rules = as_rule_set(rules)
     require_whole(steps, "steps", 1)
 
     def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
         return integrated_pass(model, batch, other, metric, steps=steps, rules=rules)
 
-    default = "IG" if rules == GRADIENT else f"IG_{rules.name}"
-    return Method(name or default, make, _plain, lrp=rules != GRADIENT)
+    default = "IG" if rules.is_gradient else f"IG_{rules.name}"
+    return Method(name or default, make, _plain, lrp=not rules.is_gradient)
 
 
 def _atp_star(
@@ -118,17 +118,19 @@ METHODS: dict[str, Method] = {
 
 
 def method_of(method: "str | RuleSet | Method") -> Method:
-    """A method from its name, a rule set, or itself.
+    """A method from its name (that of a preset in any spelling), a rule set, or itself.
 
     Raises:
         InputError: for anything else.
     """
     if isinstance(method, Method):
         return method
-    if isinstance(method, RuleSet):
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]
+    try:
         return of_rules(method)
-    if not isinstance(method, str) or method not in METHODS:
+    except RuleError as error:
         raise InputError(
             f"A method is a RuleSet, a Method, or one of {', '.join(METHODS)}; received {method!r}."
-        )
-    return METHODS[method]
+            f"{did_you_mean(method, METHODS)}"
+        ) from error

@@ -3,27 +3,24 @@
 Arrays are numbered; the header says which score of which metric, site and method each one is.
 """
 
-import json
 from dataclasses import asdict
-from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from lrp_lens.errors import InputError
+from lrp_lens.files import AnyPath
+from lrp_lens.files.arrays import read, write
+from lrp_lens.files.headers import understood
 from lrp_lens.patching.facets import facet_of
 
 if TYPE_CHECKING:
     from lrp_lens.patching.comparison import Comparison
 
-_KEY = "lrp_lens.comparison"
+KIND = "Comparison/1"
 _OPTIONS = ("n_prompts", "length", "n_layers", "ks", "samples", "seed", "direction", "tokens", "floor")
 
 
-def save(comparison: "Comparison", path: str | PathLike[str]) -> None:
+def save(comparison: "Comparison", path: AnyPath) -> None:
     """See Comparison.save."""
     arrays: dict[str, np.ndarray] = {}
     entries = []
@@ -34,33 +31,21 @@ def save(comparison: "Comparison", path: str | PathLike[str]) -> None:
             array = getattr(found, part)
             if array is not None:
                 words[part] = f"{part}_{len(arrays)}"
-                arrays[words[part]] = np.ascontiguousarray(array)
+                arrays[words[part]] = array
         entries.append(words)
-    header = {"version": 1, "entries": entries} | {name: getattr(comparison, name) for name in _OPTIONS}
-    try:
-        save_file(arrays, fspath(path), metadata={_KEY: json.dumps(header)})
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"A comparison is saved to a path that can be written; {fspath(path)!r} cannot ({error})."
-        ) from error
+    write(path, KIND, arrays, {"entries": entries} | {name: getattr(comparison, name) for name in _OPTIONS})
 
 
-def load(path: str | PathLike[str]) -> "Comparison":
+def load(path: AnyPath) -> "Comparison":
     """See Comparison.load."""
+    arrays, header = read(path, KIND)
+    with understood(path, KIND):
+        return _comparison(arrays, header)
+
+
+def _comparison(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> "Comparison":
     from lrp_lens.patching.comparison import Comparison, Cost, Scores
 
-    if not Path(path).is_file():
-        raise InputError(f"A saved comparison is a file; nothing is at {fspath(path)!r}.")
-    try:
-        with safe_open(fspath(path), framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise InputError(
-            f"A saved comparison is a safetensors file; {fspath(path)!r} is not ({error})."
-        ) from error
-    if header is None:
-        raise InputError(f"{fspath(path)!r} holds no comparison; pass a file written by Comparison.save.")
     options = {name: header[name] for name in _OPTIONS}
     result = Comparison(**options | {name: tuple(options[name]) for name in ("ks", "tokens")})
     for words in header["entries"]:

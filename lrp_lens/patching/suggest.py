@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
-from lrp_lens.patching.checks import as_list, require_whole, rules_of
+from lrp_lens.patching.checks import as_list, require_whole
 from lrp_lens.patching.compare import SITES, compare
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned
-from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet, as_rule_set
 
 CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)
 STATISTICS = ("pearson", "spearman", "sign_agreement", "top_10")
@@ -59,6 +59,7 @@ def suggest_rules(
     floor: float | int = 0.01,
     direction: Direction = "denoising",
     prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> Suggestion:
     """Choose rules per site by agreement with activation patching on calibration prompts.
 
@@ -75,6 +76,7 @@ def suggest_rules(
         floor: as in `compare`: weaker cells have no rank and no sign.
         direction: "denoising" or "noising".
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+        progress: as in `compare`.
 
     Raises:
         InputError: fewer than two prompts on either side, an unknown statistic, several metrics, or what `compare`
@@ -98,12 +100,12 @@ def suggest_rules(
     if isinstance(metric, Mapping):
         raise InputError(f"Rules are chosen for one metric; received {list(metric)}. Call it once for each.")
     sites = as_list(sites, "sites")
-    sets = [rules_of(one) for one in as_list(candidates, "candidates", (str, RuleSet))]
+    sets = [as_rule_set(one) for one in as_list(candidates, "candidates", (str, RuleSet))]
     n_prompts = aligned(model, clean, "clean", prepend_bos=prepend_bos).n_examples
     chosen_on, held_out = _split(n_prompts, calibration, require_whole(seed, "seed", 0))
     found = compare(
         model, clean, corrupted, metric, sites=sites, methods=sets, samples=0, seed=seed,
-        floor=floor, direction=direction, ks=(10,), prepend_bos=prepend_bos,
+        floor=floor, direction=direction, ks=(10,), prepend_bos=prepend_bos, progress=progress,
     )  # fmt: skip
     by_name = {rules.name: rules for rules in sets}
     rules, rows = {}, []

@@ -18,10 +18,11 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
-from lrp_lens.patching.checks import Engine, one_metric, require_engine, rules_of
+from lrp_lens.patching.checks import Engine, one_metric, require_engine
 from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
 from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
-from lrp_lens.rules import GRADIENT, RELP, RuleSet
+from lrp_lens.progress import require_show
+from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 
 
 class CutOffWarning(UserWarning):
@@ -82,6 +83,7 @@ class _Sweep(_Named):
         direction: Direction = "denoising",
         engine: Engine = "auto",
         prepend_bos: bool | None = None,
+        progress: bool | None = None,
         **others: Any,
     ) -> Tensor:
         """The metric of every patched run.
@@ -97,6 +99,7 @@ class _Sweep(_Named):
                 prompts for clean_cache.
             engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
             prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+            progress: show a bar; None: on terminals and in notebooks, after two seconds.
             others: refused; it catches options that only transformer_lens.patching has.
 
         Returns:
@@ -108,6 +111,7 @@ class _Sweep(_Named):
             SiteError: the model has no such part, or the host drops the edit.
         """
         require_engine(engine)
+        require_show(progress)
         asked = one_metric(self.__name__, patching_metric, metric, others)
         asked = default_metric(model, clean_cache, prepend_bos) if asked is None else asked
         asked = per_prompt(asked, model)
@@ -115,7 +119,9 @@ class _Sweep(_Named):
         results: list[Tensor | None] = []
         for facet in _facets(self.facet):
             try:
-                values = activation_values(model, batch, source, facet, [asked], engine=engine)
+                values = activation_values(
+                    model, batch, source, facet, [asked], engine=engine, progress=progress
+                )
                 results.append(values[0].mean(0))
             except SiteError:
                 if self.facet not in BUNDLES:
@@ -146,7 +152,7 @@ class _Twin(_Named):
     """Attribution or relevance patching of one facet."""
 
     def __init__(self, name: str, prefix: str, default: RuleSet) -> None:
-        what = "Relevance (LRP) patching" if default != GRADIENT else "Attribution patching"
+        what = "Attribution patching" if default.is_gradient else "Relevance (LRP) patching"
         super().__init__(name, prefix, what)
         self.default = default
 
@@ -222,10 +228,10 @@ class _Twin(_Named):
     def _rules(self, rules: RuleSet | str | None, backward: Any) -> RuleSet:
         if backward is not None and not isinstance(backward, PatchingPass):
             raise InputError(f"backward is a pass made by patching_pass; received {type(backward).__name__}.")
-        rules = None if rules is None else rules_of(rules)
-        if self.default == GRADIENT:
+        rules = None if rules is None else as_rule_set(rules)
+        if self.default.is_gradient:
             given = rules or (GRADIENT if backward is None else backward.rules)
-            if given != GRADIENT:
+            if not given.is_gradient:
                 raise InputError(
                     f"Attribution patching has no rules; received {given.name}. Use get_lrp_patch_{self.facet}."
                 )

@@ -11,6 +11,7 @@ print it from a browser.
 """
 
 from lrp_lens.plots.bars import plot_components, plot_segments
+from lrp_lens.plots.choose import plot_view
 from lrp_lens.plots.circuits import plot_circuit_curve, plot_component_edges
 from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.cumulative import plot_cumulative
@@ -49,6 +50,7 @@ __all__ = [
     "plot_profile_steps",
     "plot_segments",
     "plot_sources",
+    "plot_view",
     "token_heatmap_html",
     "token_heatmap_text",
     "visible_token",

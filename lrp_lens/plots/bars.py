@@ -8,6 +8,7 @@ with the rest they do add up, to the relevance of all tokens.
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -25,14 +26,14 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
     """The components with the largest |value|, largest on top.
 
     Args:
-        view: dims ("component",).
+        view: dims ("component",) or ("neuron",).
         show: how many components to show at most; the axis says of how many.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
         InputError: other dims, or an unknown palette.
     """
-    require_dims(view, (("component",),), "plot_components")
+    require_dims(view, (("component",), ("neuron",)), "plot_components")
     values = np.nan_to_num(view.values)
     shown = np.argsort(-np.abs(values), kind="stable")[:show]
     of = f", the largest {len(shown)} of {len(values)}" if len(shown) < len(values) else ""
@@ -66,7 +67,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
     names = [plotly_text(labels[i]) for i in shown]
     amounts = [float(values[i]) for i in shown]
     colours = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
-    figure = go.Figure(
+    figure = Figure(
         go.Bar(
             x=amounts,
             y=list(range(len(names))),
@@ -77,7 +78,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
             cliponaxis=False,
             customdata=[[name] for name in names],
             hovertemplate=f"%{{customdata[0]}}<br>%{{x:+.4g}} {plotly_text(view.units)}<extra></extra>",
-            name=view.name,
+            name=plotly_text(view.name),
         )
     )
     positive, negative = legend_words(view, palette)
@@ -97,6 +98,7 @@ def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figur
         tickmode="array",
         tickvals=list(range(len(names))),
         ticktext=names,
+        title={"text": "neuron" if view.dims == ("neuron",) else None, "font": {"size": 11}},
         autorange="reversed",
         automargin=True,
         showgrid=False,

@@ -4,8 +4,7 @@
 2. Blue is positive, red negative, as in every figure.
 """
 
-from html import escape
-
+from lrp_lens.characters import escape
 from lrp_lens.plots.palette import LIGHT
 
 _FULL = 0.75

@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     GREY,
     Palette,
@@ -61,7 +62,7 @@ def plot_circuit_curve(
         raise InputError(
             f"This curve has the rankings {sorted(set(table['ranking']))} of {known}; received {ranking!r} of {shown}."
         )
-    figure = go.Figure()
+    figure = Figure()
     ordinary = [method for method in shown if method != _CONTROL[0]]
     for method in shown:
         index = ordinary.index(method) if method in ordinary else 0
@@ -152,7 +153,7 @@ def plot_component_edges(
     writers, readers = part.axis_labels("writer"), part.axis_labels("reader")
     missing = np.isnan(part.values)
     rows, columns = list(range(len(writers))), list(range(len(readers)))
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(missing, 1.0, np.nan),

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks, visible_token
 from lrp_lens.plots.positions import cut_label
 from lrp_lens.views import View
@@ -61,6 +62,7 @@ def plot_comparison(
     rows = len(methods)
     height = rows * _ROW_HEIGHT + (rows - 1) * _GAP + 130
     figure = make_subplots(
+        figure=Figure(),
         rows=rows,
         cols=3,
         subplot_titles=[plotly_text(one) for one in titles],
@@ -155,7 +157,9 @@ def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
     shared |= {"customdata": flat.cells, "hoverongaps": False}
     hover = "%{customdata}<br>%{z:+.4g}<extra></extra>"
     figure.add_trace(
-        go.Heatmap(z=values, coloraxis="coloraxis", hovertemplate=hover, name=view.name, **shared),
+        go.Heatmap(
+            z=values, coloraxis="coloraxis", hovertemplate=hover, name=plotly_text(view.name), **shared
+        ),
         row=row,
         col=column,
     )
@@ -226,7 +230,7 @@ def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
             marker={"size": 6, "color": "#2166ac", "opacity": 0.6},
             customdata=names.tolist(),
             hovertemplate="%{customdata}<br>exact %{x:+.4g}<br>score %{y:+.4g}<extra></extra>",
-            name=view.name,
+            name=plotly_text(view.name),
         ),
         row=row,
         col=3,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import legend_words, plotly_text, require_dims
 from lrp_lens.views import View
 
@@ -41,7 +42,7 @@ def plot_cumulative(views: View | Sequence[View]) -> go.Figure:
     stages = listed[0].axis_labels("layer")
     if any(view.axis_labels("layer") != stages for view in listed):
         raise InputError("Lines of one figure have the same stages; received views with different ones.")
-    figure = go.Figure()
+    figure = Figure()
     x = list(range(len(stages)))
     for view, (colour, dash) in zip(listed, _STYLES, strict=False):
         figure.add_trace(

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -67,6 +68,7 @@ def plot_decomposition(
     rows = list(range(len(names) + 1))
     hues = {True: f"rgb{LIGHT[positive_hue(palette)]}", False: f"rgb{LIGHT[negative_hue(palette)]}"}
     figure = make_subplots(
+        figure=Figure(),
         rows=1,
         cols=2,
         shared_yaxes=True,

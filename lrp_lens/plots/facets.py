@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots.comparison import add_heat_map
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import Palette, colorscale, plotly_text, scale_ticks
 from lrp_lens.views import View
 
@@ -56,6 +57,7 @@ def plot_facets(
     rows = -(-len(named) // across)
     height = rows * 240 + (rows - 1) * _GAP + 130
     figure = make_subplots(
+        figure=Figure(),
         rows=rows,
         cols=across,
         subplot_titles=[_title(name, view) for name, view in named.items()],

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text, require_table
 
 # Okabe & Ito's colours, safe for colour-blind readers; later methods repeat them with another dash.
@@ -40,7 +41,12 @@ def plot_faithfulness(
     shown = _shown(curves, _CURVES, methods, "plot_faithfulness", "result.curves()")
     shown = [one for one in shown if curves.loc[curves["method"] == one, "mean"].notna().any()]
     figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=list(_PANELS.values()), horizontal_spacing=0.06
+        figure=Figure(),
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        subplot_titles=list(_PANELS.values()),
+        horizontal_spacing=0.06,
     )
     for column, order in enumerate(_PANELS, start=1):
         for index, method in enumerate(shown):
@@ -123,7 +129,7 @@ def plot_faithfulness_measure(
     rows = rows.dropna(subset=["mean"]).sort_values("mean", ascending=higher_is_better, kind="stable")
     names = [plotly_text(one) for one in rows["method"]]
     above, below = (rows["high"] - rows["mean"]).fillna(0), (rows["mean"] - rows["low"]).fillna(0)
-    figure = go.Figure(
+    figure = Figure(
         go.Scatter(
             x=rows["mean"].tolist(),
             y=list(range(len(names))),

@@ -10,8 +10,9 @@
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.graph_data import drawn, largest
 from lrp_lens.plots.palette import (
     LIGHT,
@@ -66,7 +67,7 @@ def plot_graph(
     column = np.full(tokens, -1)
     column[places] = np.arange(len(places))
     lines = _lines(graph, shown, column, colours)
-    figure = go.Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
+    figure = Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
     positive, negative = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
     words = "; ".join([f"{positive}, {negative}", *_left_out(graph, shown, places)])
     boundaries, positions = len(graph.boundaries), len(places)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.graph.folding import is_move
-from lrp_lens.graph.nodes import carrier_name
-from lrp_lens.graph.pruning import mass_before, slices
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.folding import is_move
+from lrp_lens.attribution_graphs.arrays.nodes import carrier_name
+from lrp_lens.attribution_graphs.arrays.pruning import mass_before, slices
 from lrp_lens.plots.palette import visible_token
 from lrp_lens.views import View
 

@@ -12,15 +12,15 @@
 """
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.text import facts, short_rules
+from lrp_lens.characters import escape
 from lrp_lens.errors import InputError
-from lrp_lens.graph import AttributionGraph
-from lrp_lens.graph.text import facts, short_rules
 from lrp_lens.plots.graph_data import drawn, graph_data
 from lrp_lens.plots.palette import DARK, LIGHT, Palette, legend_words, negative_hue, positive_hue
 from lrp_lens.views import View

@@ -8,7 +8,8 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from lrp_lens.graph import transition_steps
+from lrp_lens.attribution_graphs.arrays import transition_steps
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text, require_dims
 from lrp_lens.views import View
 
@@ -51,7 +52,7 @@ def plot_composition(view: View) -> go.Figure:
         marker={"size": 5},
         hovertemplate=f"relevance %{{y:+.4g}} {plotly_text(view.units)}<extra></extra>",
     )
-    figure = go.Figure([*bars, total])
+    figure = Figure([*bars, total])
     figure.update_layout(
         template="plotly_white",
         barmode="relative",
@@ -91,7 +92,7 @@ def plot_profile_steps(profiles: View) -> go.Figure:
     rows = steps.axis_labels("batch") if "batch" in steps.dims else (profiles.name,)
     columns = [plotly_text(one) for one in steps.axis_labels("layer")]
     places = list(range(values.shape[1]))
-    figure = go.Figure(
+    figure = Figure(
         go.Heatmap(
             z=np.abs(values),
             x=places,

@@ -5,13 +5,14 @@ them. The last bar is the total, the metric. A remainder is always shown, other 
 where they hold anything.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -25,30 +26,43 @@ from lrp_lens.plots.palette import (
 _LISTED = 6
 
 
+@runtime_checkable
+class LedgerLike(Protocol):
+    """What the waterfall reads of a Ledger."""
+
+    towards: tuple[str, str] | None
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per entry: layer, name, kind, amount; and example for a batch."""
+        ...
+
+
 def plot_ledger(
-    table: pd.DataFrame,
+    table: pd.DataFrame | LedgerLike,
     *,
     towards: tuple[str, str] | None = None,
     units: str = "logits",
     palette: Palette = "default",
 ) -> go.Figure:
-    """Waterfall of a ledger's table.
+    """Waterfall of a ledger.
 
     Args:
-        table: `ledger.to_dataframe()`, with the columns layer, name, kind, amount.
-        towards: `cache.towards`, the two ends of the metric in words.
+        table: a ledger, or its table `ledger.to_dataframe()`, with the columns layer, name, kind, amount.
+        towards: the two ends of the metric in words; None takes the ledger's.
         units: units of the amounts.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
         InputError: not a table, a missing column, or several examples.
     """
-    remedy = "Pass `ledger.to_dataframe()`, or call `ledger.plot()`."
+    if isinstance(table, LedgerLike):
+        towards, table = towards or table.towards, table.to_dataframe()
+    remedy = "Pass `cache.ledger()` or its `.to_dataframe()`."
     require_table(table, ("name", "kind", "amount"), "plot_ledger", remedy)
     if "example" in table and table["example"].nunique() > 1:
         raise InputError(
             f"A waterfall shows one example; received {table['example'].nunique()}. "
-            'Pick one with table[table["example"] == 0].'
+            'Pick one with ledger.plot(example=0), or table[table["example"] == 0].'
         )
     groups = [
         (str(kind), rows, float(rows["amount"].sum())) for kind, rows in table.groupby("kind", sort=False)
@@ -60,7 +74,7 @@ def plot_ledger(
     total = sum(amounts, 0.0)
     hues = {True: LIGHT[positive_hue(palette)], False: LIGHT[negative_hue(palette)]}
     names = [*kinds, "total"]
-    figure = go.Figure(
+    figure = Figure(
         go.Waterfall(
             orientation="h",
             measure=[*["relative"] * len(kinds), "total"],

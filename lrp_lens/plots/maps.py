@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     GREY,
     Palette,
@@ -86,7 +87,7 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
     _axis(figure.update_xaxes, heads, tickangle=-90 if crowded else 0, every=max(1, len(heads) // 64))
     if view.values.size <= _CELLS_WITH_NUMBERS:
         numbers = [["" if np.isnan(one) else signed(float(one)) for one in row] for row in view.values]
-        figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": view.name})
+        figure.update_traces(text=numbers, texttemplate="%{text}", selector={"name": plotly_text(view.name)})
     return figure
 
 
@@ -165,11 +166,11 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
         "ygap": 1,
         "hoverongaps": False,
     }
-    figure = go.Figure()
+    figure = Figure()
     figure.add_trace(
         go.Heatmap(
             z=np.where(special, np.nan, view.values),
-            name=view.name,
+            name=plotly_text(view.name),
             colorscale=colorscale(palette),
             zmin=-top,
             zmax=top,

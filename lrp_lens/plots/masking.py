@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text
 
 _CLAIM, _GREY = "#c77f1a", "#7a838f"
@@ -42,7 +43,7 @@ def plot_masking(
     if missing:
         raise InputError(f"A masking table has the columns {_COLUMNS}; {sorted(missing)} are missing.")
     steps = table["masked"].tolist()
-    figure = go.Figure()
+    figure = Figure()
     if interval is None or not all(map(isfinite, interval)):
         low = (table["control"] - table["control_spread"]).tolist()
         high = (table["control"] + table["control_spread"]).tolist()
@@ -116,7 +117,7 @@ def plot_masking(
     return figure
 
 
-def _band(figure: go.Figure, steps: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+def _band(figure: Figure, steps: Sequence[float | int], low: Sequence[float], high: Sequence[float]) -> None:
     """A pale area between two lines."""
     figure.add_trace(
         go.Scatter(

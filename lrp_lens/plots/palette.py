@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.characters import shown
+from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
 
@@ -25,7 +27,6 @@ FLOOR = 0.1
 LIGHT: dict[str, RGB] = {"blue": (67, 147, 195), "red": (214, 96, 77)}
 DARK: dict[str, RGB] = {"blue": (38, 110, 186), "red": (192, 48, 52)}
 GREY = "#c9cdd3"
-_WHITESPACE = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%{": "&#37;{"}
 """What plotly would not show as it is, `&` first."""
 _SCALE = (
@@ -98,18 +99,6 @@ def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
     return f"{positive_hue(palette)}: {first}", f"{negative_hue(palette)}: {second}"
 
 
-def visible_token(token: str) -> str:
-    r"""A token with its whitespace made visible: ' John' becomes '·John', a newline '⏎'; empty becomes '∅'.
-
-    Example:
-        >>> visible_token(" a\n")
-        '·a⏎'
-    """
-    if token == "":
-        return "∅"
-    return "".join(_WHITESPACE.get(one, one if one.isprintable() else f"\\x{ord(one):02x}") for one in token)
-
-
 def signed(value: float, form: str = "+.2f") -> str:
     """A number as plotly writes it on its axes, with a minus sign and not a hyphen.
 
@@ -121,7 +110,7 @@ def signed(value: float, form: str = "+.2f") -> str:
 
 
 def plotly_text(text: str) -> str:
-    r"""Text that plotly shows literally.
+    r"""Text that plotly shows literally, what cannot be seen as an escape.
 
     It reads <…> as markup, so a token '<bos>' would vanish; $…$ as a formula wherever the page has MathJax, as
     notebooks have; and %{…} in a hover template as a variable.
@@ -130,6 +119,7 @@ def plotly_text(text: str) -> str:
         >>> plotly_text("<b> $x$ 5 %")
         '&lt;b&gt; &#36;x&#36; 5 %'
     """
+    text = shown(text)
     for plain, entity in _ENTITIES.items():
         text = text.replace(plain, entity)
     return text

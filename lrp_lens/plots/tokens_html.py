@@ -5,12 +5,13 @@ tapping) shows token, position, value and share. Special tokens are grey, out of
 """
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
+from lrp_lens.characters import direction, escape, isolated, token_pieces
 from lrp_lens.errors import InputError
+from lrp_lens.plots.html import Html
 from lrp_lens.plots.palette import (
     DARK,
     LIGHT,
@@ -19,7 +20,6 @@ from lrp_lens.plots.palette import (
     limit,
     positive_hue,
     require_dims,
-    visible_token,
 )
 from lrp_lens.views import View
 
@@ -42,8 +42,8 @@ def token_heatmap_html(
     palette: Palette = "default",
     floor: float | None = None,
     style: bool = True,
-) -> str:
-    """Coloured, wrapped tokens as an HTML fragment.
+) -> Html:
+    """Coloured, wrapped tokens as an HTML fragment: a string, which a notebook draws.
 
     Args:
         view: dims ("position",) or ("batch", "position"); several views (methods) give one row each, with its
@@ -66,8 +66,9 @@ def token_heatmap_html(
             parts.append(f'<div class="lrp-name">{escape(name)}</div>')
         words = legend_words(one, palette) if i == 0 or not same_words else None
         parts.append(_legend(one, top, palette, words))
-        parts.append(f'<div class="lrp-tokens">{_tokens(one, top, palette)}</div>')
-    return "".join([*parts, "</div>"])
+        way = direction(_ordinary(one))
+        parts.append(f'<div class="lrp-tokens" dir="{way}">{_tokens(one, top, palette)}</div>')
+    return Html("".join([*parts, "</div>"]))
 
 
 def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
@@ -85,6 +86,12 @@ def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
     return rows
 
 
+def _ordinary(view: View) -> list[str]:
+    """The tokens that are not special: they say which way the prompt is read."""
+    labels, special = view.axis_labels("position"), view.special_cells()
+    return [token for token, marked in zip(labels, special, strict=True) if not marked]
+
+
 def _legend(view: View, top: float, palette: Palette, words: tuple[str, str] | None) -> str:
     """Scale bar from -limit to +limit, with the meaning of the two colours where words are given."""
     hues = [positive_hue(palette), "red" if positive_hue(palette) == "blue" else "blue"]
@@ -94,7 +101,7 @@ def _legend(view: View, top: float, palette: Palette, words: tuple[str, str] | N
     )
     unit = "of max |R|" if view.units == "fraction of max |R|" else view.units
     scale = f"−{top:.3g}{bar}+{top:.3g} {escape(unit)}"
-    said = "" if words is None else f"<b>{escape(words[0])}</b>, <b>{escape(words[1])}</b> &nbsp; "
+    said = "" if words is None else f"<b>{isolated(words[0])}</b>, <b>{isolated(words[1])}</b> &nbsp; "
     share = view.special_share
     grey = f" &nbsp; grey: special, out of the scale ({100 * share:.0f} % of Σ|R|)" if share else ""
     return f'<div class="lrp-legend">{said}<span style="white-space:nowrap">{scale}</span>{grey}</div>'
@@ -142,10 +149,8 @@ def _span(
 
 
 def _visible(token: str) -> str:
-    """Escaped token; marks for whitespace are faint."""
-    marks = []
-    for plain, shown in zip(
-        token or " ", visible_token(token) if len(token) <= 1 else map(visible_token, token), strict=True
-    ):
-        marks.append(escape(plain) if plain == shown else f'<span class="lrp-w">{escape(shown)}</span>')
-    return "".join(marks)
+    """Escaped token; marks for white space and escapes are faint."""
+    return "".join(
+        escape(said) if plain else f'<span class="lrp-w">{escape(said)}</span>'
+        for said, plain in token_pieces(token)
+    )

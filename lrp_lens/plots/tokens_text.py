@@ -7,6 +7,7 @@ The map paints its own dark ground, so that it reads the same in light and dark 
 import numpy as np
 from rich.text import Text
 
+from lrp_lens.characters import shown
 from lrp_lens.plots.palette import (
     DARK,
     RGB,
@@ -44,8 +45,8 @@ def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float
         if token == "" and value == 0 and special[position]:
             continue
         if special[position] or np.isnan(value):
-            shown = "n/a" if np.isnan(value) else f"{value:+.2f}"
-            text.append(f"{visible_token(token)} {shown}", style="dim italic")
+            number = "n/a" if np.isnan(value) else f"{value:+.2f}"
+            text.append(f"{visible_token(token)} {number}", style="dim italic")
         else:
             colour = _blend(hues[value >= 0], min(abs(float(value)) / top, 1.0))
             text.append(
@@ -58,7 +59,7 @@ def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float
         colour = hues[sign]
         text.append(f" {words} ", style=f"{_INK} on rgb({colour[0]},{colour[1]},{colour[2]})")
         text.append(" ")
-    text.append(f"full colour: {top:.3g} {view.units}", style="dim")
+    text.append(f"full colour: {top:.3g} {shown(view.units)}", style="dim")
     return text
 
 

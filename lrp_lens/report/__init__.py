@@ -1,6 +1,7 @@
 """One self-contained HTML file per analysis: opens without network, readable on a phone."""
 
 from lrp_lens.report.explanation import explanation_html, write_report
-from lrp_lens.report.page import Section, figure_block, page_html
+from lrp_lens.report.glance import explanation_glance
+from lrp_lens.report.saving import write_json
 
-__all__ = ["Section", "explanation_html", "figure_block", "page_html", "write_report"]
+__all__ = ["explanation_glance", "explanation_html", "write_json", "write_report"]

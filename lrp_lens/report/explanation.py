@@ -1,13 +1,13 @@
 """The report of one explanation: from the question to the check of the claim, in reading order."""
 
-from html import escape
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import plotly.graph_objects as go
 
-from lrp_lens.errors import InputError
+from lrp_lens.characters import escape, isolated
 from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.files import require_writable, write_text
 from lrp_lens.plots import (
     Palette,
     plot_components,
@@ -36,14 +36,8 @@ def write_report(
     Raises:
         InputError: the file cannot be written, or the palette is unknown.
     """
-    page = explanation_html(explanation, palette=palette)
-    try:
-        Path(path).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"The report needs a writable path; {fspath(path)!r} is not ({error.strerror})."
-        ) from error
-    return Path(path).resolve()
+    require_writable(path)
+    return write_text(path, explanation_html(explanation, palette=palette))
 
 
 def explanation_html(explanation: Explanation, *, palette: Palette = "default") -> str:
@@ -91,7 +85,7 @@ def _lead(explanation: Explanation, palette: Palette) -> str:
     first, second = words if explanation.metric_value >= 0 else reversed(words)
     return (
         f"{title}<h1>Why {first} and not {second}?</h1>"
-        f'<div class="prompt">{escape(explanation.prompt)}</div>'
+        f'<div class="prompt" dir="auto">{escape(explanation.prompt)}</div>'
         f'<div class="cards">{_card(roles[0], target, hues[0])}{_card(roles[1], contrast, hues[1])}'
         f'<div class="card"><span class="dim">preference</span><b>{explanation.metric_value:+.2f}</b>'
         f"<small>logits, target − contrast</small></div></div>"
@@ -113,7 +107,7 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
         for row in top.itertuples()
     ]
     body = (
-        f"<p>{escape(explanation.claim())} "
+        f"<p>{isolated(explanation.claim())} "
         "<span class='dim'>Tap or hover over a token for its numbers.</span></p>"
         f"{token_heatmap_html(explanation.tokens, palette=palette, style=False)}"
         f"<details><summary>Largest tokens</summary>{_table(head, rows)}</details>"
@@ -144,7 +138,7 @@ def _check(explanation: Explanation) -> Section:
     kind = verdict.outcome.name.lower().replace("_", "-")
     body = (
         f'<p class="verdict {kind}"><b>{escape(verdict.outcome.value.capitalize())}.</b> '
-        f"{escape(' '.join(filter(None, (verdict.reading, check.overtakes))))}</p>"
+        f"{isolated(' '.join(filter(None, (verdict.reading, check.overtakes))))}</p>"
         f'<div class="columns"><div>{figure_block(figure, "masking")}</div>'
         f"<div>{_table(head, rows, numeric=(0, 2, 3))}</div></div>"
         f"<p><small>Gap: logit of the target − logit of the contrast. A masked token's embedding is replaced by the "
@@ -206,7 +200,7 @@ def _ledger(explanation: Explanation, palette: Palette) -> Section:
     ]
     figure: go.Figure = plot_ledger(explanation.ledger, palette=palette)
     body = (
-        f"<p>The metric, {escape(explanation.metric)}, is the sum of these parts; what they leave "
+        f"<p>The metric, {isolated(explanation.metric)}, is the sum of these parts; what they leave "
         f"unexplained is {explanation.remainder:+.1e} logits.</p>{figure_block(figure, 'ledger')}"
         f"<details><summary>All {len(rows)} entries</summary>"
         f"{_table(['layer', 'name', 'kind', 'logits'], rows, numeric=(3,))}</details>"
@@ -224,8 +218,8 @@ def _about(explanation: Explanation) -> Section:
         "seconds": f"{sum(explanation.seconds.values()):.2f}: "
         + ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in explanation.notes)
+    rows = "".join(f"<dt>{name}</dt><dd>{isolated(text)}</dd>" for name, text in facts.items() if text)
+    notes = "".join(f"<li>{isolated(note)}</li>" for note in explanation.notes)
     return Section(
         "About this report", f"<dl>{rows}</dl>" + (f"<ul class='dim'>{notes}</ul>" if notes else "")
     )

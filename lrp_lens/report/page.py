@@ -6,12 +6,12 @@
 """
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from lrp_lens.characters import escape
 from lrp_lens.plots.tokens_html import STYLE
 
 _HERE = Path(__file__).parent

@@ -1,15 +1,13 @@
-"""The presets: which rule each method of the literature uses for each operation."""
+"""The presets: which rule each method of the literature uses for each operation; and rule sets by name."""
 
 from types import MappingProxyType
+from typing import Any
 
-from lrp_lens.rules.rule import (
-    AttentionWeights,
-    ExpertWeights,
-    FrozenNorm,
-    Identity,
-    ProductWeights,
-    TemperedSoftmax,
-)
+from lrp_lens.errors import RuleError, bare_name, did_you_mean
+from lrp_lens.rules.activations import Identity, ProductWeights
+from lrp_lens.rules.attention import AttentionWeights, TemperedSoftmax
+from lrp_lens.rules.experts import ExpertWeights
+from lrp_lens.rules.norms import FrozenNorm
 from lrp_lens.rules.ruleset import RuleSet
 
 HALF = ProductWeights(0.5, 0.5)
@@ -64,3 +62,23 @@ GRADIENT = RuleSet(name="GRADIENT")
 
 PRESETS = MappingProxyType({rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT)})
 """Name → preset."""
+
+
+def as_rule_set(rules: Any) -> RuleSet:
+    """A rule set from itself or the name of a preset, in any spelling: "RELP", "relp", "attn-lrp", "AttnLRP".
+
+    Raises:
+        RuleError: for anything else; a typo is met with the nearest names.
+
+    Example:
+        >>> as_rule_set("AttnLRP").name
+        'ATTN_LRP'
+    """
+    if isinstance(rules, RuleSet):
+        return rules
+    known = {bare_name(name): preset for name, preset in PRESETS.items()}
+    found = known.get(bare_name(rules)) if isinstance(rules, str) else None
+    if found is None:
+        hint = did_you_mean(rules, PRESETS)
+        raise RuleError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.{hint}")
+    return found

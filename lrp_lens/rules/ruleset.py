@@ -4,81 +4,31 @@
 2. For each site pick the rules: the newest override whose layers match, else the set's own rule.
 3. Collect the hooks; refuse any that stands on a hook point the host drops.
 4. Order them: replacements, then (recording), then scales and reads.
+
+What several rules decide together at one site (which relevance is taken there, what is cut off, how it is printed) is
+answered here, too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Literal
 
 from lrp_lens.errors import RuleError, SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.sites import (
-    ActivationSite,
-    AttentionSite,
-    ExpertsSite,
-    LinearSite,
-    LogitSite,
-    NormSite,
-    RouterSite,
-    Site,
-    Sites,
-)
-from lrp_lens.rules.mixture import activation_hooks, experts_hooks, router_hooks
-from lrp_lens.rules.rule import (
-    STAGES,
-    AttentionWeights,
-    Epsilon,
-    ExpertWeights,
-    FrozenNorm,
-    FrozenPattern,
-    Hook,
-    Identity,
-    Plain,
-    ProductWeights,
-    TemperedSoftmax,
-    softcap_hooks,
-)
+from lrp_lens.hosts.sites import AttentionSite, LogitSite, MixtureSite, Site, Sites
+from lrp_lens.rules.activations import ActivationRule, ProductRule, SoftcapRule
+from lrp_lens.rules.attention import AttentionRule, SoftmaxRule
+from lrp_lens.rules.experts import ExpertsRule
+from lrp_lens.rules.linear import LinearRule
+from lrp_lens.rules.norms import NormRule
+from lrp_lens.rules.operations import OPERATIONS, operations_at, records_of, require_rule
+from lrp_lens.rules.plain import Plain
+from lrp_lens.rules.planning import dropped_edit, innermost, site_hooks
+from lrp_lens.rules.rule import STAGES, Hook, Rule
 
-ALLOWED: dict[str, tuple[type, ...]] = {
-    "norm": (FrozenNorm, Plain),
-    "activation": (Identity, Plain),
-    "product": (ProductWeights, Plain),
-    "attention": (AttentionWeights, FrozenPattern, Plain),
-    "softmax": (TemperedSoftmax, Plain),
-    "softcap": (Identity, Plain),
-    "experts": (ExpertWeights, Plain),
-    "linear": (Epsilon, Plain),
-}
-FIELDS_OF: dict[type[Site], tuple[str, ...]] = {
-    NormSite: ("norm",),
-    ActivationSite: ("activation", "product", "experts"),
-    AttentionSite: ("attention", "softmax", "softcap"),
-    RouterSite: ("experts",),
-    ExpertsSite: ("activation", "product", "experts"),
-    LogitSite: ("softcap",),
-    LinearSite: ("linear",),
-}
-Rule = (
-    FrozenNorm
-    | Identity
-    | ProductWeights
-    | AttentionWeights
-    | FrozenPattern
-    | TemperedSoftmax
-    | ExpertWeights
-    | Epsilon
-    | Plain
-)
-
-
-def _require_rule(operation: str, rule: object) -> None:
-    if operation not in ALLOWED:
-        raise RuleError(f"A rule set has rules for {', '.join(ALLOWED)}; received {operation!r}.")
-    if not isinstance(rule, ALLOWED[operation]):
-        allowed = " or ".join(kind.__name__ for kind in ALLOWED[operation])
-        raise RuleError(f"The rule for {operation!r} is {allowed}; received {rule!r}.")
+Where = Literal["everywhere", "in the blocks", "after the blocks"]
+Questions = Mapping[str, tuple[str, ...]]
+"""Operation → what is asked of its rule."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +40,13 @@ class Override:
     layers: frozenset[int]
 
     def __str__(self) -> str:
-        return f"{self.operation} in layers {', '.join(map(str, sorted(self.layers)))}: {self.rule}"
+        words = self.rule.words(self.operation)
+        return f"{self.operation} in layers {', '.join(map(str, sorted(self.layers)))}: {words}"
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """One rule per kind of operation.
+    """One rule per kind of operation; see `lrp_lens.rules` for what a rule is.
 
     Example:
         >>> from lrp_lens import RELP, Plain
@@ -104,29 +55,54 @@ class RuleSet:
     """
 
     name: str
-    norm: FrozenNorm | Plain = Plain()
-    activation: Identity | Plain = Plain()
-    product: ProductWeights | Plain = Plain()
-    attention: AttentionWeights | FrozenPattern | Plain = Plain()
-    softmax: TemperedSoftmax | Plain = Plain()
-    softcap: Identity | Plain = Plain()
-    experts: ExpertWeights | Plain = Plain()
-    linear: Epsilon | Plain = Plain()
+    norm: NormRule = Plain()
+    activation: ActivationRule = Plain()
+    product: ProductRule = Plain()
+    attention: AttentionRule = Plain()
+    softmax: SoftmaxRule = Plain()
+    softcap: SoftcapRule = Plain()
+    experts: ExpertsRule = Plain()
+    linear: LinearRule = Plain()
     overrides: tuple[Override, ...] = ()
     """Newest first; the first that matches a site's layer wins."""
 
     def __post_init__(self) -> None:
-        for operation in ALLOWED:
-            _require_rule(operation, getattr(self, operation))
+        for operation in OPERATIONS:
+            require_rule(operation, getattr(self, operation))
 
     def __str__(self) -> str:
         lines = [f"RuleSet {self.name}"]
-        for operation in ALLOWED:
-            rule = getattr(self, operation)
-            text = "0-rule" if operation == "linear" and isinstance(rule, Plain) else rule
-            lines.append(f"  {operation:<11}{text}")
+        lines += [f"  {operation:<11}{getattr(self, operation).words(operation)}" for operation in OPERATIONS]
         lines += [f"  override   {override}" for override in self.overrides]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """A preset by its name, any other set by what makes it from the nearest preset: short in a signature."""
+        from lrp_lens.rules.presets import PRESETS
+
+        def changes(preset: "RuleSet") -> dict[str, Rule]:
+            return {
+                one: getattr(self, one) for one in OPERATIONS if getattr(self, one) != getattr(preset, one)
+            }
+
+        named = self.name.partition(" with ")[0]
+        base = PRESETS.get(named) or min(PRESETS.values(), key=lambda preset: len(changes(preset)))
+        given = {} if named == base.name else {"name": self.name}
+        text, changed = base.name, given | changes(base)
+        if changed:
+            text += f".replace({_arguments(changed)})"
+        for override in reversed(self.overrides):
+            layers = sorted(override.layers)
+            span = range(layers[0], layers[-1] + 1)
+            text += f".override(layers={span if layers == [*span] else layers}, "
+            text += f"{_arguments({override.operation: override.rule})})"
+        return text
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether no rule is at work: gradient × activation."""
+        rules = [getattr(self, operation) for operation in OPERATIONS]
+        return all(isinstance(rule, Plain) for rule in [*rules, *(one.rule for one in self.overrides)])
 
     def replace(self, *, name: str | None = None, **rules: Rule) -> "RuleSet":
         """A copy with other rules in every layer.
@@ -139,7 +115,7 @@ class RuleSet:
             RuleError: for an unknown operation or a rule that does not fit it.
         """
         for operation, rule in rules.items():
-            _require_rule(operation, rule)
+            require_rule(operation, rule)
         changed = ", ".join(f"{operation}: {rule}" for operation, rule in rules.items())
         return replace(self, name=name or f"{self.name} with {changed}", **rules)  # type: ignore[arg-type]
 
@@ -155,9 +131,9 @@ class RuleSet:
                 f"An override names at least one layer, counted from 0; received {layers!r}. Use layers=range(4)."
             )
         if not rules:
-            raise RuleError(f"An override changes at least one of {', '.join(ALLOWED)}; received none.")
+            raise RuleError(f"An override changes at least one of {', '.join(OPERATIONS)}; received none.")
         for operation, rule in rules.items():
-            _require_rule(operation, rule)
+            require_rule(operation, rule)
         new = tuple(Override(operation, rule, chosen) for operation, rule in rules.items())
         label = "; ".join(map(str, new))
         return replace(self, name=name or f"{self.name} with {label}", overrides=new + self.overrides)
@@ -169,18 +145,107 @@ class RuleSet:
                 return override.rule
         return getattr(self, operation)
 
-    def rules_at(self, site: Site) -> dict[str, Rule]:
-        """Operation → rule, for the operations that happen at a site."""
-        return {
-            operation: self.rule_for(operation, site.layer) for operation in FIELDS_OF.get(type(site), ())
-        }
+    def rules_at(self, site: Site) -> dict[str, Any]:
+        """Operation → rule, for the operations that happen at a site and that relevance reaches."""
+        rules = {operation: self.rule_for(operation, site.layer) for operation in operations_at(site)}
+        if "attention" in rules and not rules["attention"].reaches_pattern:
+            return {"attention": rules["attention"]}  # nothing flows through the softmax
+        return rules
 
+    # ------------------------------------------------------------------------------- questions
+    def require(
+        self, analysis: str, sites: Sites, questions: Questions, *, where: Where = "everywhere"
+    ) -> None:
+        """Refuse an analysis whose questions a rule does not answer, before it starts.
+
+        Args:
+            analysis: what asks, for the message.
+            sites: of the model.
+            questions: operation → names of the rule's methods.
+            where: which sites are asked about.
+
+        Raises:
+            RuleError: names rule, question and analysis.
+        """
+        for rule, name, site in self.lacks(sites, questions, where=where):
+            raise rule.unanswered(name, analysis, f" at {site}")
+
+    def lacks(
+        self, sites: Sites, questions: Questions, *, where: Where = "everywhere"
+    ) -> Iterator[tuple[Rule, str, Site]]:
+        """Every question that a rule does not answer: rule, question, site; arguments as `require`."""
+        for site in sites.sites:
+            if where != "everywhere" and (where == "in the blocks") == (site.layer is None):
+                continue
+            for operation, rule in self.rules_at(site).items():
+                for name in questions.get(operation, ()):
+                    if not rule.answers(name):
+                        yield rule, name, site
+
+    def sinks(self, site: Site) -> tuple[str, ...]:
+        """Names for what takes relevance at a site under these rules; () if it is all handed on (but for biases).
+
+        Raises:
+            RuleError: if a rule does not say.
+        """
+        rules = self.rules_at(site)
+        names = {
+            "norm": site.label,
+            "activation": "activation",
+            "product": "gated product",
+            "softcap": "logit soft-cap" if isinstance(site, LogitSite) else "soft-cap",
+            "softmax": "softmax",
+            "experts": "router",
+            "linear": f"{getattr(rules.get('linear'), 'symbol', '')} at {site.label}",
+        }
+        attention = rules.pop("attention", None)
+        taken = [names[operation] for operation, rule in rules.items() if not rule.conserves(site)]
+        if isinstance(site, AttentionSite) and attention is not None:
+            if taken[:1] == ["softmax"]:
+                taken[1:1] = site.extras
+            return tuple(attention.sinks(site, tuple(taken)))
+        if isinstance(site, MixtureSite):
+            inner = bool({"activation", "gated product"} & set(taken))
+            parts = (
+                ("router" in taken, "router"),
+                (site.biased, "expert biases"),
+                (inner, "expert activations"),
+            )
+            return tuple(name for there, name in parts if there)
+        return tuple(taken)
+
+    def may_take(self, site: Site) -> bool:
+        """Whether relevance is taken at a site, or a rule does not say."""
+        try:
+            return bool(self.sinks(site))
+        except RuleError:
+            return True
+
+    def cut(self, sites: Sites) -> set[str]:
+        """Names of the records that rules cut off: their relevance is 0, not missing."""
+        names: set[str] = set()
+        for site in sites.sites:
+            for rule in self.rules_at(site).values():
+                for part in rule.cuts(site):
+                    names |= records_of(sites, site, part)
+        return names
+
+    def words_at(self, site: Site) -> str:
+        """The rules that take a site, in words."""
+        if isinstance(site, LogitSite) and site.softcap is None:
+            return "no soft-cap"
+        words = {operation: rule.words(operation) for operation, rule in self.rules_at(site).items()}
+        if len(set(words.values())) == 1:
+            return next(iter(words.values()))
+        return "; ".join(f"{operation}: {one}" for operation, one in words.items())
+
+    # ------------------------------------------------------------------------------- hooks
     def plan(self, model: Any) -> list[Hook]:
         """Every hook of this rule set on a model, in stage order, each checked to be live.
 
         Raises:
             InputError: if the model is not a transformer_lens model.
-            RuleError: if an override names a layer the model does not have.
+            RuleError: if an override names a layer the model does not have, or a rule's hook stands where it may not.
             SiteError: if an operation has no rule, or the host drops an edit that a rule needs.
         """
         sites, dropped = resolve(model), dead(model)
@@ -195,9 +260,9 @@ class RuleSet:
             for hook in self.hooks_at(site):
                 reason = dropped.get(hook.port.name)
                 if reason is not None:
-                    raise SiteError(_dropped(sites.host, sites.architecture, site, hook, reason, self))
+                    raise SiteError(dropped_edit(sites, site, hook, reason, self.name, self.rules_at(site)))
                 hooks.append(hook)
-        return _innermost(sites, sorted(hooks, key=lambda hook: STAGES.index(hook.stage)))
+        return innermost(sites, sorted(hooks, key=lambda hook: STAGES.index(hook.stage)))
 
     def hooks(self, model: Any) -> list[tuple[str, Any]]:
         """Ordinary TransformerLens forward hooks, for `model.hooks` and `model.run_with_hooks`.
@@ -218,83 +283,11 @@ class RuleSet:
         """The hooks of one site.
 
         Raises:
+            RuleError: if a rule's hook stands where it may not.
             SiteError: if a rule asks for an edit where the host has no hook point.
         """
-        rules: dict[str, Any] = self.rules_at(site)
-        if isinstance(site, ActivationSite):
-            return activation_hooks(site, **rules)
-        if isinstance(site, ExpertsSite):
-            return experts_hooks(site, **rules)
-        if isinstance(site, RouterSite):
-            return router_hooks(site, **rules)
-        if isinstance(site, AttentionSite):
-            return self._attention_hooks(site, **rules)
-        if isinstance(site, LogitSite):
-            return () if isinstance(rules["softcap"], Plain) else softcap_hooks(site)
-        if isinstance(site, NormSite | LinearSite):
-            (rule,) = rules.values()
-            hooks = () if isinstance(rule, Plain) else rule.hooks(site)
-            return self._require(site, hooks, rule)
-        return ()
-
-    def _attention_hooks(
-        self, site: AttentionSite, attention: Any, softmax: Any, softcap: Any
-    ) -> tuple[Hook, ...]:
-        hooks: tuple[Hook, ...] = ()
-        if not isinstance(attention, Plain):
-            hooks += self._require_unless_plain(site, attention)
-            if not attention.reaches_pattern:
-                return hooks  # nothing flows through the softmax: its rules would only cost memory
-        if not isinstance(softmax, Plain):
-            hooks += self._require(site, softmax.hooks(site), softmax)
-        if site.softcap is not None and not isinstance(softcap, Plain):
-            hooks += self._require(site, softcap_hooks(site), softcap)
-        return hooks
-
-    def _require_unless_plain(self, site: AttentionSite, attention: Any) -> tuple[Hook, ...]:
-        hooks: tuple[Hook, ...] = attention.hooks(site)
-        plain = attention == AttentionWeights(1.0, 1.0, 1.0)
-        return hooks if plain else self._require(site, hooks, attention)
-
-    def _require(self, site: Site, hooks: tuple[Hook, ...], rule: object) -> tuple[Hook, ...]:
-        if not hooks and not isinstance(rule, Plain):
-            raise SiteError(
-                f"A rule needs a hook point; this host has none for the {site.kind} at {site}, where "
-                f"{self.name} asks for: {rule}. Use Plain() there, or the other host for this model."
-            )
-        return hooks
+        return site_hooks(site, self.rules_at(site), self.name)
 
 
-def _innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:
-    """The hooks, each silent while a newer list of rule hooks is attached to the model.
-
-    Every list leaves a marker at the embedding; the marker that was attached last tells which list acts.
-    """
-    plan, point = object(), sites.embedding.point
-
-    def marker(tensor: Tensor, hook: Any) -> None:
-        """Only its presence counts."""
-
-    marker.plan = plan  # type: ignore[attr-defined]
-
-    def acts() -> bool:
-        plans = (getattr(handle.user_hook, "plan", None) for handle in reversed(point.fwd_hooks))
-        return next((other for other in plans if other is not None), plan) is plan
-
-    def guard(function: Any) -> Any:
-        def guarded(tensor: Tensor, hook: Any) -> Tensor | None:
-            return function(tensor, hook=hook) if acts() else None
-
-        return guarded
-
-    first = Hook(sites.embedding, marker, "read")
-    return [first, *(Hook(hook.port, guard(hook.function), hook.stage) for hook in hooks)]
-
-
-def _dropped(host: str, architecture: str, site: Site, hook: Hook, reason: str, rules: RuleSet) -> str:
-    rule = "; ".join(str(rule) for rule in rules.rules_at(site).values() if not isinstance(rule, Plain))
-    return (
-        f"Every edit must reach the logits; at {hook.port.name} ({site}, {architecture} in {host}) {reason}, so "
-        f"{rules.name} ({rule}) cannot act there. Use a rule set that acts at q, k and v (ATTN_LRP, CP_LRP, RELP), "
-        "eager attention (attn_implementation='eager'), or HookedTransformer for this model."
-    )
+def _arguments(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -1,7 +1,9 @@
 """Axes of a View: default labels, validation, selection and sums. Works on any object shaped like a View."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,14 +189,78 @@ def _resolve(view: "View", dim: str, key: Any) -> int | slice | list[int]:
     if isinstance(key, slice):
         return key
     if isinstance(key, str):
-        if dim == "position" or view.labels[dim].count(key) != 1:
-            raise InputError(
-                "A label selects where it is unique; positions are picked by number, as tokens repeat; "
-                f"received {dim}={key!r}."
-            )
-        return view.labels[dim].index(key)
+        return _place(view, dim, key)
     keys = [int(one) for one in np.atleast_1d(np.asarray(key))]
     size = view.shape[view.dims.index(dim)]
     if any(not -size <= one < size for one in keys):
         raise InputError(f"{dim} has {size} entries; received index {key}.")
     return keys[0] if np.ndim(key) == 0 else keys
+
+
+def at_labels(view: "View", labels: Any) -> "View | float":
+    """See View.__getitem__."""
+    for label in labels if isinstance(labels, tuple) else (labels,):
+        if not isinstance(label, str):
+            raise InputError(
+                f"A view is indexed by labels such as {_example(view)}; received {label!r}. "
+                "Numbers pick by .select(position=3), or in the array .values."
+            )
+        view = select(view, _where(view, label))
+    return view if view.dims else float(view.values)
+
+
+def _where(view: "View", label: str) -> dict[str, int]:
+    """The axis that has this label, and its index; "L3H5" is a label of two axes."""
+    found = {dim: _place(view, dim, label) for dim in view.dims if label in _known(view, dim)}
+    if not found and {"layer", "head"} <= set(view.dims):
+        for layer, head in product(_known(view, "layer"), _known(view, "head")):
+            if layer + head == label:
+                return {dim: _place(view, dim, one) for dim, one in (("layer", layer), ("head", head))}
+    if len(found) > 1:
+        raise InputError(
+            f"{label!r} is a label of {' and '.join(found)}. Use .select({next(iter(found))}=...)."
+        )
+    if not found:
+        raise InputError(_no_label(view, " or ".join(view.dims), label, [*_every_label(view)]))
+    return found
+
+
+def _place(view: "View", dim: str, label: str) -> int:
+    """The index of a label along one axis, where it is unique."""
+    labels = axis_labels(view, dim)
+    places = [index for index, one in enumerate(labels) if one == label]
+    if len(places) > 1:
+        raise InputError(
+            f"A label selects where it is unique; {label!r} stands at {dim} {', '.join(map(str, places))}. "
+            f"Use .select({dim}={places[0]})."
+        )
+    if not places:
+        raise InputError(_no_label(view, dim, label, [*labels]))
+    return places[0]
+
+
+def _known(view: "View", dim: str) -> tuple[str, ...]:
+    """The labels of one axis; none where the examples have their own."""
+    return () if is_ragged(view.labels, dim) else axis_labels(view, dim)
+
+
+def _every_label(view: "View") -> Iterator[str]:
+    for dim in view.dims:
+        yield from _known(view, dim)
+    if {"layer", "head"} <= set(view.dims):
+        yield from (a + b for a, b in product(_known(view, "layer"), _known(view, "head")))
+
+
+def _no_label(view: "View", axes: str, label: str, known: list[str]) -> str:
+    """What was asked for, and the labels that come nearest, white space and case aside."""
+    plain: dict[str, str] = {one.strip().casefold(): one for one in reversed(known)}
+    near = [plain[one] for one in get_close_matches(label.strip().casefold(), plain, n=3, cutoff=0.5)]
+    said = f"Did you mean {' or '.join(repr(one) for one in near)}?" if near else f"It has {_example(view)}."
+    if any(is_ragged(view.labels, dim) for dim in view.dims):
+        said = "The examples have their own tokens; use .select(batch=0) first."
+    return f"View {view.name!r} has no label {label!r} along {axes or 'any axis'}. {said}"
+
+
+def _example(view: "View") -> str:
+    labels = [*dict.fromkeys(label for label in _every_label(view) if label)]
+    return ", ".join(repr(one) for one in labels[:3]) + (", …" if len(labels) > 3 else "") or "no labels"

@@ -1,63 +1,61 @@
-"""Saving a View: arrays as safetensors, words as JSON in the file's header. Never pickle."""
+"""Saving a View: its arrays, and its words as JSON.  Results that hold views store them by the same two functions."""
 
-import json
-from os import PathLike, fspath
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from lrp_lens.errors import InputError
+from lrp_lens.files import AnyPath
+from lrp_lens.files.arrays import read, write
+from lrp_lens.files.headers import understood
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
-_KEY = "lrp_lens.view"
+KIND = "View/1"
 _WORDS = ("dims", "labels", "name", "units", "towards", "notes")
 
 
-def save(view: "View", path: str | PathLike[str]) -> None:
+def save(view: "View", path: AnyPath) -> None:
     """See View.save."""
-    arrays = {"values": np.ascontiguousarray(view.values)}
-    if view.special is not None:
-        arrays["special"] = np.ascontiguousarray(view.special)
-    words = {"version": 1} | {key: getattr(view, key) for key in _WORDS}
-    words["answer"] = None if view.answer is None else view.answer.tolist()
-    save_file(arrays, fspath(path), metadata={_KEY: json.dumps(words)})
+    arrays, words = parts_of(view)
+    write(path, KIND, arrays, words)
 
 
-def load(path: str | PathLike[str]) -> dict[str, Any]:
+def load(path: AnyPath) -> dict[str, Any]:
     """The constructor arguments of a saved view.
 
     Raises:
-        InputError: the file is missing, is not safetensors, or holds no view.
+        InputError: the file is missing, holds no view, or was changed.
     """
-    if not Path(path).is_file():
-        raise InputError(f"A saved view is a file; nothing is at {fspath(path)!r}.")
-    try:
-        with safe_open(fspath(path), framework="numpy") as file:
-            words = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise InputError(f"A saved view is a safetensors file; {fspath(path)!r} is not ({error}).") from error
-    if words is None or "values" not in arrays:
-        raise InputError(f"{fspath(path)!r} holds no view; pass a file written by View.save.")
-    labels = {dim: tuple(_tuples(own)) for dim, own in words["labels"].items()}
-    towards = words["towards"]
+    arrays, words = read(path, KIND)
+    with understood(path, KIND):
+        return fields_of(arrays, words)
+
+
+def parts_of(view: "View", prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a view, under names that begin with a prefix, and its words."""
+    arrays = {f"{prefix}values": view.values}
+    if view.special is not None:
+        arrays[f"{prefix}special"] = view.special
+    words = {name: getattr(view, name) for name in _WORDS}
+    return arrays, words | {"answer": None if view.answer is None else view.answer.tolist()}
+
+
+def fields_of(arrays: dict[str, np.ndarray], words: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The constructor arguments of a view, from what `parts_of` gave."""
+    labels = {
+        dim: tuple(tuple(one) if isinstance(one, list) else one for one in own)
+        for dim, own in words["labels"].items()
+    }
+    tuples = {
+        name: tuple(words[name]) if words[name] is not None else None for name in ("dims", "towards", "notes")
+    }
     return {
-        "values": arrays["values"],
-        "dims": tuple(words["dims"]),
+        "values": arrays[f"{prefix}values"],
+        "special": arrays.get(f"{prefix}special"),
         "labels": labels,
         "name": words["name"],
         "units": words["units"],
-        "special": arrays.get("special"),
-        "answer": None if words.get("answer") is None else np.array(words["answer"]),
-        "towards": None if towards is None else (towards[0], towards[1]),
-        "notes": tuple(words["notes"]),
+        "answer": None if words["answer"] is None else np.array(words["answer"]),
+        **tuples,
     }
-
-
-def _tuples(labels: list[Any]) -> list[Any]:
-    return [tuple(one) if isinstance(one, list) else one for one in labels]

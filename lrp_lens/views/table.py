@@ -1,6 +1,7 @@
 """A View as a tidy table: one row per cell, index and label columns, value, special."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -39,8 +40,29 @@ def to_dataframe(view: "View") -> pd.DataFrame:
         columns["special"] = view.special_cells().reshape(-1)
         if view.answer is not None:
             columns["answer"] = spread(view.answer, view.dims, view.shape).reshape(-1)
-    frame = pd.DataFrame(columns)
+    frame = table_of(columns)
     return frame[~_padding(view, frame)].reset_index(drop=True)
+
+
+def table_of(columns: Mapping[str, Any], index: Any = None) -> pd.DataFrame:
+    """A table of these columns, whatever text they hold.
+
+    pandas keeps text as UTF-8, which has no lone surrogates; columns with one stay columns of Python's strings.
+
+    Example:
+        >>> table_of({"token": ["a", chr(0xD800)]})["token"].tolist() == ["a", chr(0xD800)]
+        True
+    """
+    try:
+        return pd.DataFrame(columns, index=index)
+    except UnicodeEncodeError:
+        kept = {
+            name: pd.Series(list(values), index, dtype=object)
+            if any(isinstance(one, str) for one in values)
+            else values
+            for name, values in columns.items()
+        }
+        return pd.DataFrame(kept, index=index)
 
 
 def _cell_labels(view: "View", dim: str, index: dict[str, np.ndarray]) -> list[str]:

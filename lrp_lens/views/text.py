@@ -1,9 +1,10 @@
 """A View in words: the terminal repr and a small escaped HTML table for notebooks."""
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from lrp_lens.characters import escape, isolated, shown
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
@@ -45,19 +46,18 @@ def describe(view: "View") -> str:
     """The facts and the largest values, as plain text; of a line over the layers all, in order."""
     lines = facts(view)
     if in_order(view):
-        return "\n".join(
-            lines + [_line(*one) for one in zip(view.axis_labels("layer"), view.values, strict=True)]
-        )
+        lines += [_line(*one) for one in zip(view.axis_labels("layer"), view.values, strict=True)]
+        return shown("\n".join(lines))
     top = view.top(_ROWS)
     if len(top):
-        shown = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
-        if "token" in shown:
-            shown["token"] = [repr(token) for token in shown["token"]]
+        table = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
+        if "token" in table:
+            table["token"] = [repr(token) for token in table["token"]]
         lines.append(
             f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
         )
-        lines.append(shown.to_string(index=False))
-    return "\n".join(lines)
+        lines.append(table.to_string(index=False))
+    return shown("\n".join(lines))
 
 
 def describe_html(view: "View") -> str:
@@ -70,13 +70,13 @@ def describe_html(view: "View") -> str:
         record = dict(zip(top.columns, row, strict=True))
         cells = [_cell(column, value, limit) for column, value in record.items()]
         body.append(f"<tr>{''.join(cells)}</tr>")
-    title, *rest = (escape(line) for line in facts(view))
+    title, *rest = (isolated(line) for line in facts(view))
     lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f"<div><strong>{title}</strong>{lines}{table}</div>"
 
 
-def _line(label: str, value: float) -> str:
+def _line(label: str, value: float | np.floating) -> str:
     return f"  {label:<12}{value:>+12.4g}"
 
 

@@ -10,7 +10,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -135,24 +135,67 @@ class View:
             notes=(*self.notes, note),
         )
 
-    def sum(self, dim: str) -> "View":
-        """Sum over one axis (missing values make the sum missing).
+    @overload
+    def sum(self) -> float: ...
+
+    @overload
+    def sum(self, dim: str) -> "View": ...
+
+    def sum(self, dim: str | None = None) -> "View | float":
+        """Sum over one axis, or over all of them: then a number (missing values make a sum missing).
+
+        Example:
+            >>> heads = View(np.arange(4.0).reshape(2, 2), ("layer", "head"))
+            >>> heads.sum(), heads.sum("head").values.tolist()
+            (6.0, [1.0, 5.0])
 
         Raises:
             InputError: no such dim, or summing over examples whose tokens differ.
         """
-        return indexing.sum_over(self, dim)
+        return float(self.values.sum()) if dim is None else indexing.sum_over(self, dim)
 
     def select(self, **index: int | str | slice | list[int]) -> "View":
         """Pick along named axes: an int drops the axis, a slice or a list keeps it.
 
-        A label works in place of an int (`select(layer="L3")`), except for positions: tokens repeat.
+        A label works in place of an int (`select(layer="L3")`) where it is unique: tokens repeat.
 
         Example:
             >>> View(np.eye(2), ("layer", "head")).select(layer="L1").values.tolist()
             [0.0, 1.0]
         """
         return indexing.select(self, index)
+
+    def __getitem__(self, labels: str | tuple[str, ...]) -> "View | float":
+        """What stands at a label, or at one label for each of several axes: a number, or a view of the other axes.
+
+        Example:
+            >>> heads = View(np.arange(4.0).reshape(2, 2), ("layer", "head"))
+            >>> heads["L1H0"], heads["L1"].values.tolist()
+            (2.0, [2.0, 3.0])
+
+        Raises:
+            InputError: no such label (with the nearest), a token that stands at several positions (with these), or a
+                number; numbers pick by `select(position=3)`.
+        """
+        return indexing.at_labels(self, labels)
+
+    __iter__ = None  # an array of labelled numbers is no sequence: iterate over `values` or `to_dataframe()`
+
+    def plot(self, **options: Any) -> Any:
+        """The figure that shows a view of these axes: see `lrp_lens.plots.plot_view`.
+
+        Args:
+            options: those of the plot function that draws it, e.g. `palette="lrp"`.
+
+        Returns:
+            A plotly figure; of tokens, the heat map of the text (a string of HTML that a notebook shows).
+
+        Raises:
+            InputError: no figure shows these axes, or an unknown palette.
+        """
+        from lrp_lens.plots.choose import plot_view
+
+        return plot_view(self, **options)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy long form: one row per cell, an index column per dim, its label, value, special.

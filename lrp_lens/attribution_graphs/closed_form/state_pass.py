@@ -1,0 +1,284 @@
+"""One backward pass, taken block by block: what edges are made of, a layer at a time.
+
+1. Forward, keeping only the residual stream before each block (and each block's other arguments); the graph starts
+   at the final stream, so that the metric's gradient there costs one unembedding.
+2. From the last block to the first: run the block again under the rules, backward from its output's gradient to
+   everything recorded inside.  One layer's graph is alive at a time (Chen et al. 2016, 1604.06174).
+3. Answers that a metric appends may be two rows of one example; their gradients add up in the prompt, which both share
+   (`hosts.token_batch`), so that the example is one axis of positions: a tree, where each token sees its ancestors.
+4. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
+   are not adjacent, for refinements.
+
+Gradients equal those of `run_with_relevance`; memory is O(pos · width · layers) plus one block's.
+"""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_lens.attribution_graphs.closed_form.rows import AttentionEdges
+from lrp_lens.attribution_graphs.closed_form.tangents import PARTS, projection
+from lrp_lens.errors import InputError, MetricError, SiteError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.attention_scores import score_geometry
+from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.reads import input_weights
+from lrp_lens.hosts.replay import BlockCall, blocks_captured, is_attention_only
+from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
+from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.metrics import BoundMetric
+from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.rules import RuleSet
+from lrp_lens.run.balance import Calls
+from lrp_lens.run.recording import Recorder, backward, complete, total, with_completions
+from lrp_lens.run.relevance import concrete_metric, describe_metric, unembedded
+
+
+def tolerance(dtype: torch.dtype, least: float) -> float:
+    """How far recomputed numbers may be off: rounding passes, a wrong formula does not."""
+    return max(least, 16 * torch.finfo(dtype).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTensors:
+    """Activations and gradients of one block by canonical hook name, [pos, ...]."""
+
+    layer: int
+    calls: dict[str, Calls]
+    batch: TokenBatch
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.calls
+
+    def activation(self, name: str) -> Tensor:
+        """What the point passed on, [pos, ...], in float32 at least."""
+        tensor = self.batch.first_of_position(self.calls[name].activations[-1])[0]
+        return tensor.to(accumulation_dtype(tensor.dtype))
+
+    def gradient(self, name: str) -> Tensor:
+        """The gated gradient there, [pos, ...], in float32 at least."""
+        tensor = self.batch.per_position(total(self.calls[name].gradients))[0]
+        return tensor.to(accumulation_dtype(tensor.dtype))
+
+    def relevance(self, name: str) -> Tensor:
+        """Activation ⊙ gradient summed over all but the position, [pos]; 0 where nothing was recorded."""
+        if name not in self.calls:
+            return torch.zeros(())
+        product = self.activation(name) * self.gradient(name)
+        return product.flatten(1).sum(-1)
+
+
+class StatePass:
+    """The pass behind one attribution graph: a model, one example, its metric and the gradients at the boundaries.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        batch: the rows of one example, without padding on the left.
+        bound: the metric bound to them.
+        rules: the rule set.
+
+    Raises:
+        InputError, MetricError, SiteError: as `run_with_relevance`.
+    """
+
+    def __init__(self, model: Any, batch: TokenBatch, bound: BoundMetric, rules: RuleSet) -> None:
+        self.model, self.rules = model, rules
+        self.sites: Sites = resolve(model)
+        require_eval(model)
+        self.batch = batch
+        self.attention_only = is_attention_only(model)
+        self.mid_states = not (self.attention_only or self.sites.parallel)
+        self.calls: dict[int, BlockCall] = {}
+        self._plan = rules.plan(model)
+        self._names = [self._names_of(layer) for layer in range(self.sites.n_layers)]
+        self._forward(bound)
+        self.gradients: dict[str, Tensor] = {self.final: self._final_gradient}
+
+    @property
+    def final(self) -> str:
+        """Name of the final residual stream."""
+        return Names.resid_post(self.sites.n_layers - 1)
+
+    @property
+    def length(self) -> int:
+        """Number of positions, answers included."""
+        return self.batch.width
+
+    def at_positions(self, rows: Tensor) -> Tensor:
+        """[row, pos, ...] → [position, ...], for gradients."""
+        return self.batch.per_position(rows)[0]
+
+    def only(self, gradient: Tensor, position: int) -> Tensor:
+        """A gradient [row, pos, d_model] at one position alone."""
+        here = (self.batch.columns == position).to(gradient.device)
+        return torch.where(here[..., None], gradient, 0)
+
+    def _names_of(self, layer: int) -> set[str]:
+        """The records of a layer: stream, sublayers, heads, and whatever biases were added to."""
+        names = {Names.resid_pre(layer), Names.resid_post(layer), Names.attn_out(layer)}
+        names |= {Names.attention(layer, part) for part in "qkvz"}
+        names |= {Names.raw(Names.attn_out(layer))}
+        if not self.attention_only:
+            names |= {Names.mlp_out(layer), Names.mlp(layer, "post")}
+        if self.mid_states:
+            names.add(Names.resid_mid(layer))
+        names |= {site.record for site in self.sites.of(BiasSite) if site.layer == layer}
+        names &= set(self.sites.record_of)
+        return with_completions(names, self.sites)
+
+    # ------------------------------------------------------------------------------- forward
+    def _forward(self, bound: BoundMetric) -> None:
+        last = self.sites.record_of[self.final].port
+        if last is None:
+            raise SiteError(f"A graph ends at {self.final}; {self.sites.host} has no hook point there.")
+        leaves: list[Tensor] = []
+
+        def leaf(tensor: Tensor, hook: Any) -> Tensor:
+            leaves.append(tensor.detach().clone().requires_grad_(True))
+            return leaves[-1]
+
+        plan = self._plan
+        hooks = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
+        hooks.append((last.point, leaf))
+        hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
+        if bound.positions is not None:
+            hooks.append((self.sites.unembed_input.point, unembedded(bound)))
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(graph_released(self.model))
+            stack.enter_context(parameters_frozen(self.model))
+            self.calls = stack.enter_context(blocks_captured(self.model))
+            stack.enter_context(attached(self.model, hooks))
+            output = forward(self.model, self.batch.ids, self.batch.left_mask)
+            require_finite(output.detach())
+            bound = concrete_metric(bound, output, self.batch)
+            value = bound.read(output)
+            if not value.requires_grad:
+                raise MetricError(
+                    f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
+                )
+            (gradient,) = torch.autograd.grad(value.sum(), leaves[-1])
+        self.metric, self.metric_value = bound, float(value.detach()[0])
+        self.metric_text, self.towards = describe_metric(self.model, bound.metric)
+        self.final_state, self._final_gradient = leaves[-1].detach(), gradient
+
+    # ------------------------------------------------------------------------------- one block
+    def layer(self, layer: int, cotangent: Tensor | None = None, at: str | None = None) -> LayerTensors:
+        """Run one block again and go back through it.
+
+        Args:
+            layer: block index.
+            cotangent: gradient to start from, [row, pos, d_model]; default the metric's at the block's output, known
+                once the blocks after it have been run.
+            at: name of the state at which it starts; default the block's output.
+        """
+        require_gradients()
+        require_eval(self.model)
+        end = at or Names.resid_post(layer)
+        gradient = self.gradients[end] if cotangent is None else cotangent
+        recorder = Recorder(self.sites, self.batch)
+        with self.hooked(recorder, self._names[layer]):
+            output = self.calls[layer].run(self.calls[layer].state.clone().requires_grad_(True))
+            self.require_same(layer, output)
+            output = recorder.kept[end][-1] if end != Names.resid_post(layer) else output
+            calls, _ = backward((output * gradient.to(output)).sum(), recorder)
+        complete(calls, self.sites, self._names[layer])
+        if cotangent is None:
+            for name in (Names.resid_pre(layer), Names.resid_mid(layer)):
+                if name in calls:
+                    self.gradients[name] = total(calls[name].gradients)
+            if layer:
+                self.gradients[Names.resid_post(layer - 1)] = self.gradients[Names.resid_pre(layer)]
+        return LayerTensors(layer, calls, self.batch)
+
+    def require_same(self, layer: int, output: Tensor, row: int = 0) -> None:
+        """Raise InputError unless a block that ran again wrote, in the first copy, what it had written before."""
+        last = layer == self.sites.n_layers - 1
+        before = self.final_state if last else self.calls[layer + 1].state
+        before = before[row]
+        error = float((output[0].detach() - before).abs().max() / before.abs().max().clamp_min(1e-9))
+        if not error < max(1e-4, 4 * torch.finfo(before.dtype).eps):
+            raise InputError(
+                f"A graph's blocks run again as they ran before; block {layer} now writes something else (by "
+                f"{error:.2g} of its range). Its weights or hooks were changed since: make the graph anew."
+            )
+
+    def hooked(self, recorder: Recorder, names: Iterable[str]) -> ExitStack:
+        """A scope with the rules and a recorder attached, gradients on, parameters frozen."""
+        module_hooks = []
+        hooks = [(hook.port.point, hook.function) for hook in self._plan if hook.stage == "replace"]
+        for name in names:
+            record = self.sites.record_of[name]
+            if record.port is not None:
+                hooks.append((record.port.point, recorder.hook(record)))
+            elif record.module is not None:
+                module_hooks.append((record.module, recorder.module_hook(name)))
+        hooks += [(hook.port.point, hook.function) for hook in self._plan if hook.stage != "replace"]
+        stack = ExitStack()
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(graph_released(self.model))
+        stack.enter_context(parameters_frozen(self.model))
+        stack.enter_context(attached(self.model, hooks, module_hooks))
+        return stack
+
+    # ------------------------------------------------------------------------------- attention
+    def attention(self, tensors: LayerTensors) -> tuple[AttentionEdges, tuple[Tensor, Tensor, Tensor]]:
+        """The factors of one layer's edges, and the relevance that v, k and q received, [head, pos].
+
+        Raises:
+            SiteError: if z cannot be recomputed from q, k and v: an attention that lrp_lens does not know.
+        """
+        layer = tensors.layer
+        geometry = score_geometry(self.model, self.sites, layer, self.batch.ids.shape[1])
+        if self.batch.branches and geometry.rotary is not None:
+            cos, sin = (table[self.batch.places.depth.to(table.device)] for table in geometry.rotary)
+            geometry = replace(geometry, rotary=(cos, sin))
+        x = tensors.activation(Names.resid_pre(layer))
+        names = {part: Names.attention(layer, part) for part in "qkvz"}
+        parts = {
+            part: projection(
+                self.model, self.sites, self.rules, geometry, layer, part, tensors.activation(names[part]), x
+            )
+            for part in PARTS
+        }
+        edges = AttentionEdges(
+            geometry,
+            tensors.activation(names["z"]).transpose(0, 1).contiguous(),
+            tensors.gradient(names["z"]).transpose(0, 1).contiguous(),
+            parts["q"].heads_first(),
+            parts["k"].heads_first(),
+            parts["v"].heads_first(),
+            self.batch.places,
+            self.rules,
+            layer,
+        )
+        last = edges.rows(self.length - 1, self.length).z
+        error = float((last - edges.z[:, -1:]).abs().max() / edges.z.abs().max().clamp_min(1e-9))
+        if not error < tolerance(self.calls[layer].state.dtype, 1e-3):
+            raise SiteError(
+                f"Edges are formed from patterns recomputed from q and k; in layer {layer} of "
+                f"{self.sites.architecture} the result differs from the model's by {error:.2g} of its range. Use "
+                "method='batch_packed', and report the architecture."
+            )
+        received = tuple(
+            (parts[part].at_hook * tensors.gradient(names[part])).sum(-1).T for part in ("v", "k", "q")
+        )
+        return edges, (received[0], received[1], received[2])
+
+    def norm_bias_in_heads(self, tensors: LayerTensors, norm: NormSite) -> Tensor:
+        """What the bias of the norm before attention takes through q, k and v, [pos]."""
+        bias = norm.bias()
+        total = torch.zeros(self.length, device=self.batch.ids.device)
+        if bias is None:
+            return total
+        for part in PARTS:
+            gradient = tensors.gradient(Names.attention(tensors.layer, part))
+            weights = input_weights(self.model, tensors.layer, part).to(gradient)
+            total = total + torch.einsum("d,hde,nhe->n", bias.to(gradient), weights, gradient)
+        return total

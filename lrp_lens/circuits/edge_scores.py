@@ -1,0 +1,247 @@
+"""component_edges: every edge between two components, from one backward pass.
+
+The residual stream is a sum over writers, so what reaches a reader is a sum, too:
+
+    edge(writer, reader) = Σ_positions  output(writer) · gradient at the reader's input.
+
+1. One pass of `run_with_relevance` under the rules: z, MLP outputs and embeddings, and gradients at q, k, v and the
+   norms' outputs.
+2. Writers: z · W_O and so on (`lrp_lens.circuits.writers`).  Readers: gradients through W and the norm
+   (`lrp_lens.circuits.readers`).  No split-QKV inputs, no per-head results, no loop over edges.
+3. One matrix product per block of readers, over the writers that stand before it.
+
+Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
+reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted:
+
+    GRADIENT               edge attribution patching, EAP (Syed et al. 2310.10348)
+    GRADIENT, steps=m      EAP-IG (Hanna et al. 2403.17806): gradients averaged along the path of the embeddings
+    RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrp_lens.circuits.components import ComponentGraph, component_graph
+from lrp_lens.circuits.readers import reader_blocks, reader_names
+from lrp_lens.circuits.result import ComponentEdges
+from lrp_lens.circuits.writers import Writers
+from lrp_lens.decomposition.linear import wide
+from lrp_lens.errors import InputError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.metrics import MetricLike
+from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.run.cache import RelevanceCache
+from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.relevance import run_with_relevance
+
+Direction = Literal["noising", "denoising"]
+"""Where gradients are taken: noising at the clean run (EAP), denoising at the corrupted one (transformer_lens)."""
+QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
+"""What readers' gradients ask of the rules."""
+BLOCK_BYTES = 256 * 2**20
+"""Memory for the writers' outputs at once."""
+
+
+def component_edges(
+    model: Any,
+    clean: Any,
+    corrupted: Any = None,
+    metric: MetricLike | None = None,
+    *,
+    rules: RuleSet | str = ATTN_LRP,
+    positions: bool = False,
+    steps: int = 1,
+    direction: str = "noising",
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+    progress: bool | None = None,
+) -> ComponentEdges:
+    """Score every edge of the component graph.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        clean: prompt or prompts, as in `run_with_relevance`.
+        corrupted: as many prompts of the same lengths, or None for the relevance of the edges themselves.
+        metric: what is explained; default: the clean run's top token against the runner-up.
+        rules: `GRADIENT` for EAP, `RELP` for relevance patching, any rule set, or the name of a preset.
+        positions: keep a score for each position.
+        steps: 1 takes gradients at one run; m > 1 averages them over m points of the path between the embeddings of
+            both runs (midpoints, (k - ½) / m).
+        direction: with corrupted prompts and one step, "noising" takes gradients at the clean run, "denoising" at the
+            corrupted one.  Either way a positive score means that the clean side raises the metric.
+        padding_side: side on which shorter prompts of a batch are padded; default right.
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+        progress: show a bar of the steps; None: on terminals and in notebooks, after two seconds.
+
+    Returns:
+        ComponentEdges: `values` [batch, writer, reader], or with `positions` [batch, writer, reader, position], in
+        units of the metric.
+
+    Raises:
+        InputError: prompts that do not fit each other, steps below 1 or without corrupted prompts, an unknown
+            direction; and what `run_with_relevance` refuses.
+        RuleError: a rule that does not say how a gradient passes it on the way to a reader's input.
+        MetricError, SiteError: as `run_with_relevance`.
+
+    Example:
+        >>> from lrp_lens import GRADIENT, LogitDiff, load_demo_model
+        >>> model = load_demo_model(device="cpu")
+        >>> clean = "then mary and john went to the park . john gave the key to"
+        >>> corrupted = "then mary and john went to the park . mary gave the key to"
+        >>> edges = component_edges(model, clean, corrupted, LogitDiff("mary", "john"), rules=GRADIENT)
+        >>> edges.values.shape
+        (1, 21, 53)
+    """
+    rules = as_rule_set(rules)
+    _check(corrupted, steps, direction)
+    require_show(progress)
+    rules.require("component_edges", resolve(model), QUESTIONS, where="in the blocks")
+    pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
+    graph = component_graph(model)
+    writers = Writers(model, graph)
+    names = list(dict.fromkeys(writers.names() + reader_names(model, graph)))
+    chosen = pair.corrupted if direction == "denoising" and pair.corrupted is not None else pair.clean
+    runs: dict[int, Mapping[str, Tensor]] = {}
+    values: dict[int, Tensor] = {}
+    if pair.corrupted is not None:
+        for batch in (pair.clean, pair.corrupted):
+            if batch is not chosen or steps > 1:
+                rows, runs[id(batch)] = plain_run(model, batch, names, pair.bound)
+                values[id(batch)] = pair.bound.read(rows)
+    scores: Tensor | None = None
+    arriving: Tensor | None = None
+    for share in progress_bar(_path(steps), what="steps", show=progress, unit="step"):
+        with attached(model, _interpolation(model, pair, runs, share)):
+            _, cache = run_with_relevance(
+                model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
+            )
+        if share is None:
+            runs[id(chosen)], values[id(chosen)] = cache.activations, cache.metric_value
+        other = None if pair.corrupted is None else runs[id(pair.corrupted)]
+        found = _score(writers, cache, runs[id(pair.clean)], other, rules, positions)
+        scores = found[0] if scores is None else scores + found[0]
+        arriving = found[1] if arriving is None else arriving + found[1]
+    assert scores is not None and arriving is not None
+    return ComponentEdges(
+        graph,
+        (scores / steps).cpu().numpy(),
+        (arriving / steps).cpu().numpy(),
+        values[id(pair.clean)].detach().double().cpu().numpy(),
+        None if pair.corrupted is None else values[id(pair.corrupted)].detach().double().cpu().numpy(),
+        _method(rules, corrupted is not None, steps, direction),
+        cache.metric_text,
+        str(rules),
+        pair.clean.shown.strings,
+        cache.towards,
+    )
+
+
+def _check(corrupted: Any, steps: Any, direction: str) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+    if direction not in ("noising", "denoising"):
+        raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+    if steps > 1 and direction == "denoising":
+        raise InputError(
+            f"steps > 1 averages over the path between both runs, and direction chooses one of them; received {steps} "
+            "steps and direction='denoising'. Leave one out."
+        )
+    if corrupted is None and (steps > 1 or direction == "denoising"):
+        raise InputError(
+            f"steps > 1 and denoising go between two runs, and there is one; received steps={steps} and "
+            f"direction={direction!r} without corrupted prompts. Pass `corrupted`."
+        )
+
+
+def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
+    name = rules.name
+    if not paired:
+        return f"{name}, relevance"
+    patching = ("EAP-IG" if steps > 1 else "EAP") if rules.is_gradient else f"relevance patching with {name}"
+    where = f"{steps} steps" if steps > 1 else direction
+    return f"{patching}, clean - corrupted, {where}"
+
+
+def _path(steps: int) -> list[float | None]:
+    """Shares of the clean run's embeddings at the points of the path; None for a run as it is."""
+    return [None] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
+
+
+def _interpolation(
+    model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None
+) -> list[tuple[Any, Any]]:
+    """Hooks that put the embeddings at one point of the path."""
+    if share is None:
+        return []
+    clean, corrupted = runs[id(pair.clean)][Names.EMBED], runs[id(pair.corrupted)][Names.EMBED]
+
+    def interpolate(tensor: Tensor, hook: Any) -> Tensor:
+        return (corrupted + share * (clean - corrupted)).to(tensor)
+
+    return [(resolve(model).embedding.point, interpolate)]
+
+
+def _score(
+    writers: Writers,
+    cache: RelevanceCache,
+    clean: Mapping[str, Tensor],
+    corrupted: Mapping[str, Tensor] | None,
+    rules: RuleSet,
+    positions: bool,
+) -> tuple[Tensor, Tensor]:
+    """[batch, writer, reader(, position)], and what arrives at each reader, [batch, reader]."""
+    batch = cache.batch
+    graph, (n_examples, length) = writers.graph, cache.token_ids.shape
+    wide_dtype = wide(cache.gradients[Names.EMBED]).dtype
+    shape = (n_examples, len(graph.writers), len(graph.readers), *([length] if positions else []))
+    scores = torch.zeros(shape, dtype=wide_dtype)
+    arriving = torch.zeros(n_examples, len(graph.readers), dtype=wide_dtype)
+    for examples, columns in _blocks(n_examples, length, graph):
+        outputs = writers.outputs(clean, examples, columns)
+        if corrupted is not None:
+            outputs = outputs - writers.outputs(corrupted, examples, columns)
+        for block in reader_blocks(writers.model, graph, cache, rules, examples, columns):
+            before, stop = outputs[: block.stop], block.first + len(block.gradients)
+            stream = _stream(clean, block.stream, columns, examples, length)
+            if corrupted is not None:
+                stream = stream - _stream(corrupted, block.stream, columns, examples, length)
+            into = slice(block.first, stop)
+            arriving[examples, into] += torch.einsum("bpd,rbpd->br", stream, block.gradients).cpu()
+            if positions:
+                found = torch.einsum("wbpd,rbpd->bwrp", before, block.gradients)
+                scores[examples, : block.stop, into, columns] = found.cpu()
+            else:
+                found = torch.einsum("wbpd,rbpd->bwr", before, block.gradients)
+                scores[examples, : block.stop, into] += found.cpu()
+    arriving = batch.per_example(arriving)
+    if not positions:
+        return batch.per_example(scores), arriving
+    return batch.per_position(scores.movedim(-1, 1)).movedim(1, -1), arriving
+
+
+def _stream(
+    activations: Mapping[str, Tensor], name: str, columns: slice, examples: slice, length: int
+) -> Tensor:
+    tensor = activations[name]
+    tensor = tensor.reshape(-1, length, tensor.shape[-1]) if tensor.ndim == 2 else tensor
+    return wide(tensor[examples, columns])
+
+
+def _blocks(n_examples: int, length: int, graph: ComponentGraph) -> list[tuple[slice, slice]]:
+    """Slices of examples and positions whose outputs and gradients fit in `BLOCK_BYTES`."""
+    per_position = 8 * (2 * len(graph.writers) + 4 * graph.n_heads) * graph.d_model
+    columns = int(np.clip(BLOCK_BYTES // per_position, 1, length))
+    rows = int(np.clip(BLOCK_BYTES // (per_position * columns), 1, n_examples)) if columns == length else 1
+    return [
+        (slice(row, row + rows), slice(column, column + columns))
+        for row in range(0, n_examples, rows)
+        for column in range(0, length, columns)
+    ]

@@ -1,0 +1,279 @@
+"""Text → token ids and back, the same on every host: one example at a time, then padded.
+
+A text gets the token that begins every text (BOS) where the model's configuration says so, but never a second one: a
+text that begins with it already, as one from a chat template does, gets none, and a `TextWarning` says so.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, Literal, TypeGuard
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lrp_lens.errors import InputError, MetricError
+from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.token_batch import Branch, TokenBatch
+
+PaddingSide = Literal["left", "right"]
+
+
+class TextWarning(UserWarning):
+    """A text was not read as its writer may think."""
+
+
+def _tokenizer(model: Any, what: str) -> Any:
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise InputError(
+            f"{what} needs a tokenizer, and this model has none. Pass token ids instead of text."
+        )
+    return tokenizer
+
+
+def string_ids(model: Any, text: str) -> list[int]:
+    """Token ids of a piece of text, without BOS."""
+    _tokenizer(model, f"The text {text!r}")
+    return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+
+
+def token_id(model: Any, text: str) -> int:
+    """The id of a string that is exactly one token.
+
+    Raises:
+        MetricError: if it is no token, an unknown one, or several (it shows them and offers the first).
+    """
+    if getattr(model, "tokenizer", None) is None:
+        raise MetricError(f"The token {text!r} needs a tokenizer, and this model has none. Pass a token id.")
+    ids = string_ids(model, text) if text else []
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    if not ids or (ids[0] == unknown and text.strip() != model.tokenizer.unk_token):
+        raise MetricError(
+            f"A metric's token is one token of the vocabulary; {text!r} is none. Check the spelling."
+        )
+    if len(ids) > 1:
+        pieces = [model.tokenizer.decode([index]) for index in ids]
+        raise MetricError(
+            f"A metric's token is exactly one token; {text!r} is {len(ids)}: {pieces}. To use the first one, pass "
+            f"{pieces[0]!r} (id {ids[0]}); for the whole answer use SequenceLogProb or SequenceLogitDiff."
+        )
+    return ids[0]
+
+
+def span_ids(model: Any, span: str | Sequence[int | str]) -> tuple[int, ...]:
+    """Token ids of an answer: a string of any number of tokens, or a sequence of tokens."""
+    if isinstance(span, str):
+        ids = string_ids(model, span)
+        unknown = getattr(model.tokenizer, "unk_token_id", None)
+        if not ids or (unknown is not None and unknown in ids):
+            raise MetricError(
+                f"An answer consists of tokens of the vocabulary; {span!r} does not. Check the spelling."
+            )
+        return tuple(ids)
+    return tuple(token_id(model, token) if isinstance(token, str) else int(token) for token in span)
+
+
+def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of each token; the id in angle brackets where the model has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return tuple(f"<{index}>" for index in ids)
+    return tuple(tokenizer.decode([int(index)], clean_up_tokenization_spaces=False) for index in ids)
+
+
+def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
+    """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
+    tokenizer = _tokenizer(model, "A text prompt")
+    plain: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    if prepend_bos is False:
+        return plain
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if prepend_bos and bos is None:
+        raise InputError(
+            "prepend_bos=True needs a tokenizer with a BOS token; this one has none. Leave it out."
+        )
+    asked = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
+    ids: list[int] = model.to_tokens(text, truncate=False, **asked)[0].tolist()
+    if prepend_bos is None and bos is not None and plain[:1] == [bos] and ids[:2] == [bos, bos]:
+        warnings.warn(
+            f"The prompt begins with {tokenizer.decode([bos])!r} already (a chat template's text does), so no second "
+            "BOS was added. Pass prepend_bos=True to add one, prepend_bos=False to say that there is to be none.",
+            TextWarning,
+            stacklevel=2,
+        )
+        return plain
+    return ids
+
+
+def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise InputError(
+                "A prompt has at least one token besides BOS; received an empty string. Pass some text."
+            )
+        return _text_ids(model, prompt, prepend_bos)
+    if isinstance(prompt, Tensor):
+        if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
+            raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")
+        if prompt.ndim == 2 and prompt.shape[0] == 1:
+            prompt = prompt[0]
+        if prompt.ndim != 1:
+            raise InputError(
+                f"One prompt has token ids of shape [pos]; received {tuple(prompt.shape)} in a list."
+            )
+        return prompt.tolist()
+    if _holds_ids(prompt):
+        odd = next((item for item in prompt if isinstance(item, bool)), None)
+        if odd is not None:
+            raise InputError(f"Token ids are integers; received {odd!r}, a bool, among them.")
+        return [int(item) for item in prompt]
+    raise InputError(f"A prompt is text or token ids; received {type(prompt).__name__}.")
+
+
+def _holds_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of whole numbers; bytes are none."""
+    return (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, str | bytes | bytearray | memoryview)
+        and all(isinstance(item, Integral) for item in prompt)
+    )
+
+
+def _prompts(prompt: object) -> tuple[list[object], bool]:
+    """The prompts of a batch, and whether there is only one without a batch axis."""
+    if isinstance(prompt, np.ndarray) and prompt.dtype.kind in "biuf":
+        prompt = torch.as_tensor(prompt.tolist())
+    if isinstance(prompt, Tensor):
+        if prompt.ndim == 2:
+            return list(prompt), prompt.shape[0] == 1
+        if prompt.ndim == 1:
+            return [prompt], True
+        raise InputError(f"Token ids have shape [pos] or [batch, pos]; received {tuple(prompt.shape)}.")
+    if isinstance(prompt, str):
+        return [prompt], True
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
+        if prompt and _holds_ids(prompt):
+            return [prompt], True
+        return list(prompt), False
+    raise InputError(f"A prompt is text, a list of texts, or token ids; received {type(prompt).__name__}.")
+
+
+def tokenize(
+    model: Any, prompt: object, padding_side: PaddingSide | None = None, prepend_bos: bool | None = None
+) -> TokenBatch:
+    """Token ids of one or several prompts; texts get BOS where the model's configuration says so.
+
+    Args:
+        model: its tokenizer, vocabulary and context length are used.
+        prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors; a TokenBatch is
+            returned as it is.
+        padding_side: where shorter prompts of a batch are padded; right by default (no mask needed).
+        prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
+            Token ids are taken as they are.
+
+    Raises:
+        InputError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
+
+    Warns:
+        TextWarning: if a text begins with BOS, so that none was added.
+    """
+    if isinstance(prompt, TokenBatch):
+        return prompt
+    if padding_side not in (None, "left", "right"):
+        raise InputError(f"padding_side is 'left' or 'right'; received {padding_side!r}.")
+    if not (prepend_bos is None or isinstance(prepend_bos, bool)):
+        raise InputError(f"prepend_bos is True, False or None; received {prepend_bos!r}.")
+    prompts, single = _prompts(prompt)
+    rows = [_prompt_ids(model, item, prepend_bos) for item in prompts]
+    return _padded(model, rows, padding_side == "left", single)
+
+
+def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Branch]]) -> TokenBatch:
+    """The batch with answers appended: one row for each branch of each prompt.
+
+    Args:
+        model: its vocabulary and context length are used.
+        batch: prompts; a batch that has its answers already is returned as it is.
+        branches: for each prompt, or once for all, what its rows append; see `Metric.branches`.
+
+    Raises:
+        InputError: if prompt and answer do not fit the context.
+        MetricError: for another number of prompts.
+    """
+    if batch.examples is not None or not any(branch.ids for row in branches for branch in row):
+        return batch
+    if len(branches) not in (1, len(batch.lengths)):
+        raise MetricError(
+            f"A metric has answers for one prompt or for each; received answers for {len(branches)} and "
+            f"{len(batch.lengths)} prompts. Pass one answer per prompt."
+        )
+    each = list(branches) * (len(batch.lengths) if len(branches) == 1 else 1)
+    rows, examples, appended = [], [], []
+    for example, own in enumerate(each):
+        start, length = batch.starts[example], batch.lengths[example]
+        prompt = batch.ids[example, start : start + length].tolist()
+        for branch in own:
+            rows.append([*prompt, *branch.ids])
+            examples.append(example)
+            appended.append(branch)
+    padded = _padded(model, rows, any(batch.starts), batch.single)
+    return replace(
+        padded,
+        examples=tuple(examples),
+        forced=tuple(len(branch.ids) for branch in appended),
+        roles=tuple(branch.role for branch in appended),
+    )
+
+
+def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool) -> TokenBatch:
+    """Rows of token ids, checked and padded to one length."""
+    d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
+    for row in rows or [[]]:
+        if not row:
+            raise InputError("A prompt has at least one token; received an empty one.")
+        if min(row) < 0 or max(row) >= d_vocab:
+            bad = next(index for index in row if not 0 <= index < d_vocab)
+            raise InputError(f"Token ids lie in [0, {d_vocab}), the vocabulary; received {bad}.")
+        if len(row) > n_ctx:
+            raise InputError(f"A prompt fits the context of {n_ctx} tokens; received {len(row)}. Shorten it.")
+    tokenizer = getattr(model, "tokenizer", None)
+    special_ids = set(getattr(tokenizer, "all_special_ids", None) or ())
+    pad = getattr(tokenizer, "pad_token_id", None)
+    pad = int(pad) if pad is not None else 0
+    width = max(map(len, rows))
+    starts = tuple(width - len(row) if left else 0 for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    special = torch.ones(len(rows), width, dtype=torch.bool)
+    strings = []
+    for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        ids[index, start : start + len(row)] = torch.tensor(row)
+        special[index, start : start + len(row)] = torch.tensor([token in special_ids for token in row])
+        text = token_strings(model, row)
+        strings.append(("",) * start + text + ("",) * (width - start - len(row)))
+    device = device_of(model)
+    return TokenBatch(
+        ids=ids.to(device),
+        starts=starts,
+        lengths=tuple(map(len, rows)),
+        strings=tuple(strings),
+        special=special.to(device),
+        single=single,
+    )
+
+
+def require_different(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
+    """Raise InputError unless each corrupted prompt differs from its clean prompt.
+
+    Where they are the same, every effect is 0, and every share and correlation of effects 0 / 0.
+    """
+    same = (clean == corrupted.to(clean.device)).all(1).nonzero()[:, 0].tolist()
+    if same:
+        of = "all pairs" if len(same) == len(clean) else f"pairs {', '.join(map(str, same[:8]))}"
+        raise InputError(
+            f"Each corrupted prompt differs from its clean prompt; {of} of {len(clean)} (counted from 0) are the same "
+            "tokens. Replace a token that the answer depends on, or leave these pairs out."
+        )

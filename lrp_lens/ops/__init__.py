@@ -1,0 +1,1 @@
+"""Tensors only: gates and the ratios of activations."""

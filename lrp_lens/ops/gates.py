@@ -1,0 +1,243 @@
+"""Gates: tensor in, the same tensor out, with another local derivative.
+
+A gate keeps the value of an operation and replaces its local derivative.  Gradient × activation of a
+graph built from gates is layer-wise relevance propagation (LRP); the correspondence for each gate:
+
+1. `scale_gradient`       product rules: each factor of a product of N factors receives 1/N of the relevance
+                          (Arras et al. 2019; AttnLRP, Achtibat et al. 2024, Proposition 3.3), and the
+                          ε-rule when the scale is z / (z + ε sign z) (Bach et al. 2015).
+2. `stop_relevance`       a frozen factor: it receives none (CP-LRP, Ali et al. 2022).
+3. `product_gate`         identity rule on an activation f, written f(x) = x · ratio(x) with the ratio frozen
+                          (AttnLRP, Equation 9), and the weights of the gated product f(x) · up.
+4. `frozen_normalizer`    LN-rule: mean subtraction, gain and bias stay linear; the standard deviation is a
+                          constant (Ali et al. 2022, Equation 12; AttnLRP, Proposition 3.4).
+5. `rerouted`             any other backward pass, as a function of the gradient: `tempered_backward` for the softmax at
+                          another temperature (GIM, Edin et al. 2025), or that of a rule of your own.
+
+No gate divides by an activation: ratios are closed forms (see `lrp_lens.ops.ratios`) and finite in float16.
+Values pass through by reference, so logits are bit-identical with and without gates.
+Gradients that are products of several numbers are formed in float32 at least.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Ratio = Callable[[Tensor], Tensor]
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over `dtype` numbers are taken: float32 at least.
+
+    Example:
+        >>> accumulation_dtype(torch.bfloat16)
+        torch.float32
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor, factor: Tensor | float) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, factor = inputs
+        ctx.number = None if isinstance(factor, Tensor) else factor
+        ctx.save_for_backward(*((factor,) if isinstance(factor, Tensor) else ()))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        if ctx.number is not None:
+            return gradient * ctx.number, None
+        (factor,) = ctx.saved_tensors
+        return (gradient * factor).to(gradient.dtype), None
+
+
+class _ProductGate(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        value: Tensor,
+        pre: Tensor,
+        up: Tensor | None,
+        ratio: Ratio,
+        weights: tuple[float | int, float | int],
+        offset: float,
+    ) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, pre, up, ctx.ratio, ctx.weights, ctx.offset = inputs
+        ctx.save_for_backward(pre, *(() if up is None else (up,)))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        pre, *rest = ctx.saved_tensors
+        to_pre, to_up = ctx.weights
+        wide = accumulation_dtype(gradient.dtype)
+        through = gradient * ctx.ratio(pre.to(wide))
+        if not rest:
+            through = through if to_pre == 1 else through * to_pre
+            return None, through.to(gradient.dtype), None, None, None, None
+        up = rest[0].to(wide)
+        pre_gradient = up_gradient = None
+        if to_pre or not to_up:  # with both cut, the graph stays connected, at gradient 0
+            factor = up + ctx.offset if ctx.offset else up
+            pre_gradient = (through * factor * to_pre).to(gradient.dtype)
+        if to_up:
+            up_gradient = (through * pre.to(wide) * to_up).to(gradient.dtype)
+        return None, pre_gradient, up_gradient, None, None, None
+
+
+class _FrozenNormalizer(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        value: Tensor, inputs: Tensor, gain: Tensor | None, inverse_scale: Tensor, centred: bool
+    ) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, _, gain, inverse_scale, ctx.centred = inputs
+        ctx.save_for_backward(inverse_scale, *(() if gain is None else (gain,)))
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        inverse_scale, *gain = ctx.saved_tensors
+        result = gradient * inverse_scale
+        if gain:
+            result = result * gain[0]
+        if ctx.centred:
+            result = result - result.mean(-1, keepdim=True)
+        return None, result.to(gradient.dtype), None, None, None
+
+
+class _Rerouted(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        _, _, ctx.through = inputs
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return None, ctx.through(gradient).to(gradient.dtype), None
+
+
+def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
+    """`tensor`, unchanged, whose gradient is multiplied by `factor` (a number, or a tensor that broadcasts).
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> torch.autograd.grad(scale_gradient(x, 0.25) * 2, x)[0].item()
+        0.5
+    """
+    return _ScaleGradient.apply(tensor, factor)
+
+
+def stop_relevance(tensor: Tensor) -> Tensor:
+    """`tensor`, unchanged, through which no relevance flows back."""
+    return tensor.detach()
+
+
+def product_gate(
+    value: Tensor,
+    pre: Tensor,
+    up: Tensor | None,
+    ratio: Ratio,
+    *,
+    weights: tuple[float | int, float | int] = (1.0, 0.0),
+    offset: float = 0.0,
+) -> Tensor:
+    """`value` = pre · ratio(pre) [· (up + offset)], with the ratio frozen and the product's factors weighted.
+
+    Args:
+        value: what the model computed, any shape; returned unchanged.
+        pre: input of the activation, same shape.
+        up: the linear branch of a gated product, same shape, or None for a plain activation.
+        ratio: x ↦ f(x)/x in closed form, with its limit at 0.
+        weights: share of the relevance for (activation branch, linear branch).
+        offset: a constant added to `up` inside the product (1 in GPT-OSS); its share is absorbed.
+
+    Example:
+        >>> x = torch.tensor([-2.0, 3.0], requires_grad=True)
+        >>> y = product_gate(torch.relu(x), x, None, lambda x: (x > 0).to(x))
+        >>> (x * torch.autograd.grad(y.sum(), x)[0]).tolist()
+        [-0.0, 3.0]
+    """
+    return _ProductGate.apply(value.detach(), pre, up, ratio, weights, offset)
+
+
+def frozen_normalizer(
+    value: Tensor, inputs: Tensor, gain: Tensor | None, *, epsilon: float, centred: bool
+) -> Tensor:
+    """`value` = LayerNorm or RMSNorm of `inputs`, differentiated with the standard deviation held constant.
+
+    Args:
+        value: the norm's output, [..., width]; returned unchanged.
+        inputs: the norm's input, [..., width].
+        gain: multiplicative weight, [width], or None.
+        epsilon: the constant under the square root.
+        centred: True for LayerNorm (the mean is subtracted, linearly), False for RMSNorm.
+    """
+    wide = inputs.detach().to(accumulation_dtype(inputs.dtype))
+    if centred:
+        wide = wide - wide.mean(-1, keepdim=True)
+    inverse_scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    gain = None if gain is None else gain.detach()
+    return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)
+
+
+def tempered_backward(pattern: Tensor, gradient: Tensor, temperature: float, sink: Tensor | None) -> Tensor:
+    """Backward pass of softmax at another temperature: p ⊙ (g - Σ p ⊙ g), [..., query, key].
+
+    With p = softmax(scores / temperature), as GIM defines it (the inner derivative 1 / temperature is left out there,
+    and here).  Masked entries stay masked.
+
+    Args:
+        pattern: softmax(scores).
+        gradient: g, at the pattern.
+        temperature: of p, which is pattern^(1/temperature), renormalised.
+        sink: probability of a column that the pattern does not show, [..., query, 1], or None.
+    """
+    tempered = pattern.to(accumulation_dtype(pattern.dtype)).pow(1 / temperature)
+    total = tempered.sum(-1, keepdim=True)
+    if sink is not None:
+        total = total + sink.pow(1 / temperature)
+    tempered = tempered / total.clamp_min(torch.finfo(total.dtype).tiny)
+    dot = (tempered * gradient).sum(-1, keepdim=True)
+    return tempered * (gradient - dot)
+
+
+def sink_probability(pattern: Tensor, scores: Tensor, sink: Tensor) -> Tensor:
+    """Probability of a softmax column with this logit that the pattern does not show, [..., query, 1].
+
+    It follows from one column of the pattern: log-sum-exp = score - log(probability).
+    """
+    wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
+    largest, column = wide.max(-1, keepdim=True)
+    return (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
+
+
+def rerouted(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+    """`value`, unchanged, whose gradient g reaches `inputs` as backward(g) and nothing else.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> torch.autograd.grad(rerouted(x**2, x, lambda g: 3 * g).sum(), x)[0].tolist()
+        [3.0, 3.0]
+    """
+    return _Rerouted.apply(value.detach(), inputs, backward)

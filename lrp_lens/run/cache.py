@@ -1,0 +1,266 @@
+"""RelevanceCache: ActivationCache's twin, with relevance, activation and gradient at each hook point.
+
+1. `activations[name]` and `gradients[name]` are what one forward and one backward pass left there.
+2. `cache[name]` is relevance: activation ⊙ gradient, formed on access in float32 at least.
+3. Names are HookedTransformer's on every host; `("z", 5)` and `("resid_pre", 3)` work as in ActivationCache.
+4. Views reduce relevance to tokens, layers, heads, ... (`lrp_lens.run.reductions`); the ledger says where it went.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_lens.characters import isolated, shown
+from lrp_lens.errors import InputError, UnknownNameError
+from lrp_lens.files import AnyPath
+from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.run import cache_storage, reductions
+from lrp_lens.run.balance import Balance
+from lrp_lens.run.ledger import Ledger
+from lrp_lens.views import View
+
+Key = str | tuple[Any, ...]
+_EXAMPLES_SHOWN = 4
+
+
+class TensorsByName(Mapping[str, Tensor]):
+    """Hook name → tensor, read-only; also takes ActivationCache's short forms such as ("z", 5)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], n_layers: int, what: str) -> None:
+        self._tensors, self._n_layers, self._what = dict(tensors), n_layers, what
+
+    def __getitem__(self, key: Key) -> Tensor:
+        name = resolve_name(key, self._n_layers)
+        if name not in self._tensors:
+            near = get_close_matches(name, self._tensors, n=3, cutoff=0.8)
+            ask = "Did you mean one of these? If not, name" if near else "Name"
+            raise UnknownNameError(
+                f"No {self._what} was kept at {name!r}; {len(self._tensors)} hook points were, such as "
+                f"{', '.join(near or list(self._tensors)[:3])}. {ask} it in names_filter (scores and patterns are kept "
+                "on request only)."
+            )
+        return self._tensors[name]
+
+    def __contains__(self, key: Any) -> bool:
+        try:
+            return resolve_name(key, self._n_layers) in self._tensors
+        except (InputError, TypeError, ValueError):
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class RelevanceCache(Mapping[str, Tensor]):
+    """Relevance of every recorded activation of one pass.
+
+    Example:
+        _, rel = run_with_relevance(model, prompt, LogitDiff(" Mary", " John"))
+        rel["blocks.5.attn.hook_z"], rel["z", 5], rel.tokens(), rel.heads(), rel.ledger()
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        *,
+        metric_value: Tensor,
+        metric_text: str,
+        rules_text: str,
+        batch: TokenBatch,
+        n_layers: int,
+        towards: tuple[str, str] | None,
+        metric: Any = None,
+        rules: Any = None,
+        balance: Balance | None = None,
+        finished_ledger: Ledger | None = None,
+    ) -> None:
+        self.activations = TensorsByName(activations, n_layers, "activation")
+        """What the model computed, [batch, pos, ...]; two rows for each prompt where a metric appends two answers."""
+        self.gradients = TensorsByName(gradients, n_layers, "gradient")
+        """Gated gradient of the metric, same shapes."""
+        self.metric_value = metric_value
+        """The metric, [batch]."""
+        self.metric_text, self.rules_text = metric_text, rules_text
+        self.batch = batch
+        """The rows of tokens that were run, answers that the metric appended included."""
+        self.n_layers = n_layers
+        self.towards = towards
+        """Words for the sign: positive pushes towards the first, negative towards the second."""
+        self.metric, self.rules = metric, rules
+        """The bound metric and the rule set (None after loading from a file)."""
+        self._balance, self._ledger = balance, finished_ledger
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """Relevance at a hook point: activation ⊙ gradient, in float32 at least.
+
+        AttnLRP's shares act at q, k and v, so scores and patterns (kept on request) show what they would receive
+        before the half rules: halve them to compare with z.
+        """
+        activation = self.activations[key]
+        wide = accumulation_dtype(activation.dtype)
+        return activation.to(wide) * self.gradients[key].to(wide)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.activations
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    @property
+    def token_ids(self) -> Tensor:
+        """Token ids of each row that was run, [row, pos]."""
+        return self.batch.ids
+
+    @property
+    def token_strings(self) -> tuple[tuple[str, ...], ...]:
+        """Text of each token of each example, its answers behind the prompt; "" at padding."""
+        return self.batch.shown.strings
+
+    @property
+    def special(self) -> Tensor:
+        """True at BOS, EOS and padding, [batch, pos]."""
+        return self.batch.shown.special
+
+    @property
+    def answers(self) -> tuple[tuple[str, ...], ...]:
+        """Of each token, the word for the answer that it belongs to (answer, target, contrast); "" in the prompt."""
+        return self.batch.shown.answers
+
+    @property
+    def single(self) -> bool:
+        """Whether one prompt was given, so that views have no batch axis."""
+        return self.batch.single
+
+    @property
+    def balance(self) -> Balance | None:
+        """What the ledger is closed from; None if `names_filter` left something out, or after loading from a file."""
+        return self._balance
+
+    def __repr__(self) -> str:
+        return shown(f"RelevanceCache({', '.join(self._facts())})")
+
+    def _repr_html_(self) -> str:
+        """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
+        from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
+
+        lines = "".join(f"<div><small>{isolated(fact)}</small></div>" for fact in self._facts())
+        shown = ""
+        if Names.EMBED in self:
+            tokens = self.tokens()
+            shown = token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+        more = self.batch.n_examples - _EXAMPLES_SHOWN
+        rest = f"<div><small>and {more} more prompts</small></div>" if more > 0 and shown else ""
+        return f"<div><strong>RelevanceCache</strong>{lines}{shown}{rest}</div>"
+
+    def _facts(self) -> tuple[str, ...]:
+        """Hook points, prompts, metric with its value, rules."""
+        batch, length = self.batch.n_examples, self.batch.width
+        value = ", ".join(f"{number:.4g}" for number in self.metric_value[:_EXAMPLES_SHOWN].tolist())
+        more = ", ..." if batch > _EXAMPLES_SHOWN else ""
+        return (
+            f"{len(self)} hook points",
+            f"{batch} prompt{'s' if batch > 1 else ''} of {length} tokens",
+            f"metric {self.metric_text} = {value}{more}",
+            f"rules {self.rules_text.splitlines()[0].removeprefix('RuleSet ')}",
+        )
+
+    def sum_to_positions(self, key: Key) -> Tensor:
+        """Relevance summed over everything but batch and position, [batch, pos]; answers behind the prompt."""
+        relevance = self[key]
+        return self.batch.per_position(relevance.flatten(2).sum(-1) if relevance.ndim > 2 else relevance)
+
+    def tokens(self) -> View:
+        """Relevance of each input token, [pos] or [batch, pos]; position embeddings are apart in `positions()`."""
+        return reductions.tokens(self)
+
+    def positions(self) -> View:
+        """Relevance of each learned position embedding, [pos] or [batch, pos]; 0 for rotary models and ALiBi."""
+        return reductions.positions(self)
+
+    def layers(self, mid: bool = False) -> View:
+        """Relevance of the residual stream per layer and position, [layer, pos] or [batch, layer, pos].
+
+        Rows: the embedding, then the stream after each block (with `mid`, also after each attention).
+        """
+        return reductions.layers(self, mid)
+
+    def heads(self, by_position: bool = False) -> View:
+        """Relevance of each head's output z, [layer, head], or [layer, head, pos] with `by_position`."""
+        return reductions.heads(self, by_position)
+
+    def neurons(self, layer: int, by_position: bool = False) -> View:
+        """Relevance of each MLP neuron of a layer, [neuron], or [pos, neuron] with `by_position`."""
+        return reductions.neurons(self, layer, by_position)
+
+    def components(self) -> View:
+        """Total relevance (all paths) of embedding, positions, each head, each MLP and each bias, [component].
+
+        Components of different layers share paths, so this does not sum to the metric; `tokens()` and `ledger()` do.
+        """
+        return reductions.components(self)
+
+    def segments(self, segments: Mapping[str, Any]) -> View:
+        """Token relevance summed over named parts of the prompt, [segment]; what no part holds is `(rest)`.
+
+        Args:
+            segments: name → (start, stop), or a list of such spans.
+        """
+        return reductions.segments(self, segments)
+
+    def ledger(self) -> Ledger:
+        """Where the metric went: tokens, positions and every named sink, overall and per layer.
+
+        Raises:
+            InputError: if `names_filter` left out what the balance needs.
+            RuleError: if a rule does not say what it takes.
+        """
+        if self._ledger is None:
+            if self._balance is None:
+                raise InputError(
+                    "A ledger balances every operation, so it needs all default hook points; this pass kept a "
+                    "selection (or was saved under rules that do not say what they take). Run run_with_relevance "
+                    "without names_filter."
+                )
+            positions = self.sum_to_positions(Names.POS_EMBED) if Names.POS_EMBED in self else None
+            title = f"{self.rules_text.splitlines()[0]}, {self.metric_text}"
+            tokens = self.sum_to_positions(Names.EMBED)
+            closed = self._balance.close(self.metric_value, tokens, positions, title)
+            self._ledger = replace(closed, towards=self.towards)
+        return self._ledger
+
+    def to(self, device: str | torch.device) -> "RelevanceCache":
+        """Move every tensor to a device; returns the cache itself, as ActivationCache does."""
+        for owner in (self.activations, self.gradients):
+            owner._tensors = {name: tensor.to(device) for name, tensor in owner._tensors.items()}
+        self.metric_value = self.metric_value.to(device)
+        self.batch = replace(self.batch, ids=self.batch.ids.to(device), special=self.batch.special.to(device))
+        if self._balance is not None:
+            self._balance = self._balance.to(device)
+        return self
+
+    def save(self, path: AnyPath) -> None:
+        """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
+        complete = self._ledger is not None or (self._balance is not None and self._balance.answered)
+        cache_storage.save(self, self.ledger() if complete else None, path)
+
+    @classmethod
+    def load(cls, path: AnyPath) -> "RelevanceCache":
+        """Read a cache written by `save`.
+
+        Raises:
+            InputError: if the file does not exist, is not such a cache, or was changed.
+        """
+        return cls(**cache_storage.load(path))

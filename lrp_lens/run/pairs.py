@@ -1,0 +1,128 @@
+"""The two runs that circuits compare: prompts aligned token by token, a metric bound to them, plain activations."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward, require_eval, require_finite
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
+from lrp_lens.metrics import BoundMetric, Metric, MetricLike
+from lrp_lens.run.relevance import ask, concrete_metric
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Clean prompts, the corrupted ones beside them, and the metric of both."""
+
+    clean: TokenBatch
+    corrupted: TokenBatch | None
+    metric: Metric
+    bound: BoundMetric
+
+
+def read_pair(
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    metric: MetricLike | None,
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+) -> Pair:
+    """Tokenise both sides, check that they fit, and bind the metric.
+
+    Without a metric: the clean run's top token against its runner-up, for both runs.  A metric's answers are appended
+    to both sides.
+
+    Raises:
+        InputError: for train mode, clean and corrupted prompts of different number or length, or the same.
+        MetricError: for a metric that does not fit model or prompts.
+    """
+    resolve(model)
+    require_eval(model)
+    batch, bound = ask(model, clean, metric, padding_side, prepend_bos)
+    other = None
+    if corrupted is not None:
+        other = tokenize(model, corrupted, padding_side, prepend_bos)
+        if other.n_examples == batch.n_examples:
+            other = with_answers(model, other, bound.metric.branches())
+        require_aligned(batch, other)
+        require_different(batch.ids[batch.first_rows], other.ids[other.first_rows])
+    if bound.metric.chooses:
+        logits = plain_run(model, batch, (), bound)[0]
+        bound = concrete_metric(bound, logits, batch)
+    return Pair(batch, other, bound.metric, bound)
+
+
+def require_aligned(clean: TokenBatch, corrupted: TokenBatch) -> None:
+    """Raise InputError unless each clean prompt has a corrupted one of the same number of tokens."""
+    if clean.n_examples != corrupted.n_examples:
+        raise InputError(
+            f"Each clean prompt has its corrupted prompt; received {clean.n_examples} clean and "
+            f"{corrupted.n_examples} corrupted ones. Repeat or drop prompts."
+        )
+    for index in range(clean.n_examples):
+        one, other = (batch.prompt_lengths[batch.rows_of(index)[0]] for batch in (clean, corrupted))
+        if one != other:
+            raise InputError(
+                f"Edges are compared position by position, so clean and corrupted prompts have the same number of "
+                f"tokens; prompt {index} has {one} and {other}. Replace tokens one for one (symmetric token "
+                "replacement)."
+            )
+
+
+def keeper(name: str, kept: dict[str, Tensor]) -> Callable[..., None]:
+    """A hook, for hook points and for modules alike, that keeps what is passed on."""
+
+    def keep(first: Any, *rest: Any, hook: Any = None) -> None:
+        kept[name] = (rest[-1] if rest else first).detach()
+
+    return keep
+
+
+def recording(model: Any, names: Iterable[str], kept: dict[str, Tensor]) -> tuple[list[Any], list[Any]]:
+    """Hooks on hook points and on modules that keep these records."""
+    records = [resolve(model).record_of[name] for name in names]
+    ports = [(record.port.point, keeper(record.name, kept)) for record in records if record.port is not None]
+    modules = [
+        (record.module, keeper(record.name, kept))
+        for record in records
+        if record.port is None and record.module is not None
+    ]
+    return ports, modules
+
+
+def positions_read(bound: BoundMetric, copies: int = 1) -> Callable[..., Tensor]:
+    """A hook before the unembedding that keeps only the positions a metric reads, for several copies of the batch."""
+
+    def keep(tensor: Tensor, hook: Any) -> Tensor:
+        if bound.positions is None:
+            return tensor
+        index = bound.positions.to(tensor.device).repeat(copies, 1)[..., None]
+        return tensor.gather(1, index.expand(-1, -1, tensor.shape[-1]))
+
+    return keep
+
+
+def plain_run(
+    model: Any, batch: TokenBatch, names: Iterable[str], bound: BoundMetric | None = None
+) -> tuple[Float[Tensor, "batch read d_vocab"], dict[str, Tensor]]:
+    """One forward pass without rules or gradients: logits, and the activations of these records.
+
+    With a metric only the positions it reads are unembedded.
+    """
+    kept: dict[str, Tensor] = {}
+    ports, modules = recording(model, names, kept)
+    if bound is not None:
+        ports.append((resolve(model).unembed_input.point, positions_read(bound)))
+    with torch.no_grad(), attached(model, ports, modules):
+        logits = forward(model, batch.ids, batch.left_mask)
+    require_finite(logits)
+    return logits, kept

@@ -1,0 +1,179 @@
+"""Recording: which activations of a pass are kept, and their gradients.
+
+1. Choose records: the caller's, the ledger's, and those whose gradient completes another's.
+2. During the forward pass keep their tensors in the graph (`Recorder`).
+3. One backward pass to all of them (`backward`); what it does not reach was cut by a rule, or stands outside the
+   host's graph, which is an error.
+"""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import TypeAliasType
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.sites import (
+    BiasSite,
+    ExpertsSite,
+    LinearSite,
+    LogitSite,
+    MixtureSite,
+    NormSite,
+    Record,
+    Sites,
+)
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.writes import final_norm
+from lrp_lens.rules import RuleSet
+from lrp_lens.run.balance import Calls
+
+NamesFilter = TypeAliasType("NamesFilter", str | Sequence[str] | Callable[[str], bool] | None)
+"""A hook name, several, or a predicate, as in `run_with_cache`; None keeps every default hook point."""
+
+
+class Recorder:
+    """Keeps the tensors that hook points pass on, in the graph, for one backward pass."""
+
+    def __init__(self, sites: Sites, batch: TokenBatch) -> None:
+        self.sites, self.batch = sites, batch
+        self.kept: dict[str, list[Tensor]] = {}
+        self.norm_inputs: dict[str, list[Tensor]] = {}
+
+    def leaf(self, tensor: Tensor, hook: Any) -> Tensor:
+        """Start the graph here; position embeddings shared by a batch get one row per example."""
+        rows = tensor.detach().expand(self.batch.ids.shape[0], *tensor.shape[1:])
+        return rows.requires_grad_(True) if rows.is_contiguous() else rows.clone().requires_grad_(True)
+
+    def hook(self, record: Record) -> Callable[..., Tensor]:
+        """Keep what the point passes on; one branch of a stream gets a node of its own."""
+
+        def keep(tensor: Tensor, hook: Any) -> Tensor:
+            tensor = tensor.view_as(tensor) if record.plus else tensor
+            self.kept.setdefault(record.name, []).append(tensor)
+            return tensor
+
+        return keep
+
+    def module_hook(self, name: str) -> Callable[..., None]:
+        """Keep a module's output, where the host has no hook point."""
+
+        def keep(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.kept.setdefault(name, []).append(output)
+
+        return keep
+
+    def input_hook(self, name: str) -> Callable[..., None]:
+        """Keep what a norm reads, from a hook point's tensor or a module's inputs."""
+
+        def keep(first: Any, *rest: Any, hook: Any = None) -> None:
+            tensor = rest[0][0] if rest else first
+            self.norm_inputs.setdefault(name, []).append(tensor.detach())
+
+        return keep
+
+
+def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool]:
+    """Which records to keep; with None, everything linear in length.
+
+    Raises:
+        InputError: if a name is no hook point of the model.
+    """
+    if names_filter is None:
+        return lambda record: not record.optional
+    if callable(names_filter):
+        return lambda record: names_filter(record.name)
+    if not isinstance(names_filter, str | Sequence | Set):
+        raise InputError(
+            f"names_filter is None, a hook name, a list of names or a predicate; received {names_filter!r}."
+        )
+    names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
+    unknown = sorted(names - set(sites.record_of))
+    if unknown:
+        raise InputError(
+            f"names_filter names hook points of the model; {unknown[0]!r} is none. Names look like "
+            f"{Names.attention(0, 'z')!r} and {Names.resid_pre(0)!r}."
+        )
+    return lambda record: record.name in names
+
+
+def ledger_records(sites: Sites, rules: RuleSet, biases: Mapping[BiasSite, Tensor]) -> set[str]:
+    """Names that only accounts need: what biases were added to, the final norm's output, what takes relevance."""
+    final = final_norm(sites)
+    names = {site.record for site in biases} | ({final.result} if final else set())
+    for site in sites.sites:
+        if isinstance(site, MixtureSite):
+            names |= {site.source, site.result}
+        elif isinstance(site, NormSite | LinearSite | LogitSite) and rules.may_take(site):
+            records = {NormSite: "result", LinearSite: "record"}
+            names.add(getattr(site, records[type(site)]) if type(site) in records else Names.LOGITS)
+    return names - {""}
+
+
+def with_completions(names: set[str], sites: Sites) -> set[str]:
+    """With the records whose gradients complete others."""
+    return names | {
+        extra for name in names if name in sites.record_of for extra in sites.record_of[name].plus
+    }
+
+
+def backward(value: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str]]:
+    """One backward pass from the metric to every recorded tensor.
+
+    Returns:
+        What was recorded, with gradient 0 where the pass does not arrive; and the names of those.
+    """
+    flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
+    reachable = [tensor for tensor in flat if tensor.requires_grad]
+    gradients = torch.autograd.grad(value.sum(), reachable, allow_unused=True)
+    found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients, strict=True)}
+
+    def gradient(tensor: Tensor) -> Tensor:
+        result = found.get(id(tensor))
+        return torch.zeros_like(tensor) if result is None else result
+
+    calls = {
+        name: Calls(
+            tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors), recorder.batch.examples
+        )
+        for name, tensors in recorder.kept.items()
+    }
+    unreached = {
+        name for name, tensors in recorder.kept.items() if all(found.get(id(t)) is None for t in tensors)
+    }
+    return calls, unreached
+
+
+def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
+    """Add the gradients of the branches that a host's hook point does not see."""
+    for name in names:
+        record = sites.record_of.get(name)
+        if record is None or name not in calls or not record.plus:
+            continue
+        own = calls[name]
+        shape = own.activations[0].shape
+        extra = [gradient.reshape(shape) for other in record.plus for gradient in calls[other].gradients]
+        calls[name] = replace(own, gradients=(own.gradients[0] + sum(extra),))
+
+
+def accounts_only(sites: Sites) -> Sites:
+    """The sites without the model's modules: a cache must not keep weights alive."""
+    kept = tuple(site for site in sites.sites if not isinstance(site, ExpertsSite))
+    return replace(sites, sites=kept, records=())
+
+
+def nonzero_biases(sites: Sites) -> dict[BiasSite, Tensor]:
+    """The biases that can take relevance."""
+    biases = {site: site.bias() for site in sites.of(BiasSite)}
+    return {site: bias.clone() for site, bias in biases.items() if bias is not None and bool(bias.any())}
+
+
+def total(gradients: tuple[Tensor, ...]) -> Tensor:
+    """Sum over the calls of one point (equal activations)."""
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total = total + gradient
+    return total

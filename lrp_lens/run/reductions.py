@@ -1,0 +1,167 @@
+"""From a RelevanceCache to Views: sums of relevance over hidden dimensions, positions, heads, segments."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrp_lens.errors import InputError
+from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.run.ledger import Ledger
+from lrp_lens.views import View
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """What a reduction reads of a RelevanceCache."""
+
+    batch: TokenBatch
+    n_layers: int
+    metric_text: str
+    rules_text: str
+    towards: tuple[str, str] | None
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def __getitem__(self, key: Any) -> Tensor: ...
+
+    def sum_to_positions(self, key: Any) -> Tensor:
+        """Relevance per position, [batch, pos]."""
+        ...
+
+    def ledger(self) -> Ledger:
+        """Where the metric went."""
+        ...
+
+
+def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labels: tuple[Any, ...]) -> View:
+    """A view of `values` [batch, *dims]; without a batch axis if the caller gave a single prompt."""
+    array = values.detach().cpu().numpy()
+    single, shown = cache.batch.single, cache.batch.shown
+    special: np.ndarray | None = None
+    answer: np.ndarray | None = None
+    if "position" in dims:
+        labels["position"] = shown.strings[0] if single else shown.strings
+        special, answer = shown.special.cpu().numpy(), np.array(shown.answers)
+        special, answer = (special[0], answer[0]) if single else (special, answer)
+        answer = answer if (answer != "").any() else None
+    array, dims = (array[0], dims) if single else (array, ("batch", *dims))
+    return View(
+        values=array,
+        dims=dims,
+        labels=labels,
+        name=name,
+        units="logits",
+        special=special,
+        answer=answer,
+        towards=cache.towards,
+        notes=(f"metric: {cache.metric_text}", f"rules: {cache.rules_text.splitlines()[0]}"),
+    )
+
+
+def tokens(cache: Cache) -> View:
+    """Σ over d_model of embedding ⊙ gradient, per token."""
+    return _view(cache, cache.sum_to_positions(Names.EMBED), ("position",), "token relevance")
+
+
+def positions(cache: Cache) -> View:
+    """Σ over d_model of position embedding ⊙ gradient, per position."""
+    if Names.POS_EMBED in cache:
+        values = cache.sum_to_positions(Names.POS_EMBED)
+    else:
+        values = cache.sum_to_positions(Names.EMBED) * 0
+    return _view(cache, values, ("position",), "position embedding relevance")
+
+
+def layers(cache: Cache, mid: bool) -> View:
+    """Residual stream relevance, embedding first."""
+    names = [(Names.resid_pre(0), "embed")]
+    for layer in range(cache.n_layers):
+        if mid and Names.resid_mid(layer) in cache:
+            names.append((Names.resid_mid(layer), f"L{layer} mid"))
+        names.append((Names.resid_post(layer), f"L{layer}"))
+    values = torch.stack([cache.sum_to_positions(name) for name, _ in names], dim=1)
+    labels = tuple(label for _, label in names)
+    return _view(cache, values, ("layer", "position"), "residual stream relevance", layer=labels)
+
+
+def heads(cache: Cache, by_position: bool) -> View:
+    """Relevance of z summed over d_head (and positions)."""
+    parts = [
+        cache.batch.per_position(cache["z", layer].sum(-1)).transpose(1, 2) for layer in range(cache.n_layers)
+    ]
+    values = torch.stack(parts, dim=1)
+    if by_position:
+        return _view(cache, values, ("layer", "head", "position"), "head relevance")
+    return _view(cache, values.sum(-1), ("layer", "head"), "head relevance")
+
+
+def neurons(cache: Cache, layer: int, by_position: bool) -> View:
+    """Relevance of the MLP's activations after the nonlinearity."""
+    key = ("post", layer)
+    resolve_name(key, cache.n_layers)  # raises for a layer that the model does not have
+    if key not in cache:
+        raise InputError(
+            f"Layer {layer} keeps no neurons; attention-only blocks and mixtures of experts have none at one hook "
+            "point. Use components() for the MLP as a whole."
+        )
+    values = cache.batch.per_position(cache[key])
+    dims = ("position", "neuron") if by_position else ("neuron",)
+    return _view(cache, values if by_position else values.sum(1), dims, f"L{layer} neuron relevance")
+
+
+def components(cache: Cache) -> View:
+    """Total relevance of everything that writes to the residual stream."""
+    parts: list[tuple[str, Tensor]] = [("embed", cache.sum_to_positions(Names.EMBED).sum(-1))]
+    if Names.POS_EMBED in cache:
+        parts.append(("pos_embed", cache.sum_to_positions(Names.POS_EMBED).sum(-1)))
+    for layer in range(cache.n_layers):
+        z = cache.batch.per_example(cache["z", layer].sum((1, 3)))
+        parts += [(f"L{layer}H{head}", z[:, head]) for head in range(z.shape[1])]
+        if Names.mlp_out(layer) in cache:
+            parts.append((f"L{layer} MLP", cache.sum_to_positions(Names.mlp_out(layer)).sum(-1)))
+    biases = [row for row in cache.ledger().rows if row.kind == "bias"]
+    parts += [(row.label, torch.as_tensor(row.amount).to(parts[0][1])) for row in biases]
+    values = torch.stack([value for _, value in parts], dim=1)
+    labels = tuple(label for label, _ in parts)
+    return _view(cache, values, ("component",), "component relevance", component=labels)
+
+
+def _spans(name: str, spans: Any, length: int) -> Iterable[tuple[int, int]]:
+    single = isinstance(spans, Sequence) and len(spans) == 2 and all(isinstance(edge, int) for edge in spans)
+    for span in [spans] if single or not isinstance(spans, Sequence) or isinstance(spans, str) else spans:
+        edges = tuple(span) if isinstance(span, Sequence) and not isinstance(span, str) else ()
+        integers = len(edges) == 2 and all(isinstance(edge, int) for edge in edges)
+        if not integers or not 0 <= edges[0] < edges[1] <= length:
+            raise InputError(
+                f"A segment is a span (start, stop) with 0 <= start < stop <= {length} tokens, or a list of spans; "
+                f"{name!r} has {span!r}."
+            )
+        yield edges[0], edges[1]
+
+
+def segments(cache: Cache, named: Mapping[str, Any]) -> View:
+    """Token relevance summed over named spans; `(rest)` is what no span holds."""
+    if not isinstance(named, Mapping):
+        raise InputError(
+            f"Segments have names; received {named!r}. Pass a mapping such as {{'question': (1, 5)}}."
+        )
+    relevance = cache.sum_to_positions(Names.EMBED)
+    length = relevance.shape[1]
+    taken = torch.zeros(length, dtype=torch.bool, device=relevance.device)
+    parts = []
+    for name, spans in named.items():
+        inside = torch.zeros_like(taken)
+        for start, stop in _spans(name, spans, length):
+            inside[start:stop] = True
+        if bool((inside & taken).any()):
+            raise InputError(f"Segments do not overlap; {name!r} shares tokens with another. Split it.")
+        taken |= inside
+        parts.append((name, relevance[:, inside].sum(-1)))
+    parts.append(("(rest)", relevance[:, ~taken].sum(-1)))
+    values = torch.stack([value for _, value in parts], dim=1)
+    labels = tuple(name for name, _ in parts)
+    return _view(cache, values, ("segment",), "segment relevance", segment=labels)

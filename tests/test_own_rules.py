@@ -1,0 +1,460 @@
+"""Rules of one's own: every analysis is right under them, or refuses and names rule, question and analysis."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lrp_lens import (
+    ATTN_LRP,
+    CP_LRP,
+    GRADIENT,
+    RELP,
+    AttentionWeights,
+    FrozenNorm,
+    InputError,
+    LogitDiff,
+    RuleError,
+    RuleSet,
+    SiteError,
+    attribution_graph,
+    component_edges,
+    coverage,
+    decompose,
+    faithfulness,
+    run_with_relevance,
+)
+from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.sites import AttentionSite, NormSite
+from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
+from lrp_lens.patching.methods import method_of
+from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
+from lrp_lens.rules.attention import plain_softmax
+from lrp_lens.run.cache import RelevanceCache
+from tests import oracles, zoo
+from tests.oracles import component_edges as edge_oracle
+
+METRIC = LogitDiff(3, 7)
+TIGHT = 1e-9
+EVERYTHING = dict(mass=1.0, node_threshold=0.0, edge_threshold=0.0, max_edges=None)
+HOSTS = ["bridge", *(["hooked"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
+DOC = Path(__file__).parent.parent / "docs" / "write_your_own_rule.md"
+
+
+# ------------------------------------------------------------------------------- a norm rule, twice
+class Mute(FrozenNorm):
+    """Half of the LN-rule's gradient by hooks, and no answers."""
+
+    def hooks(self, site: NormSite) -> tuple[Hook, ...]:
+        port = site.normalized or site.output
+        assert port is not None
+        return (*super().hooks(site), *scaled(port, 0.5, stage="replace"))
+
+
+@dataclass(frozen=True)
+class Halved(NormRule):
+    """The same, by its answers alone."""
+
+    def conserves(self, site: NormSite) -> bool:
+        return False
+
+    def transpose(self, site: NormSite, x: Tensor, gradient: Tensor) -> Tensor:
+        return FrozenNorm().transpose(site, x, gradient) / 2
+
+    def derivative(self, site: NormSite, x: Tensor, direction: Tensor) -> Tensor:
+        return FrozenNorm().derivative(site, x, direction) / 2
+
+    def kept(self, site: NormSite, x: Tensor) -> Tensor:
+        return torch.full_like(x[..., :1], 0.5)
+
+
+MUTE, HALVED = RELP.replace(norm=Mute(), name="MUTE"), RELP.replace(norm=Halved(), name="HALVED")
+
+
+def halve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the LN-rule's coefficient, halved."""
+    from tests.oracles import attention, recursion
+
+    def through(normalized: Tensor, scale: Tensor, c: Tensor, *, centred: bool, freeze: bool) -> Tensor:
+        c = c / (2 * scale)
+        return c - c.mean(-1, keepdim=True) if centred else c
+
+    monkeypatch.setattr(recursion, "through_norm", through)
+    monkeypatch.setattr(attention, "through_norm", through)
+
+
+# ------------------------------------------------------------------------------- a conservative attention rule
+class _Conserve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scores: Tensor, v: Tensor, pattern: Tensor, share: float) -> Tensor:
+        ctx.save_for_backward(scores, v, pattern)
+        ctx.share = share
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        scores, v, pattern = ctx.saved_tensors
+        groups = gradient.shape[2] // v.shape[2]
+        value = v.repeat_interleave(groups, dim=2).transpose(1, 2)
+        at_z = gradient.transpose(1, 2)
+        weights, at_scores = conserving(pattern, scores, at_z @ value.mT, ctx.share)
+        at_v = (weights.mT @ at_z).transpose(1, 2)
+        return None, at_scores, at_v.unflatten(2, (-1, groups)).sum(3), None, None
+
+
+def conserving(pattern: Tensor, scores: Tensor, at_pattern: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Weights of v and the scores' gradient, such that q, k (each `share` of it) and v receive all that z held."""
+    at_scores = pattern * (at_pattern - (pattern * at_pattern).sum(-1, keepdim=True))
+    held = torch.where(pattern > 0, scores * at_scores, 0).sum(-1, keepdim=True)
+    parts = pattern * at_pattern
+    taken = 2 * share * held * parts.sign() / parts.abs().sum(-1, keepdim=True).clamp_min(1e-30)
+    return pattern * (1 - taken), at_scores
+
+
+@dataclass(frozen=True)
+class Conservative(AttentionRule):
+    """q and k keep a share of the scores' relevance, which is taken from v in proportion to |P (v · g)|."""
+
+    part: float = 0.25
+
+    def hooks(self, site: AttentionSite) -> tuple[Hook, ...] | None:
+        if site.scores is None or site.pattern is None:
+            return None
+        kept: dict[str, Tensor] = {}
+
+        def read(name: str) -> Callable[..., None]:
+            def hook(tensor: Tensor, hook: object) -> None:
+                kept[name] = tensor
+
+            return hook
+
+        def replace_z(tensor: Tensor, hook: object) -> Tensor:
+            scores, v, pattern = (kept.pop(name) for name in ("scores", "v", "pattern"))
+            return _Conserve.apply(tensor.detach(), scores, v, pattern.detach(), self.part)
+
+        reads = [Hook(port, read(name), "read") for name, port in (("scores", site.scores), ("v", site.v))]
+        reads.append(Hook(site.pattern, read("pattern"), "read"))
+        return (
+            *reads,
+            Hook(site.z, replace_z, "replace"),
+            *scaled(site.q, self.part),
+            *scaled(site.k, self.part),
+        )
+
+    def share(self, part: str) -> float:
+        return {"q": self.part, "k": self.part, "v": 1.0, "pattern": 1.0}[part]
+
+    def sinks(self, site: AttentionSite, within: Any) -> tuple[str, ...]:
+        return ()
+
+    def row_gradients(self, rows: Any, softmax: SoftmaxRule) -> tuple[Tensor, Tensor]:
+        return conserving(rows.pattern, rows.scores, rows.at_pattern, self.part)
+
+
+# ------------------------------------------------------------------------------- every analysis
+def disagreement(graph: Any) -> float:
+    """Largest difference of a graph's edges to their definition, relative to the largest edge."""
+    worst = 0.0
+    for number, (start, end) in enumerate(graph.made_by.pairs):
+        place = [
+            (0, False) if one.layer is None else (one.layer + (not one.mid), one.mid) for one in (start, end)
+        ]
+        slow = batch_packed(graph.made_by.run, *place).double().numpy()
+        found, chosen = np.zeros_like(slow), graph.transition == number
+        found[graph.target[chosen], graph.source[chosen]] = graph.relevance[chosen]
+        worst = max(worst, float(np.abs(found - slow).max() / np.abs(graph.relevance).max()))
+    return worst
+
+
+def check_every_analysis(model: Any, rules: RuleSet, tolerance: float = TIGHT) -> None:
+    """Ledger, decomposition, edges of states and of components, patching and faithfulness are right."""
+    tokens, other = zoo.prompt_tokens(1, 9), zoo.prompt_tokens(1, 9).flip(1)
+    plain = model(tokens)
+    logits, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
+    assert torch.equal(logits, plain)
+    assert cache.ledger().relative_remainder < tolerance
+    parts = decompose(model, tokens, METRIC, rules=rules)
+    left = abs(parts.direct.sum() - parts.metric[0])
+    assert left < tolerance * np.abs(parts.direct).sum()
+    graph = attribution_graph(model, tokens, METRIC, rules=rules, **EVERYTHING)
+    assert disagreement(graph) < tolerance
+    assert graph.balance()["remainder"].abs().max() < tolerance * np.abs(graph.node_relevance).max()
+    edges = component_edges(model, tokens, metric=METRIC, rules=rules)
+    embed = cache["hook_embed"].sum().item()
+    assert (
+        abs(edges.node_scores[edges.graph.writer("embed")] - embed) < tolerance * np.abs(edges.values).max()
+    )
+    passed = patching_pass(model, tokens, METRIC, rules=rules, parts=["mlp_out"])
+    change = get_lrp_patch_mlp_out(model, tokens, other, METRIC, backward=passed)
+    _, clean = run_with_relevance(model, other, METRIC, rules=GRADIENT)
+    slow = [
+        (clean.activations["mlp_out", layer] - cache.activations["mlp_out", layer])
+        * cache.gradients["mlp_out", layer]
+        for layer in range(2)
+    ]
+    torch.testing.assert_close(change, torch.cat(slow).sum(-1), atol=tolerance, rtol=tolerance)
+    trust = faithfulness(model, [tokens[0]], methods=[rules], metric=METRIC, steps=2, limit=1, progress=False)
+    assert rules.name in str(trust)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma2", "olmo2"])
+def test_every_analysis_is_right_under_a_rule_of_ones_own(
+    host: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = zoo.prompt_tokens(1, 9)
+    with zoo.float64_throughout():
+        model = getattr(zoo, host)(name)
+        check_every_analysis(model, HALVED)
+        _, cache = run_with_relevance(model, tokens, METRIC, rules=HALVED)
+        _, mute = run_with_relevance(model, tokens, METRIC, rules=MUTE)
+        weights = oracles.from_hugging_face(zoo.hugging_face(name))
+    halve(monkeypatch)
+    matrix = torch.zeros(9, 97, dtype=torch.float64)
+    matrix[-1, 3], matrix[-1, 7] = 1, -1
+    answer = oracles.compute_relevance(weights, tokens[0], matrix, "RELP")
+    largest = max(value.abs().max() for value in answer.relevance.values())
+    for key, expected in answer.relevance.items():
+        for found in (cache, mute):
+            if key in found:
+                difference = (found[key].reshape(expected.shape) - expected).abs().max()
+                assert difference < 1e-8 * largest, key
+
+
+@pytest.mark.skipif(not zoo.HAS_HOOKED_TRANSFORMER, reason="needs HookedTransformer")
+def test_component_edges_under_a_rule_of_ones_own_one_at_a_time() -> None:
+    model, tokens = zoo.hooked("gpt2"), zoo.prompt_tokens(1, 9)
+    expected = edge_oracle.edges(model, tokens, None, METRIC, MUTE)
+    edges = component_edges(model, tokens, metric=METRIC, rules=HALVED)
+    for (writer, reader), value in expected.items():
+        assert edges.edge(writer, reader) == pytest.approx(value.sum().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_what_a_rule_does_not_answer_is_refused_by_name(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Hooks alone run; an analysis that asks more refuses before any work."""
+    model, tokens = getattr(zoo, host)("gpt2"), zoo.prompt_tokens(1, 9)
+    _, cache = run_with_relevance(model, tokens, METRIC, rules=MUTE)
+    whole = attribution_graph(model, tokens, METRIC, rules=HALVED, **EVERYTHING)
+    packed = attribution_graph(model, tokens, METRIC, rules=MUTE, method="batch_packed", **EVERYTHING)
+    np.testing.assert_allclose(packed.matrix(0, 1), whole.matrix(0, 1), atol=1e-9)
+    parts = decompose(model, tokens, METRIC, rules=MUTE)
+    assert parts.direct.sum() == pytest.approx(parts.metric[0], abs=1e-9)
+    cache.save(tmp_path / "cache.safetensors")  # without the ledger, which it cannot close
+    again = RelevanceCache.load(tmp_path / "cache.safetensors")
+    assert torch.equal(again["hook_embed"], cache["hook_embed"])
+
+    def no_work(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a refusal comes before any work")
+
+    for room in ("relevance", "edges.state_pass", "circuits.runs"):
+        monkeypatch.setattr(f"lrp_lens.{room}.forward", no_work)
+    calls: dict[str, tuple[Callable[[], object], str]] = {
+        "the ledger": (cache.ledger, "conserves"),
+        "attribution_graph": (lambda: attribution_graph(model, tokens, METRIC, rules=MUTE), "conserves"),
+        "component_edges": (lambda: component_edges(model, tokens, metric=METRIC, rules=MUTE), "transpose"),
+    }
+    for analysis, (call, question) in calls.items():
+        with pytest.raises(
+            RuleError, match=rf"Mute\) cannot say .*which {analysis} asks at L0 ln1"
+        ) as caught:
+            call()
+        error = caught.value
+        assert (error.rule, error.question, error.analysis) == (MUTE.norm, question, analysis)
+
+
+def test_a_class_that_acts_otherwise_does_not_inherit_answers() -> None:
+    class Renamed(FrozenNorm):
+        def __str__(self) -> str:
+            return "renamed"
+
+    class Again(Mute):
+        def conserves(self, site: NormSite) -> bool:
+            return False
+
+    questions = ("conserves", "transpose", "derivative", "kept")
+    assert all(Renamed().answers(one) for one in questions)
+    assert not any(Mute().answers(one) for one in questions)
+    assert [one for one in questions if Again().answers(one)] == ["conserves"]
+    assert Mute().cuts(None) == frozenset()
+
+    class Half(AttentionWeights):
+        def hooks(self, site: AttentionSite) -> tuple[Hook, ...]:
+            return scaled(site.v, 0.5)
+
+    assert Half(0, 0, 1).reaches_pattern and not Half(0, 0, 1).answers("row_gradients")
+    with pytest.raises(RuleError, match="cannot say which hooks make it act") as caught:
+        RELP.replace(attention=type("Silent", (AttentionRule,), {})()).hooks(zoo.bridge("gpt2"))
+    assert caught.value.question == "hooks"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_wrong_answers_are_noticed(host: str) -> None:
+    model, tokens = getattr(zoo, host)("gpt2"), zoo.prompt_tokens(1, 9)
+
+    lie = FrozenNorm()
+
+    class Liar(Halved):
+        def hooks(self, site: NormSite) -> tuple[Hook, ...] | None:
+            return Halved().hooks(site)
+
+        conserves, transpose, derivative, kept = (
+            lambda self, *a: lie.conserves(*a),
+            lambda self, *a: lie.transpose(*a),
+            lambda self, *a: lie.derivative(*a),
+            lambda self, *a: lie.kept(*a),
+        )
+
+    rules = RELP.replace(norm=Liar(), name="LIAR")
+    with pytest.raises(RuleError, match=r"Liar\) answers `transpose` otherwise than its hooks act"):
+        component_edges(model, tokens, metric=METRIC, rules=rules)
+    with pytest.raises(SiteError, match=r"rule of your own answer otherwise[\s\S]*LIAR"):
+        attribution_graph(model, tokens, METRIC, rules=rules)
+    assert run_with_relevance(model, tokens, METRIC, rules=rules)[1].ledger().relative_remainder > 0.1
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hooks_outside_their_site_are_refused(host: str) -> None:
+    model = getattr(zoo, host)("gpt2")
+    far = resolve(model).embedding
+
+    class Far(FrozenNorm):
+        def hooks(self, site: NormSite) -> tuple[Hook, ...]:
+            return scaled(far, 0.5)
+
+    class Late(FrozenNorm):
+        def hooks(self, site: NormSite) -> tuple[Hook, ...]:
+            return scaled(site.output, 0.5) if site.output else scaled(far, 0.5)
+
+    for rule in (Far(), Late()):
+        with pytest.raises(RuleError, match="A rule acts inside its site") as caught:
+            RELP.replace(norm=rule).hooks(model)
+        assert caught.value.rule is rule
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_oss"])
+def test_a_conservative_rule_that_keeps_queries_and_keys(name: str) -> None:
+    """Another gradient at v than the pattern's, and no softmax sink: attention takes nothing but biases."""
+    rules = RELP.replace(attention=Conservative(), name="CONSERVATIVE")
+    with zoo.float64_throughout():
+        model = zoo.bridge(name)
+        if name == "gpt_oss":  # the sink's column holds relevance of its own: the remainder says so
+            graph = attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules, **EVERYTHING)
+            assert disagreement(graph) < TIGHT
+            return
+        check_every_analysis(model, rules)
+        ledger = run_with_relevance(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules)[1].ledger()
+        assert "softmax" not in {row.kind for row in ledger.rows}
+
+
+# ------------------------------------------------------------------------------- the documented example
+def test_the_documented_rule_runs_and_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {"__name__": "own_rule"}
+    exec(compile(code, str(DOC), "exec"), names)
+    assert names["ledger"].relative_remainder < 1e-5
+    assert names["parts"].direct.sum() == pytest.approx(names["parts"].metric[0], abs=1e-4)
+    assert (
+        names["graph"].balance()["remainder"].abs().max() < 1e-4 * np.abs(names["graph"].node_relevance).max()
+    )
+    assert "RELP_SECANT" in str(names["trust"]) and names["patches"].shape == (4, 15)
+    assert "RELP_SECANT" in names["edges"].method
+    rule = names["SecantSoftmax"]()
+    from tests.oracles import attention
+
+    def along_the_path(logits: Tensor, sinks: Tensor | None, c: Tensor, rules: Any) -> tuple[Tensor, Tensor]:
+        """∫ J(t S) dt from 0 to 1, by Gauss-Legendre quadrature."""
+        total, at_sink = torch.zeros_like(c), 0.0
+        for x, w in zip(*np.polynomial.legendre.leggauss(4), strict=True):
+            p, s = attention.softmax_with_sink(logits, sinks, temperature=2 / (x + 1))
+            mean = (p * c).sum(-1)
+            total, at_sink = total + w / 2 * p * (c - mean[..., None]), at_sink - w / 2 * s * mean
+        return total, at_sink
+
+    monkeypatch.setattr(attention, "_through_attention_softmax", along_the_path)
+    matrix, tokens = torch.zeros(9, 97, dtype=torch.float64), zoo.prompt_tokens(1, 9)
+    matrix[-1, 3], matrix[-1, 7] = 1, -1
+    for name in ("gpt2", "gpt_oss", "gemma2"):
+        with zoo.float64_throughout():
+            model = zoo.bridge(name)
+            rules = RELP.replace(softmax=rule, name="RELP_SECANT")
+            _, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
+            if name != "gemma2":
+                check_every_analysis(model, rules)
+            weights = oracles.from_hugging_face(zoo.hugging_face(name))
+        answer = oracles.compute_relevance(weights, tokens[0], matrix, "RELP")
+        largest = max(value.abs().max() for value in answer.relevance.values())
+        for key in ("hook_embed", "blocks.0.attn.hook_q", "blocks.1.attn.hook_k"):
+            difference = (cache[key].reshape(answer.relevance[key].shape) - answer.relevance[key]).abs().max()
+            assert difference < TIGHT * largest, (name, key)
+
+
+def test_padding_and_low_precision_under_a_rule_of_ones_own() -> None:
+    @dataclass(frozen=True)
+    class Same(SoftmaxRule):
+        def conserves(self, site: AttentionSite) -> bool:
+            return False
+
+        def at_scores(self, rows: Any, gradient: Tensor) -> Tensor:
+            return plain_softmax(rows, gradient)
+
+    rules = RELP.replace(softmax=Same(), name="SAME")
+    for host in HOSTS:
+        model = getattr(zoo, host)("gpt2")
+        ids = zoo.prompt_tokens(1, 9)[0]
+        for side in ("left", "right"):
+            found, expected = (
+                run_with_relevance(model, [ids, ids[:5]], METRIC, rules=one, padding_side=side)[1][
+                    "hook_embed"
+                ]
+                for one in (rules, RELP)
+            )
+            torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-7)
+        half = getattr(zoo, host)("gpt2", torch.bfloat16)
+        for one in (rules, HALVED):
+            logits, cache = run_with_relevance(half, ids, METRIC, rules=one)
+            assert torch.equal(logits, half(ids[None])) and bool(torch.isfinite(cache["hook_embed"]).all())
+
+
+# ------------------------------------------------------------------------------- rule sets by name
+def test_every_entry_takes_names_of_rule_sets() -> None:
+    model, tokens = zoo.bridge("gpt2"), zoo.prompt_tokens(1, 9)
+    for spelling in ("ATTN_LRP", "attn-lrp", "AttnLRP", "attn lrp"):
+        assert as_rule_set(spelling) is ATTN_LRP
+    assert as_rule_set(CP_LRP) is CP_LRP
+    entries: dict[str, Callable[[Any], Any]] = {
+        "run": lambda rules: run_with_relevance(model, tokens, METRIC, rules=rules)[1].tokens().values,
+        "decompose": lambda rules: decompose(model, tokens, METRIC, rules=rules).total,
+        "graph": lambda rules: attribution_graph(model, tokens, METRIC, rules=rules).node_relevance,
+        "edges": lambda rules: component_edges(model, tokens, metric=METRIC, rules=rules).values,
+        "patching": lambda rules: patching_pass(model, tokens, METRIC, rules=rules).gradients[
+            "blocks.0.hook_mlp_out"
+        ],
+        "twin": lambda rules: get_lrp_patch_mlp_out(
+            model, tokens, tokens.flip(1), METRIC, rules=rules
+        ).numpy(),
+        "coverage": lambda rules: np.array(str(coverage(model, rules))),
+    }
+    for name, entry in entries.items():
+        np.testing.assert_array_equal(entry("relp"), entry(RELP), err_msg=name)
+        with pytest.raises(RuleError, match=r"rules is a RuleSet, or one of .*'REPL'\. Did you mean 'RELP'"):
+            entry("REPL")
+    found = faithfulness(model, [tokens[0]], methods=["cp-lrp"], metric=METRIC, steps=1, progress=False)
+    assert "CP_LRP" in str(found)
+    with pytest.raises(InputError, match=r"received 'cplpr'\. Did you mean 'CP_LRP'"):
+        faithfulness(model, [tokens[0]], methods=["cplpr"], metric=METRIC)
+    assert method_of("attn-lrp").name == "ATTN_LRP"
+    with pytest.raises(InputError, match=r"received 'ATPSTR'\. Did you mean 'ATP_STAR'"):
+        method_of("ATPSTR")
+    for rules in (None, 3, "", "magic"):
+        with pytest.raises(RuleError, match="rules is a RuleSet, or one of ATTN_LRP"):
+            as_rule_set(rules)
