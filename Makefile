@@ -15,16 +15,17 @@ BIN4 := .venv-tl4/bin
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
 EVERYTHING := -m ""
 
-.PHONY: help demo notebooks notebooks-run test test-tl4 test-all dist lint format bench clean
+.PHONY: help demo notebooks notebooks-run docs test test-tl4 test-all dist lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       explain one failure of the shipped model; prints where the report is"
 	@echo "make notebooks  open the tutorials in JupyterLab"
 	@echo "make notebooks-run  run the tutorials and store what they show, README's picture too"
+	@echo "make docs       the manual as a site, in site/"
 	@echo "make test       the first tier of the tests, on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same on transformer_lens 4.3.0"
-	@echo "make test-all   lint, every test on both, the tutorials and the built wheel included, and the demo"
+	@echo "make test-all   lint, docs, every test on both, the tutorials and the built wheel included, and the demo"
 	@echo "make dist       wheel and sdist, in dist/"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
@@ -42,13 +43,17 @@ notebooks-run: .venv/.stamp
 	$(BIN)/python -m tools.notebooks $(ARGS)
 	$(BIN)/python -m tools.picture
 
+docs: .venv/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "the manual: $(CURDIR)/site/index.html"
+
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))
 
 test-tl4: .venv-tl4/.stamp
 	$(call RUN_PYTEST,$(BIN4))
 
-test-all: lint .venv-tl4/.stamp
+test-all: lint docs .venv-tl4/.stamp
 	$(call RUN_PYTEST,$(BIN),$(EVERYTHING))
 	$(call RUN_PYTEST,$(BIN4),$(EVERYTHING))
 	$(MAKE) --no-print-directory demo
@@ -70,7 +75,7 @@ bench: .venv/.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and by exact pin: a range may take another, much larger build.
@@ -88,6 +93,10 @@ endef
 
 .venv/.stamp-notebooks: .venv/.stamp
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[notebooks]'
+	@touch $@
+
+.venv/.stamp-docs: .venv/.stamp
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --editable '.[docs]'
 	@touch $@
 
 .venv-tl4/.stamp: pyproject.toml constraints-tl4.txt

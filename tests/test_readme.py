@@ -1,13 +1,16 @@
-"""What README shows is run: its Python, its tables as far as seconds allow, what is said of them, its support table."""
+"""What README and docs/ show is run: Python, tables as far as seconds allow, what is said of them, links, commands."""
 
+import ast
 import doctest
+import importlib
+import importlib.util
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformer_lens import ActivationCache
 
 import lrp_lens
 from benchmarks import patching_agreement
@@ -16,6 +19,7 @@ from lrp_lens import circuits, plots
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.masking import BASELINES
 from tests import zoo
+from tests.test_layering import ORDER
 from tests.test_tutorials import cells
 from tools.alike import differs
 from tools.demo_model.evaluation import accuracies, load_for_evaluation
@@ -23,7 +27,12 @@ from tools.demo_model.suites import HARD_SUITES, TRAINING_SUITES
 from tools.notebooks import TUTORIALS
 from tools.picture import PICTURE, ROOT, five_minutes, picture
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT / "docs").with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+}
+EVERYTHING = "\n".join((README, *PAGES.values()))
 COUNT = 500  # prompts a suite, as README says
 ROUNDING = 0.004  # two prompts of 500 may fall the other way on another processor
 
@@ -52,7 +61,7 @@ def test_five_minutes_run() -> None:
 
 @pytest.mark.full
 def test_accuracies_are_what_the_script_prints() -> None:
-    shown, suites = rows(README), (*TRAINING_SUITES, *HARD_SUITES)
+    shown, suites = rows(PAGES["demo_model"]), (*TRAINING_SUITES, *HARD_SUITES)
     assert all(suite.name in shown for suite in suites)
     measured = accuracies(load_for_evaluation(), COUNT, suites[::4])  # a quarter of the 20 seconds it takes
     for name, accuracy in measured.items():
@@ -65,28 +74,31 @@ def test_every_architecture_of_the_support_table_is_in_the_zoo() -> None:
 
 
 def test_every_public_name_in_the_text_exists() -> None:
-    for name in re.findall(r"`([A-Z][A-Za-z_]+|[a-z_]+)\(", README):
-        assert name in lrp_lens.__all__ or hasattr(lrp_lens.RelevanceCache, name) or name in OTHERS, name
-    for name in re.findall(r"`graph\.([a-z_]+)", README):
-        assert hasattr(lrp_lens.AttributionGraph, name), name
-    (row,) = re.findall(r"^\| measure it .*", section("Attribution graphs"), flags=re.MULTILINE)
+    for name in re.findall(r"`([A-Z][A-Za-z_]+|[a-z_]+)\(", EVERYTHING):
+        public = name in {*lrp_lens.__all__, *plots.__all__, *OTHERS}
+        assert public or hasattr(lrp_lens.RelevanceCache, name), name
+    for owner, kind in OWNERS.items():
+        text = PAGES["from_transformerlens"] if kind is ActivationCache else EVERYTHING
+        for name in re.findall(rf"`{owner}\.([a-z_]+)", text):
+            made = name in ("activations", "gradients") and owner == "rel"  # attributes of an instance
+            assert made or hasattr(kind, name), f"{owner}.{name}"
+    for name in re.findall(r"`((?:lrp_lens|transformer_lens)(?:\.\w+)+)", EVERYTHING):
+        room, _, last = name.rpartition(".")
+        assert importlib.util.find_spec(name) or hasattr(importlib.import_module(room), last), name
+    (row,) = re.findall(r"^\| measure it .*", PAGES["attribution_graphs"], flags=re.MULTILINE)
     assert {*re.findall(r"`([a-z_]+)`", row)} <= {*graphs.__all__}
 
 
-OTHERS = {"to_dataframe", "save", "with_floor"}  # methods of a View and of a Comparison
+OTHERS = {"to_dataframe", "save", "with_floor", "print"}  # methods of a View and of a Comparison; Python
+OWNERS = {"graph": lrp_lens.AttributionGraph, "rel": lrp_lens.RelevanceCache, "cache": ActivationCache}
 
 
 def test_every_plot_in_the_text_exists() -> None:
-    named = set(re.findall(r"\b(plot_[a-z]+|[a-z_]+_html)\b", README)) - {"write_html"}
+    named = set(re.findall(r"\b(plot_[a-z]+|[a-z_]+_html)\b", PAGES["figures"] + README)) - {"write_html"}
     assert len(named) >= 10 and named <= set(plots.__all__)
 
 
 # ------------------------------------------------------------------------- faithfulness and patching, measured
-def section(title: str) -> str:
-    (text,) = re.findall(rf"^## {title}\n(.*?)^## ", README, flags=re.DOTALL | re.MULTILINE)
-    return str(text)
-
-
 def mean(cell: str) -> float:
     """The number before ±."""
     return float(cell.partition(" ±")[0])
@@ -97,18 +109,22 @@ def tables(text: str) -> list[dict[str, list[str]]]:
     return [rows(block) for block in text.split("\n\n") if block.startswith("|")]
 
 
-def test_the_graph_shown_is_the_graph_made() -> None:
-    text = section("Attribution graphs")
-    example = doctest.DocTestParser().get_doctest(text, {}, "README", None, 0)
-    assert len(example.examples) == 6
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if ">>> " in text])
+def test_examples_print_what_is_shown(page: str) -> None:
+    example = doctest.DocTestParser().get_doctest(PAGES[page], {}, page, None, 0)
     report: list[str] = []
-    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert runner.run(example, out=report.append).failed == 0, "".join(report)
+
+
+def test_the_graph_shown_is_the_graph_made() -> None:
+    text = PAGES["attribution_graphs"]
+    assert len(doctest.DocTestParser().get_examples(text)) == 6  # run above
     assert "<!-- edges benchmark -->" in text or "python -m benchmarks edges" in text
 
 
 def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
-    text = section("Faithfulness")
+    text = PAGES["faithfulness"]
     table, replacements = tables(text)
     column = {name: place for place, name in enumerate(table["method"])}
     assert {name: cells[column["ΔA ↑"]] for name, cells in table.items() if name in replacements} == {
@@ -133,7 +149,7 @@ def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
 @pytest.mark.full
 def test_agreement_with_patching_is_what_is_measured() -> None:
     """One site of the table, and of the table of ranks, on the same 64 pairs."""
-    pearsons, ranks = tables(section("Patching, side by side"))
+    pearsons, ranks = tables(PAGES["patching"])
     names = ["GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "AtP*", "integrated gradients"]
     assert pearsons["site"][1:] == names
     clean, corrupted, answers, foils = patching_agreement.pairs(64)
@@ -160,7 +176,7 @@ def test_agreement_with_patching_is_what_is_measured() -> None:
 
 # --------------------------------------------------------------------------------------------------- circuits
 def test_what_is_said_of_circuits_follows_from_their_table() -> None:
-    text = section("Component edges and circuits")
+    text = PAGES["circuits"]
     (table,) = tables(text)
     shown = {name: cells for name, cells in table.items() if name not in ("method", "---")}
     five = {name: float(cells[2]) for name, cells in shown.items()}
@@ -168,7 +184,7 @@ def test_what_is_said_of_circuits_follows_from_their_table() -> None:
     bounds = {name: [float(n) for n in re.findall(r"[\d.]+", cells[3])] for name, cells in shown.items()}
     assert all(bounds["CP_LRP"][2] < bounds[name][1] for name in shown if name not in ("CP_LRP", "random"))
     assert all(bounds["random"][2] < bounds[name][1] for name in shown if name != "random")
-    for name in re.findall(r"^    (?:\w+ = )?([a-z_]+)\(", text, flags=re.MULTILINE):
+    for name in re.findall(r"^(?:\w+ = )?([a-z_]+)\(", text, flags=re.MULTILINE):
         assert name in circuits.__all__, name
     assert "<!-- circuits benchmark -->" in text or "python -m benchmarks circuits" in text
 
@@ -187,7 +203,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     curve = names["curve"]
     areas, points = curve.areas().set_index("method"), curve.to_dataframe()
     points = points[points["ranking"].isin(["absolute", "random"]) & (points["fraction"] == 0.05)]
-    (table,) = tables(section("Component edges and circuits"))
+    (table,) = tables(PAGES["circuits"])
     for name in areas.index:
         share, cpr, cmd = (
             [float(number) for number in re.findall(r"[\d.]+", cell)] for cell in table[name][2:]
@@ -204,7 +220,72 @@ def test_the_edge_named_is_cut_and_restored_as_said() -> None:
     names: dict[str, Any] = {}
     for text in (*code[:3], *[text for text in code if "necessary, sufficient =" in text]):
         exec(text, names)
-    cut, restored = re.findall(
-        r"(\d+) %", section("Component edges and circuits").rpartition("cutting it")[2]
-    )
+    cut, restored = re.findall(r"(\d+) %", PAGES["circuits"].rpartition("cutting it")[2].partition("\n")[0])
     assert abs(100 * names["necessary"] - int(cut)) < 1 and abs(100 * names["sufficient"] - int(restored)) < 1
+
+
+# ------------------------------------------------------------------------------------------------ the manual itself
+def test_readme_is_a_front_page() -> None:
+    assert len(README.splitlines()) <= 150
+    picture, example, install = (README.index(words) for words in ("![", "```python", "## Install"))
+    assert max(picture, example) < install
+
+
+def test_links_lead_to_files_that_exist() -> None:
+    for page, text in {"README": README, **{f"docs/{page}": text for page, text in PAGES.items()}}.items():
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if not target.startswith("https://"):
+                assert (ROOT / page).parent.joinpath(target).is_file(), f"{page}: {target}"
+
+
+def test_every_page_is_in_the_menu_and_can_be_found_from_readme() -> None:
+    menu = re.findall(
+        r"^ +- .*?([\w/]+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(menu) == len(set(menu)) and {*menu} == {*PAGES, "index", "CHANGELOG"}
+    linked = set(re.findall(r"\(docs/(\w+)\.md", README))
+    assert linked == {page for page in PAGES if "/" not in page}
+
+
+def test_python_of_the_pages_is_python_and_imports_what_there_is() -> None:
+    blocks = [code for text in PAGES.values() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) >= 4
+    for code in blocks:
+        tree = ast.parse(code)
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+            for name in node.names:
+                assert hasattr(importlib.import_module(str(node.module)), name.name), code
+
+
+def test_commands_of_the_text_exist() -> None:
+    targets = set(
+        re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    commands = re.findall(r"(?:^    |`)make ([a-z0-9-]+)", EVERYTHING, re.MULTILINE)
+    assert len(commands) >= 6 and {*commands} <= targets
+    modules = re.findall(r"python -m ([\w.]+)(?: ([\w-]+))?", EVERYTHING)
+    assert len(modules) >= 6
+    for module, first in modules:
+        assert importlib.util.find_spec(module), module
+        if module == "benchmarks" and first:
+            assert importlib.util.find_spec(f"benchmarks.{first}"), first
+    shown = set(re.findall(r"^\| `([a-z_]+)` \|", PAGES["benchmarks"], re.MULTILINE))
+    assert shown == {path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")}
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    pages = [text for page, text in PAGES.items() if page.startswith("api/") and page != "api/index"]
+    described = {re.findall(r"^::: lrp_lens\.([\w.]+)$", text, re.MULTILINE)[0] for text in pages}
+    assert {room.partition(".")[0] for room in described} == {*ORDER} - NOT_FOR_USERS
+    listed = re.findall(r"^\| \[`lrp_lens\.([\w.]+)`\]", PAGES["api/index"], re.MULTILINE)
+    assert len(listed) == len(set(listed)) and {*listed} == described
+    rooms = [importlib.import_module(f"lrp_lens.{room}") for room in described]
+    for name in lrp_lens.__all__:
+        value = getattr(lrp_lens, name)
+        assert value in rooms or any(getattr(room, name, None) is value for room in rooms) or name in ROOMS, (
+            name
+        )
+
+
+NOT_FOR_USERS = {"progress", "characters", "files", "cli"}  # the command is described in docs/explain.md
+ROOMS = {"attribution_graphs"}  # its two halves have a page each
