@@ -18,6 +18,7 @@ from lrp_lens import (
     LogitDiff,
     LogProb,
     MetricError,
+    RuleError,
     SequenceLogitDiff,
     SiteError,
     View,
@@ -392,7 +393,7 @@ def test_what_cannot_run_is_refused_first_or_noted(monkeypatch):
             suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, calibration=calibration)
     with pytest.raises(InputError, match="two prompts each at least; received 2 and 1"):
         suggest_rules(gptj, CLEAN[:3], CORRUPTED[:3], METRIC)
-    with pytest.raises(InputError, match="received 'LRP'"):
+    with pytest.raises(RuleError, match="received 'LRP'. Did you mean"):
         suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, candidates=["RELP", "LRP"])
 
 
@@ -453,7 +454,7 @@ def test_a_saved_comparison_is_the_same(found, tmp_path):
 
 
 WRONG_TYPES = """
-from lrp_lens import InputError, LogitDiff, compare, load_demo_model, suggest_rules
+from lrp_lens import InputError, LogitDiff, RuleError, compare, load_demo_model, suggest_rules
 from lrp_lens.patching import integrated_pass
 model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
 text = "then {} and {} went to the park . {} gave the key to"
@@ -476,7 +477,7 @@ wrong = [dict(statistic=None), dict(calibration="a"), dict(calibration=True), di
 for options in [*wrong, dict(seed=-1)]:
     try:
         suggest_rules(model, clean * 2, corrupted * 2, metric, **options)
-    except InputError as error:
+    except (InputError, RuleError) as error:
         assert "received" in str(error), error
     else:
         raise SystemExit(f"{options} was accepted")

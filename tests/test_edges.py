@@ -279,9 +279,7 @@ def test_edges_that_miss_what_was_received_are_refused(
     build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wrong softmax derivative: sums over targets no longer are what q and k received."""
-    monkeypatch.setattr(
-        AttentionEdges, "_at_scores", lambda self, pattern, gradient, sink: pattern * gradient
-    )
+    monkeypatch.setattr(Plain, "at_scores", lambda self, rows, gradient: rows.pattern * gradient)
     with pytest.raises(SiteError, match="sum to what its q, k and v received"):
         attribution_graph(build("gpt2"), zoo.prompt_tokens(1, 9), METRIC)
 

@@ -162,6 +162,7 @@ def test_parts_that_do_not_fit_are_refused_without_a_checksum(
     from dataclasses import replace
 
     from lrp_lens.files import tensors as files
+    from lrp_lens.run.cache_storage import KIND
 
     parts: Decomposition = results[Decomposition]
     for changes in (
@@ -178,7 +179,7 @@ def test_parts_that_do_not_fit_are_refused_without_a_checksum(
             replace(parts, **changes)
     path = tmp_path / "cache"
     results[RelevanceCache].save(path)
-    tensors, words = files.read(path, "RelevanceCache/1")
+    tensors, words = files.read(path, KIND)
     embed = "gradient/hook_embed"
     for more, said in (
         ({embed: 2 * tensors[embed]}, {}),
@@ -187,11 +188,12 @@ def test_parts_that_do_not_fit_are_refused_without_a_checksum(
         ({"tokens": tensors["tokens"][:, 1:]}, {}),
         ({"metric_value": tensors["metric_value"] + 1}, {}),
         ({"gradient/extra": tensors[embed]}, {}),
-        ({}, {"token_strings": [["a"]]}),
+        ({}, {"batch": words["batch"] | {"strings": [["a"]]}}),
+        ({}, {"batch": words["batch"] | {"lengths": [1]}}),
         ({}, {"ledger": {"rows": []}}),
         ({}, {"towards": 3}),
     ):
-        files.write(path, "RelevanceCache/1", {**tensors, **more}, {**words, **said})
+        files.write(path, KIND, {**tensors, **more}, {**words, **said})
         with pytest.raises(InputError, match="RelevanceCache"):
             RelevanceCache.load(path)
 

@@ -345,11 +345,14 @@ def test_a_remainder_above_rounding_is_a_warning_wherever_it_is_shown() -> None:
     prompt = "then mary and john went to the park . john gave the key to"
 
     def cut(tensor: Tensor, hook: Any) -> Tensor:
-        return tensor.detach()
+        return (tensor + tensor.detach()) / 2
 
     whole = run_with_relevance(model, prompt)[1].ledger()
     assert whole.warning == "" and "WARNING" not in str(whole) and "Warning" not in whole._repr_html_()
     layer = Names.mlp_out(model.cfg.n_layers - 1)
+    off = [(layer, lambda tensor, hook: tensor.detach())]
+    with model.hooks(fwd_hooks=off), pytest.raises(SiteError, match="a hook on the model may cut it off"):
+        run_with_relevance(model, prompt)
     with model.hooks(fwd_hooks=[(layer, cut)]):
         ledger = run_with_relevance(model, prompt)[1].ledger()
         explained = explain(model, prompt, "john", "mary")

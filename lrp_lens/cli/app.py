@@ -5,6 +5,8 @@ A wrong argument ends with one line on standard error and exit code 2, if possib
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -44,10 +46,16 @@ def fail(message: str) -> None:
     sys.exit(2)
 
 
-def quiet_libraries() -> None:
-    """Ask the model libraries, before they are imported, for no progress bars and no advice."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Ask the model libraries, while they are imported, for no progress bars and no advice."""
+    ours = [name for name in _QUIET if name not in os.environ]
+    os.environ.update({name: _QUIET[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 app = typer.Typer(
@@ -163,8 +171,8 @@ def explain(
             out=out,
             json=json,
         )
-        quiet_libraries()
-        from lrp_lens.cli.explain import run
+        with quiet_libraries():
+            from lrp_lens.cli.explain import run
 
         run(request)
     except ValueError as error:

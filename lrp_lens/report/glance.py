@@ -5,7 +5,6 @@
 2. The whole report is a file of its own: `explanation.save("report.html")`.
 """
 
-
 import pandas as pd
 
 from lrp_lens.characters import escape

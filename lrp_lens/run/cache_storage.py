@@ -64,6 +64,12 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
     own = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
     batch = TokenBatch(ids=ids, special=special, **own | {"strings": tuple(map(tuple, words["strings"]))})
+    spans = zip(batch.starts, batch.lengths, strict=True)
+    if len(batch.starts) != rows or not all(0 <= start < start + count <= length for start, count in spans):
+        raise InputError(
+            f"RelevanceCache says where each of its {rows} rows of {length} tokens begins and how long it is; received "
+            f"{batch.starts} and {batch.lengths}."
+        )
     if [len(one) for one in batch.strings] != [length] * rows:
         raise InputError(
             f"RelevanceCache names the {length} tokens of each of its {rows} rows; received "

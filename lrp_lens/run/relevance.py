@@ -165,7 +165,8 @@ def run_with_relevance(
         raise SiteError(
             f"Relevance needs a gradient at every recorded point; {sites.host} computes "
             f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use "
-            "HookedTransformer; a rule of your own that cuts it off says so in `cuts`."
+            "HookedTransformer; a hook on the model may cut it off (model.reset_hooks() removes all of them); a rule of "
+            "your own that does says so in `cuts`."
         )
     chosen -= unreached
     complete(calls, sites, accounts | chosen)

@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from html import escape
 from html.parser import HTMLParser
 from unicodedata import east_asian_width
+
+from lrp_lens.characters import escape
 
 INK = "#2a3f5f"
 Number = float | int
