@@ -165,7 +165,7 @@ def run_with_relevance(
         raise SiteError(
             f"Relevance needs a gradient at every recorded point; {sites.host} computes "
             f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use "
-            "HookedTransformer; a hook on the model may cut it off (model.reset_hooks() removes all of them); a rule of "
+            "HookedTransformer; a hook on the model may cut it off (model.reset_hooks() removes them all); a rule of "
             "your own that does says so in `cuts`."
         )
     chosen -= unreached
