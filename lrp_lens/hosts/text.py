@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.scope import exclusive
 
 PaddingSide = Literal["left", "right"]
 
@@ -59,7 +60,8 @@ def _tokenizer(model: Any, what: str) -> Any:
 def string_ids(model: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without BOS."""
     _tokenizer(model, f"The text {text!r}")
-    return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
+        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
 
 
 def token_id(model: Any, text: str) -> int:
@@ -113,7 +115,8 @@ def _prompt_ids(model: Any, prompt: object) -> list[int]:
                 "A prompt has at least one token besides BOS; received an empty string. Pass some text."
             )
         _tokenizer(model, "A text prompt")
-        return model.to_tokens(prompt, truncate=False)[0].tolist()
+        with exclusive(model):
+            return model.to_tokens(prompt, truncate=False)[0].tolist()
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")

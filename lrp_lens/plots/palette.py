@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import embedded
 from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
@@ -109,7 +109,7 @@ def signed(value: float, form: str = "+.2f") -> str:
 
 def plotly_text(text: str) -> str:
     """Text that plotly shows literally: it reads <…> as markup, so a token '<bos>' would vanish."""
-    return shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return embedded(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def require_table(table: object, columns: tuple[str, ...], what: str, remedy: str) -> None:
