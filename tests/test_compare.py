@@ -393,7 +393,7 @@ def test_what_cannot_run_is_refused_first_or_noted(monkeypatch):
             suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, calibration=calibration)
     with pytest.raises(InputError, match="two prompts each at least; received 2 and 1"):
         suggest_rules(gptj, CLEAN[:3], CORRUPTED[:3], METRIC)
-    with pytest.raises(RuleError, match="received 'LRP'. Did you mean"):
+    with pytest.raises(RuleError, match="received 'LRP'"):
         suggest_rules(gptj, CLEAN, CORRUPTED, METRIC, candidates=["RELP", "LRP"])
 
 
