@@ -95,6 +95,16 @@ def isolated(text: str) -> str:
     return _RIGHT_TO_LEFT_WORDS.sub(lambda found: f"<bdi>{found[0]}</bdi>", escape(text))
 
 
+def embedded(text: str) -> str:
+    """The same for a figure, which knows no markup: the words stand between Unicode's own isolates, always in pairs.
+
+    Example:
+        >>> embedded("'שלום' - 'x'") == "'\u2068שלום\u2069' - 'x'"
+        True
+    """
+    return _RIGHT_TO_LEFT_WORDS.sub("\u2068\\g<0>\u2069", shown(text))
+
+
 def direction(texts: Iterable[str]) -> str:
     """'rtl' where the first letter is of a script that is read from right to left, else 'ltr'.
 

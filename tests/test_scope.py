@@ -25,6 +25,7 @@ from lrp_lens import (
     RuleSet,
     attribution_graph,
     decompose,
+    load_demo_model,
     run_with_relevance,
 )
 from lrp_lens.hosts.scope import exclusive
@@ -85,7 +86,7 @@ def embedding_relevance(model: Model, tokens: Tensor, hooks: list[Any] | None = 
     return (kept[-1] * torch.autograd.grad(value.sum(), kept[-1])[0]).detach()
 
 
-def relevance(model: Model, tokens: Tensor, rules: RuleSet = ATTN_LRP) -> Tensor:
+def relevance(model: Model, tokens: Tensor | str, rules: RuleSet = ATTN_LRP) -> Tensor:
     return run_with_relevance(model, tokens, METRIC, rules=rules)[1]["hook_embed"]
 
 
@@ -144,6 +145,16 @@ def test_threads_take_turns_with_one_model(build: Callable[[str], Model]) -> Non
         found = list(pool.map(lambda run: run(), runs * 3))
     assert all(same(one, other) for one, other in zip(alone * 3, found, strict=True))
     assert differences(before, state(model)) == []
+
+
+def test_threads_take_turns_with_one_tokenizer() -> None:
+    """transformer_lens sets the model's defaults while it tokenises: a thread would see another's BOS."""
+    model = load_demo_model(device="cpu")
+    prompts = ["then mary and john went to the park . john gave the key to", "mary gave the key to"] * 6
+    alone = [relevance(model, prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda prompt: relevance(model, prompt), prompts))
+    assert all(same(one, other) for one, other in zip(alone, found, strict=True))
 
 
 def test_two_models_do_not_wait_for_each_other(build: Callable[[str], Model], tokens: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.token_batch import Branch, TokenBatch
 
 PaddingSide = Literal["left", "right"]
@@ -38,7 +39,8 @@ def _tokenizer(model: Any, what: str) -> Any:
 def string_ids(model: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without BOS."""
     _tokenizer(model, f"The text {text!r}")
-    return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
+        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
 
 
 def token_id(model: Any, text: str) -> int:
@@ -115,7 +117,8 @@ def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[in
             raise InputError(
                 "A prompt has at least one token besides BOS; received an empty string. Pass some text."
             )
-        return _text_ids(model, prompt, prepend_bos)
+        with exclusive(model):
+            return _text_ids(model, prompt, prepend_bos)
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import embedded
 from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
@@ -119,7 +119,7 @@ def plotly_text(text: str) -> str:
         >>> plotly_text("<b> $x$ 5 %")
         '&lt;b&gt; &#36;x&#36; 5 %'
     """
-    text = shown(text)
+    text = embedded(text)
     for plain, entity in _ENTITIES.items():
         text = text.replace(plain, entity)
     return text
