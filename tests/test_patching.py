@@ -486,17 +486,17 @@ def test_integrated_gradients_sum_to_the_change_of_the_metric(gpt2):
     assert (passed.forwards, passed.backwards) == (14, 13)
 
 
-def test_one_step_at_the_middle_is_the_mean_of_nothing_else(gpt2):
-    """LRP coefficients average the same way; where the embeddings are the same, the path is a point."""
-    other = CORRUPTED.clone()
-    other[:, -1] = CLEAN[:, -1]
-    with pytest.raises(InputError, match="are the same"):
-        patching.integrated_pass(gpt2, CORRUPTED, CORRUPTED, METRIC, steps=3, rules=RELP)
-    before = LogitDiff(5, 7, pos=-2)  # what the last token is does not matter to it
-    passed = patching.integrated_pass(gpt2, CORRUPTED, other, before, steps=3, rules=RELP)
-    plain = patching.patching_pass(gpt2, CORRUPTED, before, rules=RELP)
+def test_one_step_is_the_pass_at_the_middle_of_the_path(gpt2):
+    """LRP coefficients are averaged like gradients: those of one step are those between the two embeddings."""
+    passed = patching.integrated_pass(gpt2, CORRUPTED, CLEAN, METRIC, steps=1, rules=RELP)
+    end = gpt2.run_with_cache(CLEAN)[1]["hook_embed"].detach()
+    with gpt2.hooks(fwd_hooks=[("hook_embed", lambda tensor, hook: (tensor + end) / 2)]):
+        plain = patching.patching_pass(gpt2, CORRUPTED, METRIC, rules=RELP)
     name = record_name("mlp_out", 0)
     torch.testing.assert_close(passed.gradients[name], plain.gradients[name])
+    assert not torch.allclose(
+        passed.gradients[name], patching.patching_pass(gpt2, CORRUPTED, METRIC, rules=RELP).gradients[name]
+    )
 
 
 # ------------------------------------------------------------------------------------ controls
