@@ -22,6 +22,7 @@ from lrp_lens import (
     RELP,
     InputError,
     LogitDiff,
+    MetricError,
     SequenceLogit,
     SequenceLogitDiff,
     SequenceLogProb,
@@ -45,7 +46,7 @@ from lrp_lens.patching import (
     get_lrp_patch_attn_head_out_by_pos,
     patching_pass,
 )
-from lrp_lens.plots import token_heatmap_html, token_heatmap_text
+from lrp_lens.plots import graph_html, token_heatmap_html, token_heatmap_text
 from lrp_lens.run.cache import RelevanceCache
 from tests import zoo
 
@@ -166,7 +167,7 @@ def test_answers_of_one_token_are_a_logit_difference() -> None:
 def test_words_say_the_answers(word_model: Any) -> None:
     metric = SequenceLogitDiff("john and tom", "mary and")
     _, cache = run_with_relevance(word_model, "mary gave the ball to", metric)
-    assert cache.towards == ("johnandtom", "maryand") or cache.towards == ("john and tom", "mary and")
+    assert cache.towards == ("john and tom", "mary and")
     assert "log-probabilities" in cache.metric_text and "SequenceLogitDiff(" in cache.metric_text
     frame = cache.tokens().to_dataframe()
     assert frame["answer"].tolist()[-3:] == ["target", "target", "contrast"]
@@ -444,3 +445,23 @@ def test_heat_maps_part_the_answers_from_the_prompt() -> None:
     assert [word for word in text.split() if word.endswith(":")][:2] == ["target:", "contrast:"]
     _, plain = run_with_relevance(model_of("bridge"), PROMPT, LogitDiff(3, 6))
     assert 'class="lrp-answer"' not in token_heatmap_html(plain.tokens())
+
+
+def test_a_list_of_texts_is_one_answer_for_each_prompt(word_model: Any) -> None:
+    prompts = ["mary gave the ball to", "then john went to the store and"]
+    target, contrast = ["john and tom", "tom"], ["mary", "mary and john"]
+    _, batch = run_with_relevance(word_model, prompts, SequenceLogitDiff(target, contrast))
+    for index, prompt in enumerate(prompts):
+        metric = SequenceLogitDiff(target[index], contrast[index])
+        _, alone = run_with_relevance(word_model, prompt, metric)
+        assert batch.metric_value[index].item() == pytest.approx(alone.metric_value.item(), abs=1e-4)
+    assert alone.towards == ("tom", "mary and john")
+    with pytest.raises(MetricError, match=r"for a batch of 1|answers for 2 and 1 prompts"):
+        run_with_relevance(word_model, prompts[0], SequenceLogProb(target))
+
+
+def test_graphs_mark_the_answers() -> None:
+    graph = attribution_graph(model_of("bridge"), PROMPT, DIFF, mass=1.0, node_threshold=0.0)
+    assert "(target)" in repr(graph) and "(target)" in graph_html(graph) and "(contrast)" in graph_html(graph)
+    plain = attribution_graph(model_of("bridge"), PROMPT, LogitDiff(3, 6))
+    assert "(target)" not in graph_html(plain) + repr(plain)

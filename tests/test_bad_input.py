@@ -23,10 +23,13 @@ from lrp_lens import (
     RelevanceCache,
     SequenceLogit,
     SequenceLogitDiff,
+    SiteError,
     attribution_graph,
     component_edges,
     decompose,
+    explain,
     faithfulness,
+    load_demo_model,
     load_model,
     run_with_relevance,
 )
@@ -35,8 +38,8 @@ from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import read_prompt
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.hosts import loading
-from lrp_lens.hosts.names import resolve_name
-from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.tokens import TextWarning, tokenize
 from lrp_lens.patching import get_act_patch_resid_pre, integrated_pass, patching_pass
 from lrp_lens.patching.compare import compare
 from tests import zoo
@@ -315,3 +318,26 @@ def test_errors_of_the_command_are_text() -> None:
 def test_a_byte_order_mark_is_no_token(tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfmary gave\r\n")
     assert read_prompt(None, None, str(tmp_path / "prompt.txt")) == "mary gave"
+
+
+def test_what_a_reviewer_found() -> None:
+    """Lone surrogates, ids as target, paths of explanations, complex metrics, a hook that cuts the logits off."""
+    model = load_demo_model(device="cpu")
+    prompt = "then mary and john went to the park . john gave the key to"
+    with pytest.warns(TextWarning, match="lone surrogate"):
+        run_with_relevance(model, "then mary \ud800 went to the", LogitDiff("mary", "john"))
+    mary = model.to_tokens("mary", prepend_bos=False).item()
+    explained = explain(model, prompt, mary, "john")
+    assert explained.target.text == "mary"
+    for path in ("a\0.json", "/tmp/a\ud800.json", "/nope/x"):
+        with pytest.raises(InputError):
+            explained.save(path)
+    for wrong in (10**6, -1, True):
+        with pytest.raises(InputError, match="an id in"):
+            explain(model, prompt, wrong, "john")
+    with pytest.raises(MetricError, match="real numbers"):
+        run_with_relevance(model, prompt, lambda logits: logits[:, -1, 5] * 1j)
+    last = Names.resid_post(model.cfg.n_layers - 1)
+    cut = [(last, lambda tensor, hook: tensor.detach())]
+    with model.hooks(fwd_hooks=cut), pytest.raises((MetricError, SiteError), match="a hook on the model"):
+        run_with_relevance(model, prompt, LogitDiff("mary", "john"))

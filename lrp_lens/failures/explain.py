@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.pair import Pair, choice
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import token_id, token_strings, tokenize
 from lrp_lens.masking import Question
@@ -37,8 +39,8 @@ TokenIds = Sequence[int] | Int[Tensor, "..."]
 def explain(
     model: Any,
     prompt: str | Case | TokenIds | None = None,
-    target: str | None = None,
-    contrast: str | None = None,
+    target: str | int | None = None,
+    contrast: str | int | None = None,
     *,
     case: Case | None = None,
     rules: RuleSet | str = ATTN_LRP,
@@ -53,8 +55,10 @@ def explain(
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
         prompt: text; or token ids, [pos] or [1, pos], taken as they are; or a case.
-        target: the token whose preference is explained, one token; None takes the model's first choice.
-        contrast: the token to compare it with, one token; None takes the model's best other choice.
+        target: the token whose preference is explained, text of one token or its id; None takes the model's first
+            choice.
+        contrast: the token to compare it with, text of one token or its id; None takes the model's best other
+            choice.
         case: prompt, target and contrast together, instead of these three.
         rules: a rule set or the name of a preset.
         top_k: how many of the blamed tokens the check masks at most.
@@ -92,7 +96,7 @@ def explain(
     def text_of(token: int) -> str:
         return token_strings(model, [token])[0]
 
-    wanted = [None if one is None else token_id(model, one) for one in (target, contrast)]
+    wanted = [_token(model, one) for one in (target, contrast)]
     pair = Pair(target=wanted[0], contrast=wanted[1], text_of=text_of)
     rows, relevance = run_with_relevance(model, batch.ids, pair, rules=rules, logits="metric")
     metric = relevance.metric.metric
@@ -139,8 +143,8 @@ def explain(
 
 
 def _question(
-    prompt: Any, target: str | None, contrast: str | None, case: Case | None
-) -> tuple[str | TokenIds, str | None, str | None]:
+    prompt: Any, target: str | int | None, contrast: str | int | None, case: Case | None
+) -> tuple[str | TokenIds, str | int | None, str | int | None]:
     """Prompt, target and contrast, from the arguments or from the case."""
     if case is not None:
         if not (prompt is None and target is None and contrast is None):
@@ -182,6 +186,18 @@ def _unknown_words(model: Any, batch: TokenBatch) -> tuple[str, ...]:
     if not positions:
         return ()
     return (f"words the model does not know, at positions {', '.join(map(str, positions))}",)
+
+
+def _token(model: Any, token: Any) -> int | None:
+    """The id of a target or contrast."""
+    if token is None or isinstance(token, str):
+        return None if token is None else token_id(model, token)
+    count = vocabulary_size(model)
+    if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < count:
+        raise InputError(
+            f"A target or contrast is the text of one token or an id in [0, {count}); received {token!r}."
+        )
+    return int(token)
 
 
 def _only_example(view: View) -> View:

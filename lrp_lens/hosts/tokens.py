@@ -36,9 +36,22 @@ def _tokenizer(model: Any, what: str) -> Any:
     return tokenizer
 
 
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer takes; a `TextWarning` says so."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if "\ufffd" in whole and "\ufffd" not in text:
+        warnings.warn(
+            "The text holds a lone surrogate, half of a character; it is read as U+FFFD, as files with such bytes are.",
+            TextWarning,
+            stacklevel=3,
+        )
+    return whole
+
+
 def string_ids(model: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without BOS."""
     _tokenizer(model, f"The text {text!r}")
+    text = _encodable(text)
     with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
         return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
 
@@ -89,7 +102,7 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
     """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
-    tokenizer = _tokenizer(model, "A text prompt")
+    tokenizer, text = _tokenizer(model, "A text prompt"), _encodable(text)
     plain: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
     if prepend_bos is False:
         return plain

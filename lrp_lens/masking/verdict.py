@@ -12,7 +12,7 @@ and g_d(k) the gap after masking the first k tokens of the random order d:
 3. f = 10 % of |g(0)| is the least change that counts.  Then the outcome is
 
    supported        a > high and a ≥ f
-   contradicted     a < low and r − a ≥ f (less than random), or a ≤ −f and a < r − s (the wrong way)
+   contradicted     a < low, and r − a ≥ f (less than random) or a ≤ −f (the wrong way)
    not supported    otherwise, if a < f (hardly any drop) or a < r (no more than random)
    undecided        otherwise: more than the average random order, but within what random ones do; and wherever
                     nothing can be tested (no token to mask, no more maskable tokens than masked ones, n < 5)
@@ -110,7 +110,7 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
     low, high, least = mean - half, mean + half, LEAST * abs(gaps[0])
     if drop > high and drop >= least:
         outcome, words = Outcome.SUPPORTED, "more than random tokens do"
-    elif drop <= -least and drop < mean - spread:
+    elif drop <= -least and drop < low:
         outcome, words = Outcome.CONTRADICTED, "the wrong way, unlike random tokens"
     elif drop < low and mean - drop >= least:
         outcome, words = Outcome.CONTRADICTED, "less than random tokens do"

@@ -55,6 +55,11 @@ class CallableMetric(Metric):
             raise MetricError(
                 f"A metric returns a tensor of shape [batch]; the callable returned {type(value).__name__}."
             )
+        if value.is_complex() or not value.is_floating_point():
+            raise MetricError(
+                f"A metric returns real numbers of a float type; the callable returned {value.dtype}. Take .real, "
+                ".abs() or .double()."
+            )
         value = value[None] if value.ndim == 0 and logits.shape[0] == 1 else value
         if value.shape != (logits.shape[0],):
             raise MetricError(

@@ -26,16 +26,20 @@ Quantity = Literal["log_prob", "logit"]
 
 
 def _spans(answer: Any, owner: str) -> tuple[Any, ...]:
-    """One span (a string, or a sequence of tokens), or one per example, as a tuple of spans."""
+    """One span (a text, or a sequence of tokens), or one per example, as a tuple of spans.
+
+    A list of texts, or of lists, is one answer for each example; a list with token ids is one answer.
+    """
     value = plain(answer)
     if isinstance(value, str):
         return (value,)
     value = tuple(map(plain, value)) if isinstance(value, Sequence) else ()
-    spans = value if value and nested(value[0]) else (value,)
+    several = value and all(isinstance(item, str) or nested(item) for item in value)
+    spans = value if several else (value,)
     if not all(isinstance(span, str | Sequence) and len(span) for span in spans):
         raise MetricError(
-            f"{owner} needs an answer of at least one token (text, or a list of tokens), or a list of such lists; "
-            f"received {answer!r}."
+            f"{owner} needs an answer of at least one token (text, or a list of token ids), or a list of these, one "
+            f"for each prompt; received {answer!r}."
         )
     return tuple(span if isinstance(span, str) else token_tuple(span, owner) for span in spans)
 
@@ -55,7 +59,12 @@ def _tokenised(spans: tuple[Any, ...], metric: Metric) -> tuple[tuple[Any, ...],
 
 
 def _text(span: Any, text_of: TextOf) -> str:
-    return span if isinstance(span, str) else "".join(text_of(span))
+    """The answer as text; words with spaces between them where tokens are words that bring none."""
+    if isinstance(span, str):
+        return span
+    pieces = list(text_of(span))
+    bare = len(pieces) > 1 and all(piece == piece.strip() and piece.isalpha() for piece in pieces)
+    return (" " if bare else "").join(pieces)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class SequenceLogit(_Answer):
     Linear in the logits, so that relevance can sum to it; but logits of different positions have different offsets.
 
     Args:
-        answer: a string of any number of tokens, or a sequence of tokens; or a list of sequences, one per example.
+        answer: a text of any number of tokens, or a list of token ids; or a list of these, one per example.
         average: mean over the tokens in place of their sum.
 
     Example:
@@ -109,7 +118,7 @@ class SequenceLogProb(_Answer):
     Not linear in the logits: the ledger shows what the log-softmax absorbs, an answer's sum of entropies.
 
     Args:
-        answer: a string of any number of tokens, or a sequence of tokens; or a list of sequences, one per example.
+        answer: a text of any number of tokens, or a list of token ids; or a list of these, one per example.
         average: mean over the tokens in place of their sum.
 
     Example:
@@ -135,7 +144,7 @@ class SequenceLogitDiff(Metric):
     rows.  For answers of one token each it is the `LogitDiff` of these tokens.
 
     Args:
-        target: answer, a string of any number of tokens, or a sequence of tokens; or one per example.
+        target: answer, a text of any number of tokens, or a list of token ids; or a list of these, one per example.
         contrast: answer, as `target`.
         of: "log_prob" (default): log-probabilities, whose sum is the answer's; "logit": raw logits, linear, but
             logits of different positions have different offsets, which their difference keeps.

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.nodes import answer_mark
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.graph_data import drawn, largest
@@ -236,4 +237,6 @@ def _nodes(
 
 
 def _name(graph: AttributionGraph, position: int) -> str:
-    return plotly_text(f"{visible_token(graph.token_strings[position])} @{position}")
+    return plotly_text(
+        f"{visible_token(graph.token_strings[position])} @{position}{answer_mark(graph, position)}"
+    )

@@ -15,7 +15,7 @@ import numpy as np
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.folding import is_move
-from lrp_lens.attribution_graphs.arrays.nodes import carrier_name
+from lrp_lens.attribution_graphs.arrays.nodes import answer_mark, carrier_name
 from lrp_lens.attribution_graphs.arrays.pruning import mass_before, slices
 from lrp_lens.plots.palette import visible_token
 from lrp_lens.views import View
@@ -35,7 +35,7 @@ def graph_data(graph: AttributionGraph, max_edges: int) -> dict[str, Any]:
     scale = is_move(graph) & ~special_edge
     return {
         "boundaries": [one.label for one in graph.boundaries],
-        "tokens": [visible_token(one) for one in graph.token_strings],
+        "tokens": [visible_token(one) + answer_mark(graph, at) for at, one in enumerate(graph.token_strings)],
         "special": np.flatnonzero(graph.special).tolist(),
         "targets": [list(one) for one in graph.targets],
         "nodes": [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.files import write_text
+from lrp_lens.files import require_writable, write_text
 from lrp_lens.plots import Palette
 from lrp_lens.report.explanation import write_report
 
@@ -17,7 +17,7 @@ def save_explanation(
     explanation: Explanation, path: str | PathLike[str], *, palette: Palette = "default"
 ) -> tuple[Path, ...]:
     """See Explanation.save."""
-    base = Path(path)
+    base = require_writable(path)
     suffix = base.suffix.lower()
     if suffix in _PAGE:
         return (write_report(explanation, base, palette=palette),)
@@ -28,8 +28,8 @@ def save_explanation(
             f"An explanation is written as .html, as .json, or as both where the name has no suffix; received "
             f"{fspath(path)!r}. Try {str(base.with_suffix('.html'))!r}."
         )
-    page = write_report(explanation, base.with_suffix(".html"), palette=palette)
-    return page, write_json(explanation, base.with_suffix(_NUMBERS))
+    page, numbers = (require_writable(base.with_suffix(one)) for one in (_PAGE[0], _NUMBERS))
+    return write_report(explanation, page, palette=palette), write_json(explanation, numbers)
 
 
 def write_json(explanation: Explanation, path: str | PathLike[str]) -> Path:

@@ -110,7 +110,9 @@ def neurons(cache: Cache, layer: int, by_position: bool) -> View:
         )
     values = cache.batch.per_position(cache[key])
     dims = ("position", "neuron") if by_position else ("neuron",)
-    return _view(cache, values if by_position else values.sum(1), dims, f"L{layer} neuron relevance")
+    return _view(
+        cache, values if by_position else values.sum(1), dims, f"L{layer % cache.n_layers} neuron relevance"
+    )
 
 
 def components(cache: Cache) -> View:

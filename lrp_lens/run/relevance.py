@@ -153,7 +153,8 @@ def run_with_relevance(
         value = bound.read(rows)
         if not value.requires_grad:
             raise MetricError(
-                f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
+                f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax; "
+                "or a hook on the model cuts the logits off (model.reset_hooks() removes them all)."
             )
         capped = any(rules.may_take(site) for site in sites.of(LogitSite))
         if everything and (not bound.metric.linear or capped):

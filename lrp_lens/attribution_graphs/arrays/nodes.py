@@ -146,8 +146,14 @@ def edge_name(graph: "AttributionGraph", source: tuple[int, int], target: tuple[
 
 
 def place_name(graph: "AttributionGraph", position: int) -> str:
-    """`' to'@14`."""
-    return f"{graph.token_strings[position]!r}@{position}"
+    """`' to'@14`; of an answer that a metric appended, `' An'@15 (target)`."""
+    return f"{graph.token_strings[position]!r}@{position}{answer_mark(graph, position)}"
+
+
+def answer_mark(graph: "AttributionGraph", position: int) -> str:
+    """` (target)` behind a token of an answer that a metric appended, "" in the prompt."""
+    role = graph.answers[position] if graph.answers else ""
+    return f" ({role})" if role else ""
 
 
 def head_of(part: str) -> int | None:

@@ -161,7 +161,9 @@ class StatePass:
             value = bound.read(output)
             if not value.requires_grad:
                 raise MetricError(
-                    f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid .item() and argmax."
+                    f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid "
+                    ".item() and argmax; or a hook on the model cuts the logits off (model.reset_hooks() removes them "
+                    "all)."
                 )
             (gradient,) = torch.autograd.grad(value.sum(), leaves[-1])
         self.metric, self.metric_value = bound, float(value.detach()[0])
