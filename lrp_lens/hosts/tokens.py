@@ -103,9 +103,8 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
 def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
     """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
     tokenizer, text = _tokenizer(model, "A text prompt"), _encodable(text)
-    plain: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
     if prepend_bos is False:
-        return plain
+        return string_ids(model, text)
     bos = getattr(tokenizer, "bos_token_id", None)
     if prepend_bos and bos is None:
         raise InputError(
@@ -113,7 +112,8 @@ def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
         )
     asked = {} if prepend_bos is None else {"prepend_bos": prepend_bos}
     ids: list[int] = model.to_tokens(text, truncate=False, **asked)[0].tolist()
-    if prepend_bos is None and bos is not None and plain[:1] == [bos] and ids[:2] == [bos, bos]:
+    twice = prepend_bos is None and bos is not None and ids[:2] == [bos, bos]
+    if twice and (plain := string_ids(model, text))[:1] == [bos]:
         warnings.warn(
             f"The prompt begins with {tokenizer.decode([bos])!r} already (a chat template's text does), so no second "
             "BOS was added. Pass prepend_bos=True to add one, prepend_bos=False to say that there is to be none.",
