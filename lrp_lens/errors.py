@@ -1,10 +1,14 @@
-"""The four errors of lrp_lens; each message says the invariant, what was received, and the likely fix."""
+"""The errors of lrp_lens: one base, four kinds.  Each message says the invariant, what was received, the likely fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class InputError(ValueError):
+class LrpLensError(ValueError):
+    """Base of every error that lrp_lens raises on purpose; catch this one for all of them."""
+
+
+class InputError(LrpLensError):
     """A prompt, token, position, file or option that the call cannot work with."""
 
 
@@ -14,11 +18,11 @@ class UnknownNameError(InputError, KeyError):
     __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
-class MetricError(ValueError):
+class MetricError(LrpLensError):
     """A metric that cannot be read from these logits or bound to this tokenizer."""
 
 
-class RuleError(ValueError):
+class RuleError(LrpLensError):
     """A relevance rule with impossible settings, one that does not fit, or one that does not answer an analysis."""
 
     def __init__(
@@ -33,7 +37,7 @@ class RuleError(ValueError):
         """What asked, e.g. "component_edges"."""
 
 
-class SiteError(ValueError):
+class SiteError(LrpLensError):
     """An operation of the model that no rule knows, or an edit that the host drops."""
 
 

@@ -1,4 +1,4 @@
-"""compare, its statistics, rule suggestions and plots; statistics against literal definitions."""
+"""compare, rule suggestions and plots."""
 
 import subprocess
 import sys
@@ -28,17 +28,6 @@ from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison, Cost, Scores
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import FACETS
-from lrp_lens.patching.statistics import (
-    above_floor,
-    bootstrap_weights,
-    halves,
-    interval,
-    pearson,
-    scale,
-    sign_agreement,
-    spearman,
-    top_overlap,
-)
 from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.palette import plotly_text
 from tests import zoo
@@ -78,70 +67,6 @@ def found(model):
         samples=100,
         engine="batched",
     )
-
-
-# ------------------------------------------------------------------------------------ statistics
-def test_statistics_equal_their_definitions():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 3, 40))
-    b[:, :20] = 0  # ties
-    for row in range(3):
-        x, y = a[row], b[row]
-        assert np.isclose(pearson(a, b)[row], np.corrcoef(x, y)[0, 1])
-        assert np.isclose(scale(a, b)[row], np.linalg.lstsq(y[:, None], x, rcond=None)[0][0])
-        expected = np.corrcoef(pd.Series(x).rank(), pd.Series(y).rank())[0, 1]
-        assert np.isclose(spearman(a, b)[row], expected)
-        sign = np.mean([np.sign(p) == np.sign(q) for p, q in zip(x, y, strict=True) if q != 0])
-        assert np.isclose(sign_agreement(a, b)[row], sign)
-        best = set(np.argsort(-np.abs(x))[:5]) & set(np.argsort(-np.abs(y))[:5])
-        assert np.isclose(top_overlap(5)(a, b)[row], len(best) / 5)
-
-
-def test_statistics_without_an_answer_are_nan():
-    flat, some = np.zeros((1, 4)), np.array([[1.0, 2.0, 3.0, 4.0]])
-    assert np.isnan(pearson(flat, some)) and np.isnan(spearman(some, flat))
-    assert np.isnan(sign_agreement(some, flat)) and np.isnan(top_overlap(5)(some, some))
-    assert np.isnan(interval(np.array([0.5]))[1])
-
-
-def test_ties_in_the_top_k_are_broken_in_expectation():
-    """Against the mean over random orders of the cells; no order of the cells matters."""
-    rng = np.random.default_rng(3)
-    scores, exact = rng.integers(-2, 3, size=(2, 1, 6)).astype(float)
-    for k in range(1, 7):
-        shares = []
-        draws = np.random.default_rng(k)
-        for _ in range(4000):
-            tops = []
-            for values in (scores[0], exact[0]):
-                order = draws.permutation(6)
-                tops.append(set(order[np.argsort(-np.abs(values[order]), kind="stable")[:k]]))
-            shares.append(len(tops[0] & tops[1]) / k)
-        found = top_overlap(k)(scores, exact)[0]
-        assert abs(found - np.mean(shares)) < 4 * np.std(shares) / np.sqrt(4000) + 1e-12
-        swap = rng.permutation(6)
-        assert np.isclose(top_overlap(k)(scores[:, swap], exact[:, swap])[0], found)
-    flat, some = np.zeros((1, 4)), np.array([[4.0, 3.0, 2.0, 1.0]])
-    assert top_overlap(1)(flat, some) == 0.25  # chance, where the first cell would have been a hit
-    assert np.isnan(top_overlap(1)(some, flat)) and np.isnan(top_overlap(1)(flat, flat))
-
-
-def test_no_cell_is_above_the_floor_of_nothing():
-    assert not above_floor(np.zeros(3), 0.01).any() and not above_floor(np.zeros(3), 0).any()
-    assert above_floor(np.array([0.0, 1.0]), 0).all()
-
-
-def test_bootstrap_weights_are_resampled_means():
-    weights = bootstrap_weights(8, 2000, seed=0)
-    np.testing.assert_allclose(weights.sum(1), 1)
-    np.testing.assert_allclose(weights[0], 1 / 8)
-    values = np.arange(8.0)
-    assert np.isclose((weights[1:] @ values).std(), values.std() / np.sqrt(8), rtol=0.1)
-
-
-def test_halves_of_equal_prompts_agree():
-    exact = np.tile(np.arange(5.0), (6, 1))
-    np.testing.assert_allclose(halves(exact, pearson, 5, 0), (1, 1, 1))
 
 
 # ------------------------------------------------------------------------------------ the comparison

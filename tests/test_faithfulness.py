@@ -26,10 +26,9 @@ from lrp_lens.masking import (
 from lrp_lens.masking import replacement as replacement_module
 from lrp_lens.masking.baselines import pattern_points
 from lrp_lens.masking.curves import Plan, as_plan, curves, prefix_masks, relevance_order
-from lrp_lens.masking.measures import evidence_overlap, ranks, spearman
+from lrp_lens.masking.measures import evidence_overlap
 from lrp_lens.masking.methods import as_methods, inapplicable
 from lrp_lens.masking.question import MaskedRuns, questions, require_seed
-from lrp_lens.masking.statistics import bootstrap_mean
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -188,12 +187,6 @@ def test_overlap_by_hand() -> None:
     assert evidence_overlap(np.array([3, 1, 2, 4]), evidence) == (0.0, pytest.approx(1 / 3))
     assert evidence_overlap(np.array([2, 1, 3, 4]), evidence) == (1.0, 1.0)
     assert np.isnan(evidence_overlap(np.array([3, 4]), evidence)).all()
-
-
-def test_ranks_share_ties() -> None:
-    assert ranks(np.array([2.0, 1.0, 2.0, 5.0])).tolist() == [2.5, 1, 2.5, 4]
-    assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
-    assert spearman(np.arange(4.0), np.arange(4.0) ** 3) == pytest.approx(1)
 
 
 def test_ties_are_broken_at_random_and_special_tokens_left_out() -> None:
@@ -407,27 +400,7 @@ def test_an_interrupted_run_keeps_what_is_finished(model: Any) -> None:
         faithfulness(model, short_cases(1)[0], impatient)
 
 
-# ------------------------------------------------------------------------------------ statistics
-def test_the_interval() -> None:
-    rng = np.random.default_rng(0)
-    mean, low, high, n = bootstrap_mean(rng.normal(2, 1, 400))
-    assert n == 400 and low < mean < high
-    assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.15)
-    covered = 0
-    for seed in range(200):
-        _, low, high, _ = bootstrap_mean(
-            np.random.default_rng(seed).exponential(size=60), level=0.9, resamples=300
-        )
-        covered += low < 1 < high
-    assert 0.8 < covered / 200 < 0.97
-    mean, low, high, n = bootstrap_mean(np.array([3.0, np.nan]))
-    assert (mean, n) == (3.0, 1) and np.isnan([low, high]).all()
-    assert np.isnan(bootstrap_mean(np.array([np.nan]))[0])
-    for wrong in (dict(level=1.0), dict(resamples=0)):
-        with pytest.raises(InputError, match="0 < level < 1"):
-            bootstrap_mean(np.ones(3), **wrong)
-
-
+# ------------------------------------------------------------------------------------ tables
 def test_differences_are_paired(model: Any) -> None:
     result = faithfulness(model, short_cases(4), ["random", "ATTN_LRP", "CP_LRP"])
     wide = result.cases.pivot(index="case", columns="method", values="delta_a")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph, graph_measures
-from lrp_lens.attribution_graphs.arrays.statistics import entropy, gini, needed, top_share
 from lrp_lens.errors import InputError
+from lrp_lens.views.statistics.concentration import entropy, gini, needed, top_share
 from tests.frozen_network import FrozenNetwork
 
 

@@ -14,8 +14,8 @@ from transformer_lens import ActivationCache
 
 import lrp_lens
 from benchmarks import patching_agreement
-from lrp_lens import attribution_graphs as graphs
 from lrp_lens import circuits, plots
+from lrp_lens.attribution_graphs import arrays as graphs
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.masking import BASELINES
 from tests import zoo

@@ -23,6 +23,7 @@ from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
+from lrp_lens.views.statistics.intervals import percentile_interval
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
@@ -75,13 +76,7 @@ class CircuitCurve:
 
     def interval(self) -> np.ndarray:
         """Bootstrap interval of f(k), [bound, row, size]; NaN for a single prompt."""
-        return self._bounds(self._samples())
-
-    def _bounds(self, samples: np.ndarray) -> np.ndarray:
-        if len(self.full) < 2 or not len(samples):
-            return np.full((2, *samples.shape[1:]), np.nan)
-        tail = (1 - self.confidence) / 2
-        return np.asarray(np.nanquantile(samples, [tail, 1 - tail], axis=0))
+        return percentile_interval(self._samples(), self.confidence)
 
     def areas(self) -> pd.DataFrame:
         """One row per method: cpr (signed ranking) and cmd (absolute ranking), each with its bootstrap interval."""
@@ -91,9 +86,9 @@ class CircuitCurve:
             row: dict[str, Any] = {"method": method}
             for name, ranking, area in (("cpr", "signed", cpr), ("cmd", "absolute", cmd)):
                 index = self._row(method, ranking)
-                low, high = self._bounds(area(self.fractions, samples[:, index])[:, None])
+                low, high = percentile_interval(area(self.fractions, samples[:, index]), self.confidence)
                 row |= {name: float(area(self.fractions, point[index]))}
-                row |= {f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
+                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
             rows.append(row)
         return pd.DataFrame(rows)
 

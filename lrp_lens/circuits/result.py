@@ -82,7 +82,9 @@ class ComponentEdges:
         """
         row, column = self.graph.writer(writer), self.graph.reader(reader)
         if not self.graph.connected[row, column]:
-            raise InputError(f"An edge leads forward; {writer} does not feed {reader}.")
+            raise InputError(
+                f"An edge leads forward; {writer} does not feed {reader}. Name a later reader, or swap them."
+            )
         found = self.scores[row, column]
         return np.asarray(found) if self.by_position else float(found)
 

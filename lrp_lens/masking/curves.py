@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lrp_lens.errors import InputError
-from lrp_lens.masking.measures import auc, evidence_overlap, first_true, spearman
+from lrp_lens.masking.measures import auc, evidence_overlap, first_true
 from lrp_lens.masking.question import Question
+from lrp_lens.views.statistics.agreement import spearman
 
 AOPC_FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Fractions of tokens of comprehensiveness and sufficiency (ERASER)."""
@@ -160,7 +161,7 @@ def curves(question: Question, scores: Float[np.ndarray, " pos"], plan: Plan) ->
         "srg": areas["probabilities", "lerf"] - areas["probabilities", "morf"],
         "comprehensiveness": full - float(morf["values"][np.searchsorted(down, tops)].mean()),
         "sufficiency": full - float(lerf["values"][np.searchsorted(up, n - tops)].mean()),
-        "loo_correlation": spearman(scores[question.maskable], question.leave_one_out()),
+        "loo_correlation": float(spearman(scores[question.maskable], question.leave_one_out())),
     }
     measured |= _flips(question, morf["values"][at_singles], morf["choices"][at_singles])
     measured |= _evidence(question, scores)

@@ -64,25 +64,6 @@ def auc(masked: Float[np.ndarray, " step"], values: Float[np.ndarray, " step"]) 
     return float(np.sum(np.diff(masked) * (values[1:] + values[:-1]) / 2))
 
 
-def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Ranks from 1, ties sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
-def spearman(one: Float[np.ndarray, " n"], two: Float[np.ndarray, " n"]) -> float:
-    """Spearman's rank correlation; NaN if either is constant.
-
-    Example:
-        >>> spearman(np.array([1.0, 5.0, 9.0]), np.array([2.0, 3.0, 1.0]))
-        -0.5
-    """
-    a, b = (ranks(values) - (len(values) + 1) / 2 for values in (one, two))
-    scale = np.sqrt(np.sum(a * a) * np.sum(b * b))
-    return float(np.sum(a * b) / scale) if scale > 0 else float("nan")
-
-
 def first_true(reached: Bool[np.ndarray, " step"]) -> int:
     """Tokens masked until the event, from whether it holds after 1, 2, …, K tokens; K + 1 if it never does.
 

@@ -280,10 +280,12 @@ def questions(
     batches = [tokenize(model, text, None, prepend_bos) for text in texts]
     for index, batch in enumerate(batches):
         if len(batch.ids) != 1:
-            raise InputError(f"A case is one prompt; case {index} is a batch of {len(batch.ids)}.")
+            raise InputError(
+                f"A case is one prompt; case {index} is a batch of {len(batch.ids)}. Pass a list of cases."
+            )
         if bool(batch.special.all()):
             raise InputError(
-                f"A prompt needs a token that may be masked; case {index} is {batch.strings[0]}."
+                f"A prompt needs a token that may be masked; case {index} is {batch.strings[0]}. Leave it out."
             )
     pool = torch.cat([batch.ids[0, ~batch.special[0]] for batch in batches])
     shared = make_replacement(model, replacement, pool)

@@ -123,7 +123,9 @@ def embedding_port(model: Any) -> Port:
     """
     port = resolve(model).record_of[Names.EMBED].port
     if port is None:
-        raise SiteError("Masking needs a hook point at the token embeddings; this host has none.")
+        raise SiteError(
+            "Masking needs a hook point at the token embeddings; this host has none. Use the other host for this model."
+        )
     return port
 
 

@@ -12,8 +12,8 @@ from lrp_lens.characters import isolated, shown
 from lrp_lens.errors import InputError
 from lrp_lens.masking import storage
 from lrp_lens.masking.measures import MEASURES
-from lrp_lens.masking.statistics import bootstrap_mean
 from lrp_lens.views import View
+from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
 
 _SHOWN = (
     "delta_a", "srg", "comprehensiveness", "sufficiency", "loo_correlation",
@@ -81,7 +81,7 @@ class Faithfulness:
             for method in self.methods:
                 own = group[group["method"] == method]
                 for measure in MEASURES:
-                    interval = bootstrap_mean(
+                    interval = mean_interval(
                         own[measure].to_numpy(dtype=np.float64), level=level, resamples=resamples, seed=seed
                     )
                     row = {"method": method, "measure": measure}
@@ -100,13 +100,10 @@ class Faithfulness:
         """
         self._require(reference, measure)
         wide = self.cases.pivot(index="case", columns="method", values=measure)
-        rows = []
-        for method in self.methods:
-            if method != reference:
-                pairs = (wide[method] - wide[reference]).to_numpy(dtype=np.float64)
-                interval = bootstrap_mean(pairs, level=level, resamples=resamples)
-                rows.append((method, *interval))
-        return pd.DataFrame(rows, columns=["method", "mean", "low", "high", "n"])
+        found = paired_differences(
+            wide[list(self.methods)], reference, level=level, resamples=resamples, method="percentile"
+        )
+        return found[["method", "mean", "low", "high", "n"]]
 
     def curves(self, *, level: float = 0.95, resamples: int = 500) -> pd.DataFrame:
         """Mean curves with intervals: columns method, order (MoRF, LeRF), masked (fraction), mean, low, high."""
@@ -116,7 +113,7 @@ class Faithfulness:
             for m, method in enumerate(self.methods):
                 for step, fraction in enumerate(masked):
                     values = np.asarray(view.values[:, m, step], dtype=np.float64)
-                    interval = bootstrap_mean(values, level=level, resamples=resamples)[:3]
+                    interval = mean_interval(values, level=level, resamples=resamples)[:3]
                     rows.append((method, order, float(fraction), *interval))
         return pd.DataFrame(rows, columns=["method", "order", "masked", "mean", "low", "high"])
 

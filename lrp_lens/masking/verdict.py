@@ -22,8 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import isfinite, isnan, sqrt
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.special import stdtrit
 
 LEAST = 0.1
 """Changes of the gap below this share of it do not count."""
@@ -106,7 +108,7 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
         )
         return Verdict(Outcome.UNDECIDED, why, drop=drop, draws=len(drops))
     mean, spread = fmean(drops), stdev(drops)
-    half = student_quantile(len(drops) - 1) * spread * sqrt(1 + 1 / len(drops))
+    half = float(stdtrit(len(drops) - 1, 0.95)) * spread * sqrt(1 + 1 / len(drops))
     low, high, least = mean - half, mean + half, LEAST * abs(gaps[0])
     if drop > high and drop >= least:
         outcome, words = Outcome.SUPPORTED, "more than random tokens do"
@@ -132,24 +134,6 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
 
 def _signed(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # never −0.00
-
-
-def student_quantile(freedom: int) -> float:
-    """95 % quantile of Student's t distribution, to 0.5 % from 4 degrees of freedom on.
-
-    Cornish-Fisher expansion around the normal quantile (Abramowitz & Stegun 26.7.5).
-
-    Example:
-        >>> [round(student_quantile(n), 2) for n in (4, 9, 100)]
-        [2.13, 1.83, 1.66]
-    """
-    z = NormalDist().inv_cdf(0.95)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
 def _tokens(count: int) -> str:

@@ -192,7 +192,10 @@ def _patch_points(
             writer = record_name("attn_out", layer)
             port, value = records[writer].port, own[writer] + (value.reshape(own[name].shape) - own[name])
         if port is None or port.name in dead(model):
-            raise SiteError(f"A patch must reach the logits; {sites.host} drops the edit at {name!r}.")
+            raise SiteError(
+                f"A patch must reach the logits; {sites.host} drops the edit at {name!r}. Leave this site out, or use "
+                "the other host for this model."
+            )
         points[layer] = (port, value)
     return points
 

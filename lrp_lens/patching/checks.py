@@ -53,12 +53,10 @@ def require_whole(value: Any, what: str, least: int) -> int:
         5
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{what} is a whole number, {what} >= {least}; received {value!r}.") from None
-    if number < least:
+        number = least - 1
+    if number < least or isinstance(value, bool):
         raise InputError(f"{what} is a whole number, {what} >= {least}; received {value!r}.")
     return number
 

@@ -37,9 +37,9 @@ from lrp_lens.patching.inputs import (
     require_usable,
 )
 from lrp_lens.patching.methods import Method, method_of
-from lrp_lens.patching.statistics import require_floor
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
+from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""

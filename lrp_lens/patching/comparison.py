@@ -14,12 +14,12 @@ from lrp_lens.errors import InputError
 from lrp_lens.patching import storage
 from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.facets import Facet
-from lrp_lens.patching.statistics import (
+from lrp_lens.rules import GRADIENT
+from lrp_lens.views import View
+from lrp_lens.views.statistics.agreement import (
     Statistic,
     above_floor,
-    bootstrap_weights,
     halves,
-    interval,
     pearson,
     require_floor,
     scale,
@@ -27,8 +27,7 @@ from lrp_lens.patching.statistics import (
     spearman,
     top_overlap,
 )
-from lrp_lens.rules import GRADIENT
-from lrp_lens.views import View
+from lrp_lens.views.statistics.intervals import bootstrap_weights, interval
 
 _DIMS = {"pos": "position", "dest_pos": "position", "src_pos": "source"}
 SPLITS = 20

@@ -93,7 +93,8 @@ def _check(fields: dict[str, Any]) -> None:
         )
     if any(len(one) != len(batch.ids) for one in activations.values()):
         raise InputError(
-            f"RelevanceCache holds {len(batch.ids)} rows of tokens; some of its activations have another number."
+            f"RelevanceCache holds {len(batch.ids)} rows of tokens; some of its activations have another number. "
+            "Pass the arrays as one run made them."
         )
     ledger: Ledger | None = fields["finished_ledger"]
     if ledger is not None and Names.EMBED in activations:
@@ -106,5 +107,6 @@ def _check(fields: dict[str, Any]) -> None:
             off = np.abs(getattr(ledger, name) - torch.as_tensor(value).numpy())
             if not (off <= _ROUNDING * ledger.magnitude).all():
                 raise InputError(
-                    f"The ledger of a RelevanceCache belongs to its activations; its {name} are off by {off.max():.3g}."
+                    f"The ledger of a RelevanceCache belongs to its activations; its {name} are off by "
+                    f"{off.max():.3g}. Pass both as one run made them."
                 )

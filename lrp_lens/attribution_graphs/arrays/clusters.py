@@ -105,7 +105,9 @@ def principal_components(profiles: View, components: int = 2) -> PrincipalCompon
             f"received {components}."
         )
     if not np.ptp(values, axis=0).any():
-        raise InputError("Principal components need profiles that differ; all of these are equal.")
+        raise InputError(
+            "Principal components need profiles that differ; all of these are equal. Add graphs of other prompts."
+        )
     fitted = PCA(components, svd_solver="full").fit(values)
     directions = fitted.components_
     sign = np.sign(directions[np.arange(components), np.abs(directions).argmax(axis=1)])

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.attribution_graphs.arrays.pruning import drop
-from lrp_lens.attribution_graphs.arrays.statistics import entropy, gini, needed, ratio, top_share
 from lrp_lens.attribution_graphs.arrays.tables import degrees
 from lrp_lens.errors import InputError
+from lrp_lens.views.statistics.concentration import entropy, gini, needed, ratio, top_share
 
 if TYPE_CHECKING:
     from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph

@@ -228,11 +228,10 @@ class GraphBuilder:
         assert layer is not None
         everything = Pruning(-1.0, -1.0, 1.0, None)
         tensors = self.run.layer(layer)
-        for _, pruned in self._closed_form(tensors, {(start.name, end.name)}, everything):
-            matrix = np.zeros((self.run.length, self.run.length))
-            matrix[pruned.target, pruned.source] = pruned.relevance
-            return matrix
-        raise AssertionError((start, end))
+        _, pruned = next(self._closed_form(tensors, {(start.name, end.name)}, everything))
+        matrix = np.zeros((self.run.length, self.run.length))
+        matrix[pruned.target, pruned.source] = pruned.relevance
+        return matrix
 
     def refine(self, *, source: tuple[int, int] | None, target: tuple[int, int], into: str) -> View:
         """What carries a node, or an edge inside one block.

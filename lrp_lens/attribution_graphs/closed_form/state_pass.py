@@ -136,7 +136,10 @@ class StatePass:
     def _forward(self, bound: BoundMetric) -> None:
         last = self.sites.record_of[self.final].port
         if last is None:
-            raise SiteError(f"A graph ends at {self.final}; {self.sites.host} has no hook point there.")
+            raise SiteError(
+                f"A graph ends at {self.final}; {self.sites.host} has no hook point there. Use the other host for this "
+                "model."
+            )
         leaves: list[Tensor] = []
 
         def leaf(tensor: Tensor, hook: Any) -> Tensor:

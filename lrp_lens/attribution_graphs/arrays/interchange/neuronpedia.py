@@ -52,7 +52,9 @@ def to_neuronpedia(
     if not 0 <= probability <= 1:
         raise InputError(f"A probability lies in 0 to 1; received {probability!r}.")
     if not graph.target_positions:
-        raise InputError("The metric's node needs a position; the graph has no target_positions.")
+        raise InputError(
+            "The metric's node needs a position; the graph has no target_positions. Make it with attribution_graph."
+        )
     if len(graph.relevance) * _LEAST_BYTES_PER_LINK > MAX_BYTES:
         raise InputError(
             f"Neuronpedia takes {MAX_BYTES // 10**6} MB; {len(graph.relevance)} edges are more. {_TOO_LARGE}"

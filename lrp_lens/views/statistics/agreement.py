@@ -1,11 +1,9 @@
-"""Agreement of two score vectors, with bootstrap intervals over prompts.
+"""Agreement of two score vectors.
 
-1. Scores are kept per prompt, [prompt, cell]; a method is judged by its mean over prompts.
-2. A bootstrap sample draws prompts with replacement; the same samples serve every method, so differences are paired.
-3. Statistics: Pearson, Spearman (average ranks, as most ties are exact zeros), sign agreement over the cells in which
-   the exact effect is not 0, and the overlap of the k cells with the largest |score| (its expectation, where cells
-   tie for the last places).
-4. Ranks and signs count a cell without effect as much as the strongest one, so they are taken over the cells above a
+1. Pearson, Spearman (average ranks, as most ties are exact zeros), sign agreement over the cells in which the exact
+   effect is not 0, and the overlap of the k cells with the largest |score| (its expectation, where cells tie for the
+   last places), of rows [..., cell].  What is undefined is NaN, without a warning.
+2. Ranks and signs count a cell without effect as much as the strongest one, so they are taken over the cells above a
    floor, a share of the largest |exact|.  Pearson and the scale keep every cell: a method that blames cells without
    effect is to be seen somewhere.
 """
@@ -18,8 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lrp_lens.errors import InputError
+from lrp_lens.views.statistics.concentration import ratio
+from lrp_lens.views.statistics.intervals import percentile_interval
 
-Rows = Float[np.ndarray, "sample cell"]
+Rows = Float[np.ndarray, "*sample cell"]
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 NOTHING = 1e-6
@@ -47,7 +47,7 @@ def above_floor(exact: Float[np.ndarray, " cell"], floor: float | int) -> Bool[n
     return (size >= floor * largest) & (largest > 0)
 
 
-def pearson(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
+def pearson(scores: Rows, exact: Rows) -> Float[np.ndarray, "*sample"]:
     """Correlation of each row; NaN where a row is constant.
 
     Example:
@@ -56,27 +56,22 @@ def pearson(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
     """
     a = scores - scores.mean(-1, keepdims=True)
     b = exact - exact.mean(-1, keepdims=True)
-    scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.where(scale > 0, (a * b).sum(-1) / np.where(scale > 0, scale, 1), np.nan)
+    return ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
 
-def _ranks(row: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2)[inverse.reshape(-1)]
-
-
-def spearman(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
-    """Rank correlation of each row, ties at their average rank.
+def spearman(scores: Rows, exact: Rows) -> Float[np.ndarray, "*sample"]:
+    """Rank correlation of each row, ties at their average rank; NaN where a row is constant.
 
     Example:
         >>> spearman(np.array([[1.0, 2.0, 9.0]]), np.array([[2.0, 4.0, 5.0]])).round(6).tolist()
         [1.0]
     """
-    return pearson(np.stack([*map(_ranks, scores)]), np.stack([*map(_ranks, exact)]))
+    from scipy.stats import rankdata  # takes a second to import
+
+    return pearson(rankdata(scores, axis=-1), rankdata(exact, axis=-1))
 
 
-def sign_agreement(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
+def sign_agreement(scores: Rows, exact: Rows) -> Float[np.ndarray, "*sample"]:
     """Share of the cells with an effect in which the score has its sign.
 
     Example:
@@ -85,19 +80,17 @@ def sign_agreement(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
     """
     effect = np.abs(exact) > NOTHING * np.abs(exact).max(-1, keepdims=True)
     agree = (np.sign(scores) == np.sign(exact)) & effect
-    count = effect.sum(-1)
-    return np.where(count > 0, agree.sum(-1) / np.maximum(count, 1), np.nan)
+    return ratio(agree.sum(-1), effect.sum(-1))
 
 
-def scale(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
+def scale(scores: Rows, exact: Rows) -> Float[np.ndarray, "*sample"]:
     """Slope of the line through 0 of scores against exact effects: 1 means equal magnitudes, which Pearson ignores.
 
     Example:
         >>> scale(np.array([[1.0, 2.0]]), np.array([[2.0, 4.0]])).tolist()
         [0.5]
     """
-    size = (exact * exact).sum(-1)
-    return np.where(size > 0, (scores * exact).sum(-1) / np.where(size > 0, size, 1), np.nan)
+    return ratio((scores * exact).sum(-1), (exact * exact).sum(-1))
 
 
 def top_overlap(k: int) -> Statistic:
@@ -113,9 +106,9 @@ def top_overlap(k: int) -> Statistic:
         [0.5]
     """
 
-    def overlap(scores: Rows, exact: Rows) -> Float[np.ndarray, " sample"]:
+    def overlap(scores: Rows, exact: Rows) -> Float[np.ndarray, "*sample"]:
         if not 1 <= k <= scores.shape[-1]:
-            return np.full(len(scores), np.nan)
+            return np.full(scores.shape[:-1], np.nan)
         shared = (_chosen(scores, k) * _chosen(exact, k)).sum(-1) / k
         return np.where(exact.any(-1), shared, np.nan)
 
@@ -125,26 +118,10 @@ def top_overlap(k: int) -> Statistic:
 def _chosen(values: Rows, k: int) -> Rows:
     """Probability of each cell to be among the k of its row with the largest |value|, ties drawn at random."""
     size = np.abs(values)
-    last = -np.partition(-size, k - 1, axis=-1)[:, k - 1 : k]
+    last = -np.partition(-size, k - 1, axis=-1)[..., k - 1 : k]
     above, tied = size > last, size == last
     places = k - above.sum(-1, keepdims=True)
     return np.asarray(above + tied * places / tied.sum(-1, keepdims=True))
-
-
-def bootstrap_weights(n_prompts: int, samples: int, seed: int) -> Float[np.ndarray, "sample prompt"]:
-    """Shares of each prompt in each bootstrap sample; the first row is the plain mean."""
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=samples)
-    return np.concatenate([np.full((1, n_prompts), 1 / n_prompts), counts / n_prompts])
-
-
-def interval(values: Float[np.ndarray, " sample"], level: float = 0.95) -> tuple[float, float, float]:
-    """The statistic itself (first entry) and its percentile bootstrap interval (the rest)."""
-    rest = values[1:][np.isfinite(values[1:])]
-    if not len(rest):
-        return float(values[0]), np.nan, np.nan
-    low, high = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
-    return float(values[0]), float(low), float(high)
 
 
 def halves(
@@ -163,7 +140,5 @@ def halves(
         second.append(exact[order[middle:]].mean(0))
     values = statistic(np.stack(first), np.stack(second))
     values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    low, high = percentile_interval(values)
+    return float(values.mean()) if len(values) else np.nan, float(low), float(high)

@@ -1,4 +1,4 @@
-"""Inequality and concentration of magnitudes, many groups at once."""
+"""Concentration of magnitudes, many groups or rows at once: Gini coefficient, entropy, the share of the largest."""
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def needed(values: np.ndarray, share: float) -> np.ndarray:
     return ((before < share * running[..., -1:]) & (magnitudes > 0)).sum(axis=-1)
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
     """part / whole, NaN where the whole is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
