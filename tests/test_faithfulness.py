@@ -338,11 +338,12 @@ def test_the_table(model: Any) -> None:
     assert set(MEASURES) < set(one.cases.columns)
     assert one.cases["correct"].tolist() == [False] * 8 + [True] * 8
     assert one.morf.dims == ("batch", "method", "masked") and one.morf.shape == (4, 4, 21)
-    np.testing.assert_allclose(one.morf.values[:, 0, 0], [case.logit_gap for case in cases], atol=2e-2)
+    stored = [case.logit_gap for case in cases]  # to three decimals
+    np.testing.assert_allclose(one.morf.values[:, 0, 0], stored, atol=6e-4)
     np.testing.assert_allclose(one.morf.values[:, :, -1], one.lerf.values[:, :, -1], atol=1e-6)
-    # the areas are those of the curves, up to the interpolation between whole tokens
-    area = (one.lerf.values - one.morf.values).mean(-1)
-    np.testing.assert_allclose(area.reshape(-1), one.cases["delta_a"], atol=0.6)
+    # The areas are those of the curves, but that 21 points leave out 1/400 of a polygon with a corner at each of 19.
+    area = np.trapezoid(one.lerf.values - one.morf.values, dx=1 / 20, axis=-1)
+    np.testing.assert_allclose(area.reshape(-1), one.cases["delta_a"], rtol=2.6e-3)
     assert "mean embedding over the vocabulary" in repr(one) and "ATTN_LRP" in repr(one)
     assert "seed 3" in one.to_markdown() and "<table" in one._repr_html_()
     assert not [point for point in model.hook_dict.values() if point.fwd_hooks]
@@ -369,7 +370,7 @@ def test_both_hosts_agree(model: Any) -> None:
     bridge = load_demo_model(host="TransformerBridge", device="cpu")
     tables = [faithfulness(one, case, [ATTN_LRP, "attention"]).cases for one in (model, bridge)]
     columns = ["delta_a", "comprehensiveness", "metric"]
-    np.testing.assert_allclose(tables[0][columns], tables[1][columns], atol=1e-3)
+    np.testing.assert_allclose(tables[0][columns], tables[1][columns], atol=1e-4)
 
 
 def test_a_rule_set_is_its_relevance(model: Any) -> None:

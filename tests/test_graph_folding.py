@@ -31,7 +31,9 @@ def check_totals(graph: AttributionGraph) -> None:
     if said:
         assert int(said[1].replace(",", "")) == len(still)
         mass = still["relevance"].abs().sum() / (np.abs(graph.relevance).sum() or 1.0)
-        assert float(said[2]) == pytest.approx(100 * mass, abs=0.051)
+        assert float(said[2]) == pytest.approx(
+            100 * mass, abs=0.051
+        )  # one decimal is printed, and three digits
         assert float(said[3]) == pytest.approx(still["relevance"].sum(), rel=1e-3, abs=1e-3)
     count = 10**4  # more than there are
     for by in ("relevance", "mass"):

@@ -134,12 +134,12 @@ def test_attribution_is_the_slope_of_small_patches(gpt2):
     with torch.no_grad():
         _, clean = gpt2.run_with_cache(CLEAN)
         _, own = gpt2.run_with_cache(CORRUPTED)
-        base = METRIC(gpt2(CORRUPTED)).mean()
     step = 1e-5
-    near = {name: own[name] + step * (clean[name] - own[name]) for name in names}
-    slope = (exact(gpt2, "attn_head_out_by_pos", near) - base) / step
+    sides = [{name: own[name] + s * (clean[name] - own[name]) for name in names} for s in (step, -step)]
+    ahead, behind = (exact(gpt2, "attn_head_out_by_pos", side) for side in sides)
+    slope = (ahead - behind) / (2 * step)
     found = patching.get_attribution_patch_attn_head_out_by_pos(gpt2, CORRUPTED, CLEAN, METRIC)
-    torch.testing.assert_close(found, slope, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found, slope, atol=1e-7, rtol=1e-6)
 
 
 @pytest.mark.skipif(not zoo.NATIVE_NAMES, reason="no HookedTransformer here")
