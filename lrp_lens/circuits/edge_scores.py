@@ -29,13 +29,13 @@ from lrp_lens.circuits.components import ComponentGraph, component_graph
 from lrp_lens.circuits.readers import reader_blocks, reader_names
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.circuits.writers import Writers
-from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
+from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.run.cache import RelevanceCache

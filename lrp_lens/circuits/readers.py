@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph
-from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import RuleError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_norm, input_weights
 from lrp_lens.hosts.sites import Sites
+from lrp_lens.ops.gates import wide
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.cache import RelevanceCache
 
