@@ -44,7 +44,7 @@ def scoring(model: Any, clean: torch.Tensor, corrupted: torch.Tensor) -> Callabl
     """All edges from passes that have been run: what `component_edges` does after its backward."""
     pair, graph = read_pair(model, clean, corrupted, METRIC), component_graph(model)
     writers = Writers(model, graph)
-    names = writers.names() + reader_names(model, graph)
+    names = writers.names() + reader_names(writers.sites, graph)
     assert pair.corrupted is not None
     other = plain_run(model, pair.clean, names)[1]
     _, cache = run_with_relevance(

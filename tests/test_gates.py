@@ -18,6 +18,7 @@ from lrp_lens.ops.gates import (
     scale_gradient,
     stop_relevance,
 )
+from lrp_lens.ops.norms import Norm
 from lrp_lens.ops.ratios import RATIOS, clamp_ratio, clamped_swiglu, identify, softcap_ratio
 from lrp_lens.rules import TemperedSoftmax
 
@@ -64,7 +65,7 @@ GATES: dict[str, tuple[tuple[Tensor, ...], Callable[..., Tensor]]] = {
     "normaliser": (
         (uniform(3, 4),),
         lambda x: frozen_normalizer(
-            functional.layer_norm(x, (4,)), x, uniform(4, seed=2).to(x.dtype), epsilon=1e-5, centred=True
+            functional.layer_norm(x, (4,)), x, Norm(True, 1e-5, uniform(4, seed=2).to(x.dtype))
         ),
     ),
     "softmax": (
@@ -92,7 +93,7 @@ def test_values_pass_through_bit_for_bit(dtype: torch.dtype) -> None:
         "scale": (scale_gradient(x, 0.5), x),
         "stop": (stop_relevance(x), x),
         "product": (product_gate(value, x, x, RATIOS["gelu"], weights=(0.5, 0.5)), value),
-        "norm": (frozen_normalizer(value, x, None, epsilon=1e-5, centred=True), value),
+        "norm": (frozen_normalizer(value, x, Norm(True, 1e-5)), value),
         "softmax": (tempered_softmax(value, x, 2.0), value),
     }
     for name, (result, expected) in gates.items():
@@ -136,7 +137,7 @@ def test_frozen_normaliser_is_the_linear_map_of_its_detached_scale(centred: bool
         return shifted / scale * (gain if with_gain else 1.0)
 
     expected = torch.autograd.grad(linear(x), x, direction)[0]
-    gate = frozen_normalizer(linear(x), x, gain_or_none, epsilon=1e-2, centred=centred)
+    gate = frozen_normalizer(linear(x), x, Norm(centred, 1e-2, gain_or_none))
     torch.testing.assert_close(torch.autograd.grad(gate, x, direction)[0], expected, rtol=1e-12, atol=1e-14)
 
 
@@ -206,7 +207,7 @@ def test_norm_and_softmax_gradients_are_finite_at_extremes(dtype: torch.dtype) -
     for numbers in (EXTREMES, [0.0] * 4, [6e4] * 4, [6e-8, -6e-8, 0.0, 0.0]):
         x = torch.tensor(numbers, dtype=torch.float64).to(dtype).requires_grad_(True)
         for centred in (True, False):
-            gate = frozen_normalizer(torch.zeros_like(x), x, None, epsilon=1e-5, centred=centred)
+            gate = frozen_normalizer(torch.zeros_like(x), x, Norm(centred, 1e-5))
             assert bool(torch.isfinite(torch.autograd.grad(gate.sum(), x)[0]).all()), numbers
         for sink in (None, torch.tensor([0.5], dtype=dtype)):
             scores = x[None, None]

@@ -25,16 +25,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lrp_lens.circuits.norms import normalized
 from lrp_lens.circuits.readers import stream_before
 from lrp_lens.circuits.writers import Writers
-from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.ops.gates import wide
 from lrp_lens.run.pairs import recording
 
 Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
@@ -121,7 +120,8 @@ class AblatedRun:
 
         def edit(tensor: Tensor, hook: Any) -> Tensor:
             weights, biases = wide(input_weights(model, layer, part)), input_biases(model, layer, part)
-            read = normalized(norm, self.inputs(readers))
+            inputs = self.inputs(readers)
+            read = inputs if norm is None else norm.norm.forward(inputs)
             value = torch.einsum("hbpd,hde->bphe", read, weights.to(read))
             value = value if biases is None else value + biases.to(value)
             return value.to(tensor.dtype).reshape(tensor.shape).contiguous()

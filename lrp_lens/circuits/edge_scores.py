@@ -29,13 +29,13 @@ from lrp_lens.circuits.components import ComponentGraph, component_graph
 from lrp_lens.circuits.readers import reader_blocks, reader_names
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.circuits.writers import Writers
-from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
+from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.run.cache import RelevanceCache
@@ -103,11 +103,12 @@ def component_edges(
     rules = as_rule_set(rules)
     _check(corrupted, steps, direction)
     require_show(progress)
-    rules.require("component_edges", resolve(model), QUESTIONS, where="in the blocks")
+    sites = resolve(model)
+    rules.require("component_edges", sites, QUESTIONS, where="in the blocks")
     pair = read_pair(model, clean, corrupted, metric, padding_side, prepend_bos)
     graph = component_graph(model)
     writers = Writers(model, graph)
-    names = list(dict.fromkeys(writers.names() + reader_names(model, graph)))
+    names = list(dict.fromkeys(writers.names() + reader_names(sites, graph)))
     chosen = pair.corrupted if direction == "denoising" and pair.corrupted is not None else pair.clean
     runs: dict[int, Mapping[str, Tensor]] = {}
     values: dict[int, Tensor] = {}
@@ -207,19 +208,20 @@ def _score(
     for examples, columns in _blocks(n_examples, length, graph):
         outputs = writers.outputs(clean, examples, columns)
         if corrupted is not None:
-            outputs = outputs - writers.outputs(corrupted, examples, columns)
-        for block in reader_blocks(writers.model, graph, cache, rules, examples, columns):
-            before, stop = outputs[: block.stop], block.first + len(block.gradients)
+            outputs -= writers.outputs(corrupted, examples, columns)
+        outputs = outputs.transpose(0, 1).contiguous()
+        for block in reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns):
+            before, gradients = outputs[:, : block.stop], block.gradients.transpose(0, 1)
             stream = _stream(clean, block.stream, columns, examples, length)
             if corrupted is not None:
                 stream = stream - _stream(corrupted, block.stream, columns, examples, length)
-            into = slice(block.first, stop)
-            arriving[examples, into] += torch.einsum("bpd,rbpd->br", stream, block.gradients).cpu()
+            into = slice(block.first, block.first + gradients.shape[1])
+            arriving[examples, into] += (gradients.flatten(2) @ stream.flatten(1)[..., None])[..., 0].cpu()
             if positions:
-                found = torch.einsum("wbpd,rbpd->bwrp", before, block.gradients)
+                found = torch.einsum("bwpd,brpd->bwrp", before, gradients)
                 scores[examples, : block.stop, into, columns] = found.cpu()
-            else:
-                found = torch.einsum("wbpd,rbpd->bwr", before, block.gradients)
+            else:  # a plain matrix product: einsum would copy the writers' outputs for every block
+                found = before.flatten(2) @ gradients.flatten(2).transpose(1, 2)
                 scores[examples, : block.stop, into] += found.cpu()
     arriving = batch.per_example(arriving)
     if not positions:

@@ -19,12 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph
-from lrp_lens.decomposition.linear import wide
 from lrp_lens.errors import RuleError
-from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_norm, input_weights
 from lrp_lens.hosts.sites import Sites
+from lrp_lens.ops.gates import wide
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.cache import RelevanceCache
 
@@ -55,9 +54,9 @@ def _mlp_norm(sites: Sites, layer: int) -> tuple[str, bool]:
     return norm.result, norm == input_norm(sites, layer, "attention")
 
 
-def reader_names(model: Any, graph: ComponentGraph) -> list[str]:
+def reader_names(sites: Sites, graph: ComponentGraph) -> list[str]:
     """The records that reader gradients are made of."""
-    sites, names = resolve(model), []
+    names: list[str] = []
     for layer in range(graph.n_layers):
         names += [Names.resid_pre(layer), *(Names.attention(layer, part) for part in "qkv")]
         if graph.mlp:
@@ -67,6 +66,7 @@ def reader_names(model: Any, graph: ComponentGraph) -> list[str]:
 
 def reader_blocks(
     model: Any,
+    sites: Sites,
     graph: ComponentGraph,
     cache: RelevanceCache,
     rules: RuleSet,
@@ -74,7 +74,6 @@ def reader_blocks(
     positions: slice = slice(None),
 ) -> Iterator[ReaderBlock]:
     """The gradients of every reader at some examples and positions, in the order of the graph's readers."""
-    sites = resolve(model)
     shape = cache.token_ids.shape
 
     def at(owner: Any, name: str) -> Tensor:

@@ -16,12 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph
-from lrp_lens.circuits.norms import written
-from lrp_lens.decomposition.linear import scale_of, wide
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
 from lrp_lens.hosts.writes import output_weights, post_norm
+from lrp_lens.ops.gates import wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +70,8 @@ class Writers:
         norm, bias = post_norm(self.sites, layer, "attention"), self.biases.get((layer, "b_O"))
         if norm is not None:
             whole = heads.sum(0) if bias is None else heads.sum(0) + bias.to(heads)
-            scale = scale_of(norm, whole)
-            heads = written(norm, heads, scale)
+            scale = norm.norm.scale(whole)
+            heads = norm.norm.linear(heads, scale)
             bias = self._behind(norm, layer, bias, scale)
         if (layer, "b_O") not in self.graph.biases or bias is None:
             return heads
@@ -91,7 +90,8 @@ class Writers:
         norm, bias = post_norm(self.sites, layer, "mlp"), self.biases.get((layer, "b_out"))
         if norm is not None:
             assert raw is not None
-            bias = self._behind(norm, layer, bias, scale_of(norm, wide(raw).reshape(output.shape)))
+            scale = norm.norm.scale(wide(raw).reshape(output.shape))
+            bias = self._behind(norm, layer, bias, scale)
         assert bias is not None
         constant = bias.to(output).expand(output.shape)
         return torch.stack([output - constant, constant])
@@ -101,7 +101,7 @@ class Writers:
         own = self.biases.get((layer, f"{norm.label} bias"))
         if bias is None:
             return own
-        through = written(norm, bias.to(scale).expand(*scale.shape[:-1], -1), scale)
+        through = norm.norm.linear(bias.to(scale).expand(*scale.shape[:-1], -1), scale)
         return through if own is None else through + own.to(through)
 
     def outputs(

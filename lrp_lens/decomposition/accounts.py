@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_lens.decomposition.linear import coefficient, per_position, scale_of, through, wide
+from lrp_lens.decomposition.linear import coefficient, per_position
 from lrp_lens.decomposition.result import Component
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite
 from lrp_lens.hosts.writes import final_norm, output_weights, post_norm
+from lrp_lens.ops.gates import wide
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.cache import RelevanceCache
 
@@ -49,8 +50,9 @@ class Accounts:
     def __post_init__(self) -> None:
         self.sites = self.balance.sites
         self.batch, self.length = self.cache.token_ids.shape
-        self.norm = final_norm(self.sites)
-        self.u = coefficient(self.cache, self.balance, self.norm, self.columns)
+        norm = final_norm(self.sites)
+        self.norm = None if norm is None else norm.norm
+        self.u = coefficient(self.cache, self.balance, norm, self.columns)
 
     def activation(self, name: str) -> Tensor:
         """What a point passed on at the positions that are read, [batch, read, ...]."""
@@ -77,11 +79,15 @@ class Accounts:
         """Read the metric off a state of the stream at the positions that are read, [batch, read, d_model]."""
         if not self.stages:
             last = self.activation(Names.resid_post(self.cache.n_layers - 1))
-            self.final_scale = scale_of(self.norm, last)[..., 0]
+            self.final_scale = self.scale(last)
         value = (stream * self.u).sum(-1)
         self.stages.append(label)
         self.frozen.append(value.sum(-1))
-        self.recomputed.append((value * self.final_scale / scale_of(self.norm, stream)[..., 0]).sum(-1))
+        self.recomputed.append((value * self.final_scale / self.scale(stream)).sum(-1))
+
+    def scale(self, stream: Tensor) -> Tensor:
+        """σ of the final norm at a state of the stream, [batch, read]; 1 without one."""
+        return torch.ones_like(stream[..., 0]) if self.norm is None else self.norm.scale(stream)[..., 0]
 
     def run(self) -> None:
         """Enter everything, from the embedding to the logits."""
@@ -111,7 +117,7 @@ class Accounts:
             written = torch.einsum("bthe,hed->btd", z, weights.to(z))
             bias = self.bias_of(layer, "b_O")
             written = written if bias is None else written + self.balance.biases[bias].to(written)
-            behind = through(norm, self.u, scale_of(norm, written))
+            behind = norm.norm.linear_transpose(self.u, norm.norm.scale(written))
         at_z = torch.einsum("btd,hed->bthe", behind, weights.to(behind))
         direct = self.spread((z * at_z).sum(-1))
         total = self.cache["z", layer].sum(-1)
@@ -137,7 +143,7 @@ class Accounts:
         behind, site = self.u, self.bias_of(layer, "b_out")
         if norm is not None and site is not None:
             written = self.balance.calls[site.record].activations[-1][:, self.columns]
-            behind = through(norm, self.u, scale_of(norm, wide(written)))
+            behind = norm.norm.linear_transpose(self.u, norm.norm.scale(wide(written)))
         entries = [self.bias(layer, "b_out", behind)]
         if norm is not None:
             entries.append(self.bias(layer, f"{norm.label} bias", self.u))

@@ -34,15 +34,8 @@ def _probe_tokens(model: Any) -> Tensor:
 def _check_norm(site: NormSite, seen: dict[str, Tensor]) -> None:
     if site.input is None or site.output is None or site.output.name not in seen:
         return
-    wide = accumulation_dtype(seen[site.output.name].dtype)
-    x = seen[site.input.name].detach().to(wide)
-    if site.centred:
-        x = x - x.mean(-1, keepdim=True)
-    expected = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + site.epsilon)
-    gain, bias = site.gain(), site.bias()
-    expected = expected if gain is None else expected * gain.to(wide)
-    expected = expected if bias is None else expected + bias.to(wide)
-    _require_equal(site, seen[site.output.name], expected)
+    dtype = accumulation_dtype(seen[site.output.name].dtype)
+    _require_equal(site, seen[site.output.name], site.norm.forward(seen[site.input.name].detach().to(dtype)))
 
 
 def _check_activation(site: ActivationSite, seen: dict[str, Tensor], bias: Tensor | None) -> None:

@@ -61,8 +61,8 @@ def input_biases(model: Any, layer: int, part: str) -> Float[Tensor, "head d_hea
 
 def input_norm(sites: Sites, layer: int, before: Literal["attention", "mlp"]) -> NormSite | None:
     """The norm between the residual stream and a sublayer, or None (no norms, or norms after the sublayers)."""
-    after = {post_norm(sites, layer, "attention"), post_norm(sites, layer, "mlp")}
-    norms = {site.label: site for site in sites.of(NormSite) if site.layer == layer and site not in after}
+    after = (post_norm(sites, layer, "attention"), post_norm(sites, layer, "mlp"))
+    norms = {label: site for label, site in sites.norms.get(layer, {}).items() if site not in after}
     if before == "attention" or (sites.parallel and "ln2" not in norms):
         return norms.get("ln1")
     return norms.get("ln2")

@@ -15,6 +15,8 @@ from typing import ClassVar, TypeVar
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from lrp_lens.ops.norms import Norm
+
 Parameter = Callable[[], Tensor | None]
 """Reads a parameter when called, so that sites never hold on to weights that are later replaced."""
 
@@ -90,6 +92,16 @@ class NormSite(Site):
     """Name of the record of the norm's output."""
     of: str = "stream"
     """What is normalised: `stream`, `query`, `key` or `embedding`."""
+
+    @property
+    def norm(self) -> Norm:
+        """The operation, with gain and bias as they are now."""
+        return Norm(self.centred, self.epsilon, self.gain(), self.bias())
+
+    @property
+    def bare(self) -> Norm:
+        """The standardisation alone, without gain and bias."""
+        return Norm(self.centred, self.epsilon)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +246,14 @@ class Sites:
     def of(self, kind: type[SiteKind]) -> Iterator[SiteKind]:
         """The sites of one kind, in the order of the forward pass."""
         return (site for site in self.sites if isinstance(site, kind))
+
+    @cached_property
+    def norms(self) -> dict[int | None, dict[str, NormSite]]:
+        """Layer → label → norm."""
+        found: dict[int | None, dict[str, NormSite]] = {}
+        for site in self.of(NormSite):
+            found.setdefault(site.layer, {})[site.label] = site
+        return found
 
     @cached_property
     def record_of(self) -> dict[str, Record]:

@@ -20,17 +20,15 @@ _NORMS_AFTER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 def post_norm(sites: Sites, layer: int, after: Literal["attention", "mlp"]) -> NormSite | None:
     """The norm between a sublayer's output and the residual stream, or None."""
     before = {"attention": "ln1", "mlp": "ln2"}[after]
-    labels = {f"{before}_post"} | ({before} if sites.architecture in _NORMS_AFTER else set())
-    found = (site for site in sites.of(NormSite) if site.layer == layer and site.label in labels)
-    return next(found, None)
+    norms = sites.norms.get(layer, {})
+    alone = norms.get(before) if sites.architecture in _NORMS_AFTER else None
+    return norms.get(f"{before}_post", alone)
 
 
 def final_norm(sites: Sites) -> NormSite | None:
     """The norm before the unembedding, or None."""
-    found = (
-        site for site in sites.of(NormSite) if site.layer is None and site.result.startswith(Names.FINAL_NORM)
-    )
-    return next(found, None)
+    outside = sites.norms.get(None, {}).values()
+    return next((site for site in outside if site.result.startswith(Names.FINAL_NORM)), None)
 
 
 def output_weights(model: Any, layer: int) -> Float[Tensor, "head d_head d_model"]:

@@ -24,6 +24,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lrp_lens.ops.norms import Norm
+
 Ratio = Callable[[Tensor], Tensor]
 
 
@@ -35,6 +37,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
         torch.float32
     """
     return torch.promote_types(dtype, torch.float32)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 at least, out of the graph."""
+    return tensor.detach().to(accumulation_dtype(tensor.dtype))
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -100,24 +107,18 @@ class _FrozenNormalizer(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        value: Tensor, inputs: Tensor, gain: Tensor | None, inverse_scale: Tensor, centred: bool
-    ) -> Tensor:
+    def forward(value: Tensor, inputs: Tensor, gain: Tensor | None, scale: Tensor, centred: bool) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        _, _, gain, inverse_scale, ctx.centred = inputs
-        ctx.save_for_backward(inverse_scale, *(() if gain is None else (gain,)))
+        _, _, gain, scale, ctx.centred = inputs
+        ctx.save_for_backward(scale, *(() if gain is None else (gain,)))
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        inverse_scale, *gain = ctx.saved_tensors
-        result = gradient * inverse_scale
-        if gain:
-            result = result * gain[0]
-        if ctx.centred:
-            result = result - result.mean(-1, keepdim=True)
+        scale, *gain = ctx.saved_tensors
+        result = Norm(ctx.centred, 0.0, *gain).linear_transpose(gradient, scale)
         return None, result.to(gradient.dtype), None, None, None
 
 
@@ -181,24 +182,17 @@ def product_gate(
     return _ProductGate.apply(value.detach(), pre, up, ratio, weights, offset)
 
 
-def frozen_normalizer(
-    value: Tensor, inputs: Tensor, gain: Tensor | None, *, epsilon: float, centred: bool
-) -> Tensor:
-    """`value` = LayerNorm or RMSNorm of `inputs`, differentiated with the standard deviation held constant.
+def frozen_normalizer(value: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
+    """`value` = norm(inputs), differentiated with the standard deviation held constant.
 
     Args:
         value: the norm's output, [..., width]; returned unchanged.
         inputs: the norm's input, [..., width].
-        gain: multiplicative weight, [width], or None.
-        epsilon: the constant under the square root.
-        centred: True for LayerNorm (the mean is subtracted, linearly), False for RMSNorm.
+        norm: LayerNorm (the mean is subtracted, linearly) or RMSNorm.
     """
-    wide = inputs.detach().to(accumulation_dtype(inputs.dtype))
-    if centred:
-        wide = wide - wide.mean(-1, keepdim=True)
-    inverse_scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-    gain = None if gain is None else gain.detach()
-    return _FrozenNormalizer.apply(value.detach(), inputs, gain, inverse_scale, centred)
+    gain = None if norm.gain is None else norm.gain.detach()
+    scale = norm.scale(wide(inputs))
+    return _FrozenNormalizer.apply(value.detach(), inputs, gain, scale, norm.centred)
 
 
 def tempered_backward(pattern: Tensor, gradient: Tensor, temperature: float, sink: Tensor | None) -> Tensor:

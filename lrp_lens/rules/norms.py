@@ -14,36 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.hosts.sites import NormSite
-from lrp_lens.ops.gates import accumulation_dtype, frozen_normalizer, rerouted, stop_relevance
+from lrp_lens.ops.gates import accumulation_dtype, frozen_normalizer, rerouted, stop_relevance, wide
+from lrp_lens.ops.norms import Width
 from lrp_lens.rules.rule import Hook, Rule, question
-
-Width = Float[Tensor, "... width"]
-"""One vector at each place; x may lack leading axes that a gradient or direction has."""
-
-
-def centred(site: NormSite, x: Width) -> Width:
-    """x - mean for a LayerNorm; x for an RMSNorm."""
-    return x - x.mean(-1, keepdim=True) if site.centred else x
-
-
-def deviation(site: NormSite, x: Width) -> Float[Tensor, "... 1"]:
-    """σ = sqrt(variance + ε) of a norm's input."""
-    return (centred(site, x).pow(2).mean(-1, keepdim=True) + site.epsilon).sqrt()
-
-
-def normalized(site: NormSite | None, x: Width) -> Width:
-    """What a norm makes of x, gain applied and bias left out; x itself without a norm."""
-    if site is None:
-        return x
-    shape, gain = x.shape, site.gain()
-    x = x.flatten(-2) if _over_heads(gain, shape) else x
-    result = centred(site, x) / deviation(site, x)
-    return (result if gain is None else result * gain.to(result)).reshape(shape)
-
-
-def _over_heads(gain: Tensor | None, shape: torch.Size) -> bool:
-    """Whether one norm goes over all heads (OLMo 2)."""
-    return gain is not None and gain.numel() != shape[-1]
 
 
 class NormRule(Rule):
@@ -82,8 +55,8 @@ class NormRule(Rule):
 
             def replace(tensor: Tensor, hook: object) -> Tensor:
                 x = kept.pop()
-                wide = x.detach().to(accumulation_dtype(x.dtype))
-                return rerouted(tensor, x, lambda gradient: self.at_input(site, gradient.to(wide), wide))
+                at = wide(x)
+                return rerouted(tensor, x, lambda gradient: self.at_input(site, gradient.to(at), at))
 
             return Hook(site.input, read, "read"), Hook(site.output, replace, "replace")
         assert site.normalized is not None
@@ -106,19 +79,15 @@ class NormRule(Rule):
         """The gradient at a norm's input x, from the one at its output; the same one without a norm."""
         if site is None:
             return gradient
-        gain = site.gain()
-        inner = gradient if gain is None else gradient * gain.to(gradient)
-        return self.transpose(site, x, inner)
+        return self.transpose(site, x, site.norm.gained(gradient))
 
     def along(self, site: NormSite | None, x: Width, direction: Width) -> Width:
         """The derivative of a norm at x along a direction; the direction itself without a norm."""
         if site is None:
             return direction
-        shape, gain = direction.shape, site.gain()
-        if _over_heads(gain, shape):
-            x, direction = x.flatten(-2), direction.flatten(-2)
-        result = self.derivative(site, x, direction)
-        return (result if gain is None else result * gain.to(result)).reshape(shape)
+        norm = site.norm
+        result = self.derivative(site, norm.over_width(x), norm.over_width(direction))
+        return norm.gained(result).reshape(direction.shape)
 
 
 @dataclass(frozen=True)
@@ -147,9 +116,7 @@ class FrozenNorm(NormRule):
             kept[:] = [tensor]
 
         def replace(tensor: Tensor, hook: object) -> Tensor:
-            return frozen_normalizer(
-                tensor, kept.pop(), site.gain(), epsilon=site.epsilon, centred=site.centred
-            )
+            return frozen_normalizer(tensor, kept.pop(), site.norm)
 
         return Hook(site.input, read, "read"), Hook(site.output, replace, "replace")
 
@@ -163,11 +130,11 @@ class FrozenNorm(NormRule):
 
     def transpose(self, site: NormSite, x: Width, gradient: Width) -> Width:
         """g / σ, centred for LayerNorm."""
-        return centred(site, gradient / deviation(site, x))
+        return site.bare.linear_transpose(gradient, site.bare.scale(x))
 
     def derivative(self, site: NormSite, x: Width, direction: Width) -> Width:
         """(d - mean d) / σ."""
-        return centred(site, direction) / deviation(site, x)
+        return site.bare.linear(direction, site.bare.scale(x))
 
     def kept(self, site: NormSite, x: Width) -> Float[Tensor, "... 1"]:
         """Everything."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LinearSite, NormSite
 from lrp_lens.ops.gates import scale_gradient
+from lrp_lens.ops.norms import Width
 from lrp_lens.rules.activations import ActivationRule, Compute, ProductRule, Shares, SoftcapRule
 from lrp_lens.rules.attention import (
     AttentionRows,
@@ -19,7 +20,7 @@ from lrp_lens.rules.attention import (
 )
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
-from lrp_lens.rules.norms import NormRule, Width, centred, deviation
+from lrp_lens.rules.norms import NormRule
 from lrp_lens.rules.rule import Hook, scaled
 
 
@@ -52,20 +53,16 @@ class Plain(
 
     # ------------------------------------------------------------------------------- norms
     def transpose(self, site: NormSite, x: Width, gradient: Width) -> Width:
-        """The Jacobian is symmetric."""
-        return self.derivative(site, x, gradient)
+        """The norm's own."""
+        return site.bare.transpose(x, gradient)
 
     def derivative(self, site: NormSite, x: Width, direction: Width) -> Width:
-        """(d - n mean(n d)) / σ with d centred for LayerNorm."""
-        scale = deviation(site, x)
-        unit = centred(site, x) / scale
-        direction = centred(site, direction)
-        return (direction - unit * (unit * direction).mean(-1, keepdim=True)) / scale
+        """The norm's own."""
+        return site.bare.derivative(x, direction)
 
     def kept(self, site: NormSite, x: Width) -> Tensor:
         """ε / (variance + ε)."""
-        variance = centred(site, x).pow(2).mean(-1, keepdim=True)
-        return site.epsilon / (variance + site.epsilon)
+        return site.epsilon / site.bare.scale(x).pow(2)
 
     # ------------------------------------------------------------------------------- attention
     def sinks(self, site: AttentionSite, within: Sequence[str]) -> tuple[str, ...]:

@@ -89,7 +89,8 @@ def keeper(name: str, kept: dict[str, Tensor]) -> Callable[..., None]:
 
 def recording(model: Any, names: Iterable[str], kept: dict[str, Tensor]) -> tuple[list[Any], list[Any]]:
     """Hooks on hook points and on modules that keep these records."""
-    records = [resolve(model).record_of[name] for name in names]
+    known = resolve(model).record_of
+    records = [known[name] for name in names]
     ports = [(record.port.point, keeper(record.name, kept)) for record in records if record.port is not None]
     modules = [
         (record.module, keeper(record.name, kept))

@@ -21,7 +21,6 @@ from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import RuleSet
-from lrp_lens.rules.norms import normalized
 
 Part = Literal["q", "k", "v"]
 PARTS: tuple[Part, ...] = ("q", "k", "v")
@@ -119,6 +118,6 @@ def projection(
     whole = scored(heads)
     without = whole if unbiased is heads else scored(unbiased)
     along = without if image is unbiased else scored(image)
-    value = normalized(norm, heads)
+    value = heads if norm is None else norm.norm.forward(heads)
     value = value if part == "v" else geometry.rotate(value)
     return Projection(value, whole, without, along, image)
