@@ -36,7 +36,7 @@ from lrp_lens.hosts.sites import AttentionSite, NormSite
 from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
 from lrp_lens.patching.methods import method_of
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
-from lrp_lens.rules.attention import plain_softmax
+from lrp_lens.rules.softmax import plain_softmax
 from lrp_lens.run.cache import RelevanceCache
 from tests import oracles, zoo
 from tests.oracles import component_edges as edge_oracle

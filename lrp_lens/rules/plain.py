@@ -9,18 +9,12 @@ from torch import Tensor
 from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LinearSite, NormSite
 from lrp_lens.ops.gates import scale_gradient
 from lrp_lens.rules.activations import ActivationRule, Compute, ProductRule, Shares, SoftcapRule
-from lrp_lens.rules.attention import (
-    AttentionRows,
-    AttentionRule,
-    SoftmaxRows,
-    SoftmaxRule,
-    Square,
-    plain_softmax,
-)
+from lrp_lens.rules.attention import AttentionRows, AttentionRule
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
 from lrp_lens.rules.norms import NormRule, Width, centred, deviation
 from lrp_lens.rules.rule import Hook, scaled
+from lrp_lens.rules.softmax import SoftmaxRows, SoftmaxRule, Square, plain_softmax
 
 
 @dataclass(frozen=True)
