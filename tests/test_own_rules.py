@@ -232,27 +232,30 @@ def test_the_documented_rule_runs_and_is_its_formula(monkeypatch: pytest.MonkeyP
     assert (
         names["graph"].balance()["remainder"].abs().max() < 1e-4 * np.abs(names["graph"].node_relevance).max()
     )
-    assert "RELP_SECANT" in str(names["trust"]) and names["patches"].shape == (4, 15)
-    assert "RELP_SECANT" in names["edges"].method
-    rule = names["SecantSoftmax"]()
+    assert "RELP_TRAPEZOID" in str(names["trust"]) and names["patches"].shape == (4, 15)
+    assert "RELP_TRAPEZOID" in names["edges"].method
+    rule = names["TrapezoidSoftmax"]()
     from tests.oracles import attention
 
-    def along_the_path(logits: Tensor, sinks: Tensor | None, c: Tensor, rules: Any) -> tuple[Tensor, Tensor]:
-        """∫ J(t S) dt from 0 to 1, by Gauss-Legendre quadrature."""
-        total, at_sink = torch.zeros_like(c), 0.0
-        for x, w in zip(*np.polynomial.legendre.leggauss(4), strict=True):
-            p, s = attention.softmax_with_sink(logits, sinks, temperature=2 / (x + 1))
+    def at_both_ends(logits: Tensor, sinks: Tensor | None, c: Tensor, rules: Any) -> tuple[Tensor, Tensor]:
+        """Half of J(S) and half of J(0)."""
+        total, at_sink = torch.zeros_like(c), torch.zeros_like(c[..., 0])
+        for same in (False, True):
+            ends = torch.where(logits.isfinite(), 0.0, logits) if same else logits
+            p, s = attention.softmax_with_sink(
+                ends, 0 * sinks if same and sinks is not None else sinks, temperature=1
+            )
             mean = (p * c).sum(-1)
-            total, at_sink = total + w / 2 * p * (c - mean[..., None]), at_sink - w / 2 * s * mean
+            total, at_sink = total + p * (c - mean[..., None]) / 2, at_sink - s * mean / 2
         return total, at_sink
 
-    monkeypatch.setattr(attention, "_through_attention_softmax", along_the_path)
+    monkeypatch.setattr(attention, "_through_attention_softmax", at_both_ends)
     matrix, tokens = torch.zeros(9, 97, dtype=torch.float64), zoo.prompt_tokens(1, 9)
     matrix[-1, 3], matrix[-1, 7] = 1, -1
     for name in ("gpt2", "gpt_oss", "gemma2"):
         with zoo.float64_throughout():
             model = zoo.bridge(name)
-            rules = RELP.replace(softmax=rule, name="RELP_SECANT")
+            rules = RELP.replace(softmax=rule, name="RELP_TRAPEZOID")
             _, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
             if name != "gemma2":
                 check_every_analysis(model, rules)
