@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LinearSite, NormSite
+from lrp_lens.hosts.sites import ActivationSite, AttentionSite, LinearSite, NormSite
 from lrp_lens.ops.gates import scale_gradient
-from lrp_lens.rules.activations import ActivationRule, Compute, ProductRule, Shares, SoftcapRule
+from lrp_lens.rules.activations import ActivationRule, Compute, GatedSite, ProductRule, Shares, SoftcapRule
 from lrp_lens.rules.attention import AttentionRows, AttentionRule
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
@@ -76,12 +76,7 @@ class Plain(
 
     # ------------------------------------------------------------------------------- the others
     def gate(
-        self,
-        site: ActivationSite | ExpertsSite,
-        pre: Tensor,
-        up: Tensor | None,
-        shares: Shares,
-        compute: Compute,
+        self, site: GatedSite, pre: Tensor, up: Tensor | None, shares: Shares, compute: Compute
     ) -> Tensor:
         """The host's own graph, with the shares of the product where the branches enter."""
         if up is None:
