@@ -59,7 +59,10 @@ from lrp_lens.rules import GIM as GIM
 from lrp_lens.rules import GRADIENT as GRADIENT
 from lrp_lens.rules import PRESETS as PRESETS
 from lrp_lens.rules import RELP as RELP
+from lrp_lens.rules import RELP_FROZEN_PATTERN as RELP_FROZEN_PATTERN
+from lrp_lens.rules import VARIANTS as VARIANTS
 from lrp_lens.rules import AttentionWeights as AttentionWeights
+from lrp_lens.rules import ConservingAttention as ConservingAttention
 from lrp_lens.rules import Epsilon as Epsilon
 from lrp_lens.rules import ExpertWeights as ExpertWeights
 from lrp_lens.rules import FrozenNorm as FrozenNorm
@@ -68,6 +71,7 @@ from lrp_lens.rules import Identity as Identity
 from lrp_lens.rules import Plain as Plain
 from lrp_lens.rules import ProductWeights as ProductWeights
 from lrp_lens.rules import RuleSet as RuleSet
+from lrp_lens.rules import SecantSoftmax as SecantSoftmax
 from lrp_lens.rules import TemperedSoftmax as TemperedSoftmax
 from lrp_lens.rules.coverage import Coverage as Coverage
 from lrp_lens.rules.coverage import coverage as coverage

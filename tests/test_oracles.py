@@ -167,7 +167,9 @@ def test_cp_lrp_conserves_the_metric_in_a_model_without_biases(name):
 @pytest.mark.parametrize("rule", [field.name for field in dataclasses.fields(oracles.Rules)])
 def test_every_rule_matters_somewhere_and_can_be_dropped(rule):
     """A negative control is only one if dropping the rule changes the tokens' relevance."""
-    preset = oracles.GIM if rule == "softmax_temperature" else oracles.ATTN_LRP
+    conserving = oracles.VARIANTS["RELP_CONSERVING_SECANT"]
+    others = {"softmax_temperature": oracles.GIM, "softmax_nodes": conserving, "conserving": conserving}
+    preset = others.get(rule, oracles.ATTN_LRP)
     name = {"experts": "mixtral", "freeze_qk_norms": "qwen3", "soft_cap_identity": "gemma2"}.get(
         rule, "llama"
     )

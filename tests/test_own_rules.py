@@ -14,14 +14,11 @@ from torch import Tensor
 from lrp_lens import (
     ATTN_LRP,
     CP_LRP,
-    GRADIENT,
     RELP,
     AttentionWeights,
     FrozenNorm,
     InputError,
-    LogitDiff,
     RuleError,
-    RuleSet,
     SiteError,
     attribution_graph,
     component_edges,
@@ -30,20 +27,17 @@ from lrp_lens import (
     faithfulness,
     run_with_relevance,
 )
-from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.sites import AttentionSite, NormSite
 from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
 from lrp_lens.patching.methods import method_of
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
-from lrp_lens.rules.attention import plain_softmax
+from lrp_lens.rules.softmax import plain_softmax
 from lrp_lens.run.cache import RelevanceCache
 from tests import oracles, zoo
+from tests.every_analysis import EVERYTHING, METRIC, TIGHT, check_every_analysis
 from tests.oracles import component_edges as edge_oracle
 
-METRIC = LogitDiff(3, 7)
-TIGHT = 1e-9
-EVERYTHING = dict(mass=1.0, node_threshold=0.0, edge_threshold=0.0, max_edges=None)
 HOSTS = ["bridge", *(["hooked"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
 DOC = Path(__file__).parent.parent / "docs" / "write_your_own_rule.md"
 
@@ -90,120 +84,7 @@ def halve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "through_norm", through)
 
 
-# ------------------------------------------------------------------------------- a conservative attention rule
-class _Conserve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, scores: Tensor, v: Tensor, pattern: Tensor, share: float) -> Tensor:
-        ctx.save_for_backward(scores, v, pattern)
-        ctx.share = share
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        scores, v, pattern = ctx.saved_tensors
-        groups = gradient.shape[2] // v.shape[2]
-        value = v.repeat_interleave(groups, dim=2).transpose(1, 2)
-        at_z = gradient.transpose(1, 2)
-        weights, at_scores = conserving(pattern, scores, at_z @ value.mT, ctx.share)
-        at_v = (weights.mT @ at_z).transpose(1, 2)
-        return None, at_scores, at_v.unflatten(2, (-1, groups)).sum(3), None, None
-
-
-def conserving(pattern: Tensor, scores: Tensor, at_pattern: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Weights of v and the scores' gradient, such that q, k (each `share` of it) and v receive all that z held."""
-    at_scores = pattern * (at_pattern - (pattern * at_pattern).sum(-1, keepdim=True))
-    held = torch.where(pattern > 0, scores * at_scores, 0).sum(-1, keepdim=True)
-    parts = pattern * at_pattern
-    taken = 2 * share * held * parts.sign() / parts.abs().sum(-1, keepdim=True).clamp_min(1e-30)
-    return pattern * (1 - taken), at_scores
-
-
-@dataclass(frozen=True)
-class Conservative(AttentionRule):
-    """q and k keep a share of the scores' relevance, which is taken from v in proportion to |P (v · g)|."""
-
-    part: float = 0.25
-
-    def hooks(self, site: AttentionSite) -> tuple[Hook, ...] | None:
-        if site.scores is None or site.pattern is None:
-            return None
-        kept: dict[str, Tensor] = {}
-
-        def read(name: str) -> Callable[..., None]:
-            def hook(tensor: Tensor, hook: object) -> None:
-                kept[name] = tensor
-
-            return hook
-
-        def replace_z(tensor: Tensor, hook: object) -> Tensor:
-            scores, v, pattern = (kept.pop(name) for name in ("scores", "v", "pattern"))
-            return _Conserve.apply(tensor.detach(), scores, v, pattern.detach(), self.part)
-
-        reads = [Hook(port, read(name), "read") for name, port in (("scores", site.scores), ("v", site.v))]
-        reads.append(Hook(site.pattern, read("pattern"), "read"))
-        return (
-            *reads,
-            Hook(site.z, replace_z, "replace"),
-            *scaled(site.q, self.part),
-            *scaled(site.k, self.part),
-        )
-
-    def share(self, part: str) -> float:
-        return {"q": self.part, "k": self.part, "v": 1.0, "pattern": 1.0}[part]
-
-    def sinks(self, site: AttentionSite, within: Any) -> tuple[str, ...]:
-        return ()
-
-    def row_gradients(self, rows: Any, softmax: SoftmaxRule) -> tuple[Tensor, Tensor]:
-        return conserving(rows.pattern, rows.scores, rows.at_pattern, self.part)
-
-
 # ------------------------------------------------------------------------------- every analysis
-def disagreement(graph: Any) -> float:
-    """Largest difference of a graph's edges to their definition, relative to the largest edge."""
-    worst = 0.0
-    for number, (start, end) in enumerate(graph.made_by.pairs):
-        place = [
-            (0, False) if one.layer is None else (one.layer + (not one.mid), one.mid) for one in (start, end)
-        ]
-        slow = batch_packed(graph.made_by.run, *place).double().numpy()
-        found, chosen = np.zeros_like(slow), graph.transition == number
-        found[graph.target[chosen], graph.source[chosen]] = graph.relevance[chosen]
-        worst = max(worst, float(np.abs(found - slow).max() / np.abs(graph.relevance).max()))
-    return worst
-
-
-def check_every_analysis(model: Any, rules: RuleSet, tolerance: float = TIGHT) -> None:
-    """Ledger, decomposition, edges of states and of components, patching and faithfulness are right."""
-    tokens, other = zoo.prompt_tokens(1, 9), zoo.prompt_tokens(1, 9).flip(1)
-    plain = model(tokens)
-    logits, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
-    assert torch.equal(logits, plain)
-    assert cache.ledger().relative_remainder < tolerance
-    parts = decompose(model, tokens, METRIC, rules=rules)
-    left = abs(parts.direct.sum() - parts.metric[0])
-    assert left < tolerance * np.abs(parts.direct).sum()
-    graph = attribution_graph(model, tokens, METRIC, rules=rules, **EVERYTHING)
-    assert disagreement(graph) < tolerance
-    assert graph.balance()["remainder"].abs().max() < tolerance * np.abs(graph.node_relevance).max()
-    edges = component_edges(model, tokens, metric=METRIC, rules=rules)
-    embed = cache["hook_embed"].sum().item()
-    assert (
-        abs(edges.node_scores[edges.graph.writer("embed")] - embed) < tolerance * np.abs(edges.values).max()
-    )
-    passed = patching_pass(model, tokens, METRIC, rules=rules, parts=["mlp_out"])
-    change = get_lrp_patch_mlp_out(model, tokens, other, METRIC, backward=passed)
-    _, clean = run_with_relevance(model, other, METRIC, rules=GRADIENT)
-    slow = [
-        (clean.activations["mlp_out", layer] - cache.activations["mlp_out", layer])
-        * cache.gradients["mlp_out", layer]
-        for layer in range(2)
-    ]
-    torch.testing.assert_close(change, torch.cat(slow).sum(-1), atol=tolerance, rtol=tolerance)
-    trust = faithfulness(model, [tokens[0]], methods=[rules], metric=METRIC, steps=2, limit=1, progress=False)
-    assert rules.name in str(trust)
-
-
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gemma2", "olmo2"])
 def test_every_analysis_is_right_under_a_rule_of_ones_own(
@@ -341,21 +222,6 @@ def test_hooks_outside_their_site_are_refused(host: str) -> None:
         assert caught.value.rule is rule
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_oss"])
-def test_a_conservative_rule_that_keeps_queries_and_keys(name: str) -> None:
-    """Another gradient at v than the pattern's, and no softmax sink: attention takes nothing but biases."""
-    rules = RELP.replace(attention=Conservative(), name="CONSERVATIVE")
-    with zoo.float64_throughout():
-        model = zoo.bridge(name)
-        if name == "gpt_oss":  # the sink's column holds relevance of its own: the remainder says so
-            graph = attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules, **EVERYTHING)
-            assert disagreement(graph) < TIGHT
-            return
-        check_every_analysis(model, rules)
-        ledger = run_with_relevance(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules)[1].ledger()
-        assert "softmax" not in {row.kind for row in ledger.rows}
-
-
 # ------------------------------------------------------------------------------- the documented example
 def test_the_documented_rule_runs_and_is_its_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -366,27 +232,30 @@ def test_the_documented_rule_runs_and_is_its_formula(monkeypatch: pytest.MonkeyP
     assert (
         names["graph"].balance()["remainder"].abs().max() < 1e-4 * np.abs(names["graph"].node_relevance).max()
     )
-    assert "RELP_SECANT" in str(names["trust"]) and names["patches"].shape == (4, 15)
-    assert "RELP_SECANT" in names["edges"].method
-    rule = names["SecantSoftmax"]()
+    assert "RELP_TRAPEZOID" in str(names["trust"]) and names["patches"].shape == (4, 15)
+    assert "RELP_TRAPEZOID" in names["edges"].method
+    rule = names["TrapezoidSoftmax"]()
     from tests.oracles import attention
 
-    def along_the_path(logits: Tensor, sinks: Tensor | None, c: Tensor, rules: Any) -> tuple[Tensor, Tensor]:
-        """∫ J(t S) dt from 0 to 1, by Gauss-Legendre quadrature."""
-        total, at_sink = torch.zeros_like(c), 0.0
-        for x, w in zip(*np.polynomial.legendre.leggauss(4), strict=True):
-            p, s = attention.softmax_with_sink(logits, sinks, temperature=2 / (x + 1))
+    def at_both_ends(logits: Tensor, sinks: Tensor | None, c: Tensor, rules: Any) -> tuple[Tensor, Tensor]:
+        """Half of J(S) and half of J(0)."""
+        total, at_sink = torch.zeros_like(c), torch.zeros_like(c[..., 0])
+        for same in (False, True):
+            ends = torch.where(logits.isfinite(), 0.0, logits) if same else logits
+            p, s = attention.softmax_with_sink(
+                ends, 0 * sinks if same and sinks is not None else sinks, temperature=1
+            )
             mean = (p * c).sum(-1)
-            total, at_sink = total + w / 2 * p * (c - mean[..., None]), at_sink - w / 2 * s * mean
+            total, at_sink = total + p * (c - mean[..., None]) / 2, at_sink - s * mean / 2
         return total, at_sink
 
-    monkeypatch.setattr(attention, "_through_attention_softmax", along_the_path)
+    monkeypatch.setattr(attention, "_through_attention_softmax", at_both_ends)
     matrix, tokens = torch.zeros(9, 97, dtype=torch.float64), zoo.prompt_tokens(1, 9)
     matrix[-1, 3], matrix[-1, 7] = 1, -1
     for name in ("gpt2", "gpt_oss", "gemma2"):
         with zoo.float64_throughout():
             model = zoo.bridge(name)
-            rules = RELP.replace(softmax=rule, name="RELP_SECANT")
+            rules = RELP.replace(softmax=rule, name="RELP_TRAPEZOID")
             _, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
             if name != "gemma2":
                 check_every_analysis(model, rules)

@@ -11,7 +11,7 @@ graph built from gates is layer-wise relevance propagation (LRP); the correspond
                           (AttnLRP, Equation 9), and the weights of the gated product f(x) · up.
 4. `frozen_normalizer`    LN-rule: mean subtraction, gain and bias stay linear; the standard deviation is a
                           constant (Ali et al. 2022, Equation 12; AttnLRP, Proposition 3.4).
-5. `rerouted`             any other backward pass, as a function of the gradient: `tempered_backward` for the softmax at
+5. `rerouted`             any other backward pass, as a function of the gradient: `softmax_backward` for the softmax at
                           another temperature (GIM, Edin et al. 2025), or that of a rule of your own.
 
 No gate divides by an activation: ratios are closed forms (see `lrp_lens.ops.ratios`) and finite in float16.
@@ -20,6 +20,7 @@ Gradients that are products of several numbers are formed in float32 at least.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,16 +127,18 @@ class _Rerouted(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(value: Tensor, backward: Callable[[Tensor], Any], *inputs: Tensor) -> Tensor:
         return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-        _, _, ctx.through = inputs
+        _, ctx.through, *_ = inputs
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        return None, ctx.through(gradient).to(gradient.dtype), None
+        found = ctx.through(gradient)
+        several = found if isinstance(found, tuple) else (found,)
+        return None, None, *(None if one is None else one.to(gradient.dtype) for one in several)
 
 
 def scale_gradient(tensor: Tensor, factor: Tensor | float) -> Tensor:
@@ -195,43 +198,41 @@ def frozen_normalizer(value: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
     return _FrozenNormalizer.apply(value.detach(), inputs, gain, scale, norm.centred)
 
 
-def tempered_backward(pattern: Tensor, gradient: Tensor, temperature: float, sink: Tensor | None) -> Tensor:
-    """Backward pass of softmax at another temperature: p ⊙ (g - Σ p ⊙ g), [..., query, key].
+def softmax_backward(scores: Tensor, gradient: Tensor, t: float, sink: Tensor | None = None) -> Tensor:
+    """Backward pass of the softmax at t · scores: p ⊙ (g - Σ p ⊙ g) with p = softmax(t · scores), [..., query, key].
 
-    With p = softmax(scores / temperature), as GIM defines it (the inner derivative 1 / temperature is left out there,
-    and here).  Masked entries stay masked.
+    The inner derivative t is left out: so GIM defines its softmax at temperature 1 / t, and so the path t · scores
+    needs it.  Keys with the score -inf stay hidden; rows that see no key get 0.
 
     Args:
-        pattern: softmax(scores).
+        scores: what the softmax is taken of.
         gradient: g, at the pattern.
-        temperature: of p, which is pattern^(1/temperature), renormalised.
-        sink: probability of a column that the pattern does not show, [..., query, 1], or None.
+        t: factor on the scores.
+        sink: logit of one more column, which the pattern does not show (g is 0 there); broadcasts to [..., query, 1].
+
+    Example:
+        >>> scores = torch.tensor([0.0, 0.0, -torch.inf])
+        >>> softmax_backward(scores, torch.tensor([1.0, 0.0, 0.0]), 0.5).tolist()
+        [0.25, -0.25, 0.0]
     """
-    tempered = pattern.to(accumulation_dtype(pattern.dtype)).pow(1 / temperature)
-    total = tempered.sum(-1, keepdim=True)
+    top = scores.amax(-1, keepdim=True)
+    top = (top if sink is None else torch.maximum(top, sink)).clamp_min(torch.finfo(scores.dtype).min)
+    weights = (t * (scores - top)).exp()
+    total = weights.sum(-1, keepdim=True)
     if sink is not None:
-        total = total + sink.pow(1 / temperature)
-    tempered = tempered / total.clamp_min(torch.finfo(total.dtype).tiny)
-    dot = (tempered * gradient).sum(-1, keepdim=True)
-    return tempered * (gradient - dot)
+        total = total + (t * (sink - top)).exp()
+    p = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return p * (gradient - (p * gradient).sum(-1, keepdim=True))
 
 
-def sink_probability(pattern: Tensor, scores: Tensor, sink: Tensor) -> Tensor:
-    """Probability of a softmax column with this logit that the pattern does not show, [..., query, 1].
-
-    It follows from one column of the pattern: log-sum-exp = score - log(probability).
-    """
-    wide = pattern.detach().to(accumulation_dtype(pattern.dtype))
-    largest, column = wide.max(-1, keepdim=True)
-    return (sink.to(wide) - scores.detach().to(wide).gather(-1, column)).exp() * largest
-
-
-def rerouted(value: Tensor, inputs: Tensor, backward: Callable[[Tensor], Tensor]) -> Tensor:
+def rerouted(value: Tensor, inputs: Tensor | tuple[Tensor, ...], backward: Callable[[Tensor], Any]) -> Tensor:
     """`value`, unchanged, whose gradient g reaches `inputs` as backward(g) and nothing else.
+
+    Of several inputs each receives its own: backward(g) is then a tuple, with None for an input that receives nothing.
 
     Example:
         >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
         >>> torch.autograd.grad(rerouted(x**2, x, lambda g: 3 * g).sum(), x)[0].tolist()
         [3.0, 3.0]
     """
-    return _Rerouted.apply(value.detach(), inputs, backward)
+    return _Rerouted.apply(value.detach(), backward, *(inputs if isinstance(inputs, tuple) else (inputs,)))

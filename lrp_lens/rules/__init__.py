@@ -6,7 +6,7 @@ A rule says how relevance passes one kind of operation.  Every other room asks i
     norm        NormRule         hooks, or transpose         conserves, transpose, derivative, kept
     activation  ActivationRule   gate (or hooks)             conserves
     product     ProductRule      its shares                  conserves, share("gate" | "up")
-    attention   AttentionRule    hooks                       sinks, share("q" | "k" | "v" | "pattern"), row_gradients
+    attention   AttentionRule    row_gradients (or hooks)    sinks, share("q" | "k" | "v" | "pattern"), row_gradients
     softmax     SoftmaxRule      at_scores (or hooks)        conserves, at_scores
     softcap     SoftcapRule      hooks                       conserves, slope
     experts     ExpertsRule      its shares                  conserves, share("router" | "expert")
@@ -42,18 +42,27 @@ from lrp_lens.rules.attention import (
     AttentionRows,
     AttentionRule,
     AttentionWeights,
+    ConservingAttention,
     FrozenPattern,
-    SoftmaxRows,
-    SoftmaxRule,
-    TemperedSoftmax,
 )
 from lrp_lens.rules.experts import ExpertsRule, ExpertWeights
 from lrp_lens.rules.linear import Epsilon, LinearRule
 from lrp_lens.rules.norms import FrozenNorm, NormRule
 from lrp_lens.rules.plain import Plain
-from lrp_lens.rules.presets import ATTN_LRP, CP_LRP, GIM, GRADIENT, PRESETS, RELP, as_rule_set
+from lrp_lens.rules.presets import (
+    ATTN_LRP,
+    CP_LRP,
+    GIM,
+    GRADIENT,
+    PRESETS,
+    RELP,
+    RELP_FROZEN_PATTERN,
+    VARIANTS,
+    as_rule_set,
+)
 from lrp_lens.rules.rule import Hook, Rule, scaled
 from lrp_lens.rules.ruleset import Override, RuleSet
+from lrp_lens.rules.softmax import SecantSoftmax, SoftmaxRows, SoftmaxRule, TemperedSoftmax
 
 __all__ = [
     "ATTN_LRP",
@@ -62,10 +71,13 @@ __all__ = [
     "GRADIENT",
     "PRESETS",
     "RELP",
+    "RELP_FROZEN_PATTERN",
+    "VARIANTS",
     "ActivationRule",
     "AttentionRows",
     "AttentionRule",
     "AttentionWeights",
+    "ConservingAttention",
     "Epsilon",
     "ExpertWeights",
     "ExpertsRule",
@@ -81,6 +93,7 @@ __all__ = [
     "ProductWeights",
     "Rule",
     "RuleSet",
+    "SecantSoftmax",
     "SoftcapRule",
     "SoftmaxRows",
     "SoftmaxRule",

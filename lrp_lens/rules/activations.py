@@ -22,6 +22,8 @@ Shares = tuple[float, float]
 """Of the activation branch and of the linear branch; (1, 0) without a product."""
 Compute = Callable[[Tensor, Tensor | None], Tensor]
 """(pre, up) → f(pre) · up as the model computes it."""
+GatedSite = ActivationSite | ExpertsSite
+"""Where an activation's gate stands: in an MLP, or in every expert of a mixture."""
 
 
 class ActivationRule(Rule):
@@ -34,12 +36,7 @@ class ActivationRule(Rule):
 
     @question("which graph stands behind an activation")
     def gate(
-        self,
-        site: ActivationSite | ExpertsSite,
-        pre: Tensor,
-        up: Tensor | None,
-        shares: Shares,
-        compute: Compute,
+        self, site: GatedSite, pre: Tensor, up: Tensor | None, shares: Shares, compute: Compute
     ) -> Tensor:
         """compute(pre, up), unchanged, with the rule's graph behind it."""
         raise NotImplementedError
@@ -140,12 +137,7 @@ class Identity(ActivationRule, SoftcapRule):
         return softcap_ratio(u)
 
     def gate(
-        self,
-        site: ActivationSite | ExpertsSite,
-        pre: Tensor,
-        up: Tensor | None,
-        shares: Shares,
-        compute: Compute,
+        self, site: GatedSite, pre: Tensor, up: Tensor | None, shares: Shares, compute: Compute
     ) -> Tensor:
         """Identity rule on the activation, weighted shares of the product."""
         value, limit = compute(pre, up), site.limit

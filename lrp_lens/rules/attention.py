@@ -1,14 +1,15 @@
-"""Rules at attention: z = softmax(S) v with S = q·k, by the shares of its factors and the softmax's backward.
+"""Rules at attention, z = P v with P = softmax(S) and S = q·k: what q, k and v receive.
 
-1. `AttentionRule`: what q, k and v receive.  In closed form, for a block of rows: the weights with which v's gradient
-   is made of those at z, and the gradient at the scores (`row_gradients`).
-2. `SoftmaxRule`: the gradient at the scores from the one at the pattern (`at_scores`), for a block of rows and, by the
-   same answer, as a hook.
+1. A rule says it in closed form, for a block of rows (`row_gradients`): the weights with which v's gradient is made of
+   those at z, and the gradient at the scores; and the shares that q, k and v take of theirs (`share`).
+2. By these answers alone it acts, too (`row_hooks`); rules that only weight q, k and v, or detach the pattern, have
+   cheaper hooks of their own.
+3. The softmax has a rule of its own (`lrp_lens.rules.softmax`), which `row_gradients` is handed.
 
 Arrays are [..., row, key]; hidden keys have the score -inf and the pattern 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -19,28 +20,11 @@ from torch import Tensor
 
 from lrp_lens.errors import RuleError
 from lrp_lens.hosts.sites import AttentionSite
-from lrp_lens.ops.gates import (
-    accumulation_dtype,
-    rerouted,
-    sink_probability,
-    stop_relevance,
-    tempered_backward,
-)
+from lrp_lens.ops.gates import accumulation_dtype, rerouted, scale_gradient, stop_relevance
 from lrp_lens.rules.rule import Hook, Rule, question, require_share, scaled
+from lrp_lens.rules.softmax import SoftmaxRows, SoftmaxRule, Square, shown, sink_of, visible
 
 Part = Literal["q", "k", "v", "pattern"]
-Square = Float[Tensor, "*head row key"]
-
-
-@dataclass(frozen=True, eq=False)
-class SoftmaxRows:
-    """Rows of a softmax."""
-
-    pattern: Square
-    scores: Square
-    """What it is the softmax of; -inf where hidden."""
-    sink: Float[Tensor, "... 1 1"] | None
-    """Logit of one more column that the pattern does not show (GPT-OSS), or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +33,6 @@ class AttentionRows(SoftmaxRows):
 
     at_z: Float[Tensor, "*head row d_head"]
     """The gradient at hook_z."""
-    query: Float[Tensor, "*head row d_head"]
-    """As it enters the scores, after QK-norm and rotation."""
-    key: Float[Tensor, "*head key d_head"]
     value: Float[Tensor, "*head key d_head"]
 
     @cached_property
@@ -60,45 +41,8 @@ class AttentionRows(SoftmaxRows):
         return self.at_z @ self.value.mT
 
 
-class SoftmaxRule(Rule):
-    """How relevance passes the softmax of attention."""
-
-    @question("whether the softmax hands on all the relevance that it receives")
-    def conserves(self, site: AttentionSite) -> bool:
-        """Whether Σ S ⊙ (gradient at S) is Σ P ⊙ (gradient at P)."""
-        raise NotImplementedError
-
-    @question("what the softmax's backward pass looks like")
-    def at_scores(self, rows: SoftmaxRows, gradient: Square) -> Square:
-        """The gradient at the scores, from the one at the pattern; 0 where hidden."""
-        raise NotImplementedError
-
-    def hooks(self, site: AttentionSite) -> tuple[Hook, ...] | None:
-        """Send the gradient from pattern to scores through `at_scores`."""
-        if site.scores is None or site.pattern is None:
-            return None
-        kept: list[Tensor] = []
-
-        def read(tensor: Tensor, hook: object) -> None:
-            kept[:] = [tensor]
-
-        def replace(tensor: Tensor, hook: object) -> Tensor:
-            scores, sink = kept.pop(), site.sink()
-            held, wide = (tensor.detach(), scores.detach()), accumulation_dtype(tensor.dtype)
-
-            def backward(gradient: Tensor) -> Tensor:
-                pattern, before = (one.to(wide) for one in held)
-                column = None if sink is None else sink.to(wide).reshape(-1, 1, 1)
-                found = self.at_scores(SoftmaxRows(pattern, before, column), gradient.to(wide))
-                return found.masked_fill(before == -torch.inf, 0)  # also rows that see nothing (padding)
-
-            return rerouted(tensor, scores, backward)
-
-        return Hook(site.scores, read, "read"), Hook(site.pattern, replace, "replace")
-
-
 class AttentionRule(Rule):
-    """How the relevance of z goes to q, k and v."""
+    """How the relevance of z goes to q, k and v; acts by `hooks`, or by `row_gradients` and `share`."""
 
     @property
     def reaches_pattern(self) -> bool:
@@ -237,34 +181,107 @@ class FrozenPattern(_PatternTimesValue):
 
 
 @dataclass(frozen=True)
-class TemperedSoftmax(SoftmaxRule):
-    """Backward pass of the attention softmax with the pattern p at another temperature T: p ⊙ (g - Σ p ⊙ g).
+class ConservingAttention(AttentionRule):
+    """q and k keep a share s each of the scores' relevance, and v receives exactly what is left of z's: none is lost.
 
-    Source: GIM (Edin et al. 2025, 2505.17630), temperature 2.  Acts on scores and pattern, [.., query, key].
+    For a query j, with g the gradient at z, a_i = P_ji (v_i · g_j) what key i contributes, and c_j = Σ_i S_ji gS_ji the
+    scores' relevance under the softmax's rule (plain, or `SecantSoftmax`):
+
+        v_i receives Σ_j P_ji (1 - 2 s c_j sign(a_i) / Σ|a|) g_j;    q and k receive s times what gS sends them.
+
+    So v holds R_j - 2 s c_j, what it gives up taken in proportion to |a|, and q, k and v together R_j = Σ a.  Under the
+    plain softmax c_j = Σ a_i (S_ji - S̄_j) with S̄ = Σ P S, so the correction is at most 2 s max |S_ji - S̄_j| of P, and
+    vanishes with a.  A query with Σ|a| = 0 holds no relevance and hands none on.  What ALiBi adds to the scores takes
+    its part, as biases do.  Derived in docs/attention_rules.md.
+
+    Example:
+        >>> from lrp_lens import RELP, SecantSoftmax
+        >>> rules = RELP.replace(name="MINE", attention=ConservingAttention(), softmax=SecantSoftmax())
+        >>> print(rules.attention)
+        q ¼, k ¼ of the scores, v the rest (conserves)
     """
 
-    temperature: float | int = 2.0
+    part: float | int = 0.25
+    """s, of q and of k."""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        require_share(self, part=self.part)
+        if self.part == 0:
             raise RuleError(
-                f"A softmax temperature is positive; TemperedSoftmax received {self.temperature!r}. Use 2.0 (GIM)."
+                "ConservingAttention leaves q and k a share above 0 of the scores' relevance; received part=0. Use "
+                "AttentionWeights(0, 0, 1), which gives v everything."
             )
 
     def __str__(self) -> str:
-        return f"softmax backward at temperature {self.temperature:g}"
+        part = {0.25: "¼", 0.5: "½"}.get(self.part, f"{self.part:g}")
+        return f"q {part}, k {part} of the scores, v the rest (conserves)"
 
-    def conserves(self, site: AttentionSite) -> bool:
-        """A softmax takes relevance at any temperature."""
-        return False
+    def share(self, part: Part) -> float:
+        """s at q and k; v's is in its weights, and the pattern has the whole gradient of P · v."""
+        return float(self.part) if part in ("q", "k") else 1.0
 
-    def at_scores(self, rows: SoftmaxRows, gradient: Square) -> Square:
-        """p ⊙ (g - Σ p ⊙ g) with p at the temperature; a sink's column only takes part in p's sum."""
-        sink = None if rows.sink is None else sink_probability(rows.pattern, rows.scores, rows.sink)
-        return tempered_backward(rows.pattern, gradient, float(self.temperature), sink)
+    def sinks(self, site: AttentionSite, within: Sequence[str]) -> tuple[str, ...]:
+        """Only what is added to the scores (ALiBi), and a soft-cap whose rule takes relevance."""
+        passed = ("softmax", *site.extras)
+        added = (name for name in site.extras if name != "attention sink")
+        return (*added, *(name for name in within if name not in passed))
+
+    def row_gradients(self, rows: AttentionRows, softmax: SoftmaxRule) -> tuple[Square, Square]:
+        """P (1 - 2 s c sign(a) / Σ|a|), and the softmax rule's gradient; both 0 changed where Σ|a| is 0."""
+        at_scores = softmax.at_scores(rows, rows.at_pattern)
+        c = torch.where(rows.scores.isfinite(), rows.scores * at_scores, 0).sum(-1, keepdim=True)
+        contributed = rows.pattern * rows.at_pattern
+        total = contributed.abs().sum(-1, keepdim=True)
+        holds = (
+            total * (torch.finfo(total.dtype).max / 4) > c.abs()
+        )  # else it holds none, or c / Σ|a| overflows
+        taken = torch.where(holds, 2 * float(self.part) * c / torch.where(holds, total, 1), 0)
+        return rows.pattern * (1 - taken * contributed.sign()), at_scores.masked_fill(~holds, 0)
 
 
-def plain_softmax(rows: SoftmaxRows, gradient: Square) -> Square:
-    """The gradient at the scores by the softmax's own derivative: P ⊙ (g - Σ P ⊙ g)."""
-    dot: Tensor = torch.sum(rows.pattern * gradient, -1, keepdim=True)
-    return rows.pattern * (gradient - dot)
+def row_hooks(site: AttentionSite, rule: AttentionRule, softmax: SoftmaxRule) -> tuple[Hook, ...] | None:
+    """The hooks of a rule that acts by `row_gradients` and `share`: from z to v and, past the softmax, to the scores.
+
+    The pattern is recorded with its gradient, and passes nothing on to the scores, which receive theirs from z.
+    """
+    if not rule.answers("row_gradients"):
+        raise rule.unanswered("hooks")
+    if site.scores is None or site.pattern is None:
+        return None
+    kept: dict[str, Tensor] = {}
+
+    def read(name: str) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            kept[name] = tensor
+
+        return hook
+
+    def end(tensor: Tensor, hook: object) -> Tensor:
+        return scale_gradient(tensor, 0.0)
+
+    def replace(tensor: Tensor, hook: object) -> Tensor:
+        inputs = tuple(kept.pop(name) for name in ("scores", "pattern", "v"))
+        before, pattern, v = (one.detach() for one in inputs)
+        wide, sink = accumulation_dtype(tensor.dtype), sink_of(site)
+        groups = tensor.shape[2] // v.shape[2]
+
+        def backward(gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+            at_z = gradient.to(wide).transpose(1, 2)
+            value = v.to(wide).repeat_interleave(groups, dim=2).transpose(1, 2)
+            rows = AttentionRows(pattern.to(wide), visible(before), sink, at_z, value)
+            weights, at_scores = rule.row_gradients(rows, softmax)
+            at_v = (weights.mT @ at_z).transpose(1, 2).unflatten(2, (-1, groups)).sum(3)
+            return None if at_scores is None else shown(at_scores, rows), rows.at_pattern, at_v
+
+        return rerouted(tensor, inputs, backward)
+
+    return (
+        Hook(site.scores, read("scores"), "read"),
+        Hook(site.pattern, end, "replace"),
+        Hook(site.pattern, read("pattern"), "read"),
+        Hook(site.v, read("v"), "read"),
+        Hook(site.z, replace, "replace"),
+        *scaled(site.q, rule.share("q")),
+        *scaled(site.k, rule.share("k")),
+        *scaled(site.v, rule.share("v"), detach=False),
+    )

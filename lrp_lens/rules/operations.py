@@ -17,11 +17,12 @@ from lrp_lens.hosts.sites import (
     Sites,
 )
 from lrp_lens.rules.activations import ActivationRule, ProductRule, SoftcapRule
-from lrp_lens.rules.attention import AttentionRule, SoftmaxRule
+from lrp_lens.rules.attention import AttentionRule
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
 from lrp_lens.rules.norms import NormRule
 from lrp_lens.rules.rule import Rule
+from lrp_lens.rules.softmax import SoftmaxRule
 
 OPERATIONS: Mapping[str, type[Rule]] = {
     "norm": NormRule,

@@ -6,22 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_lens.hosts.sites import ActivationSite, AttentionSite, ExpertsSite, LinearSite, NormSite
+from lrp_lens.hosts.sites import ActivationSite, AttentionSite, LinearSite, NormSite
 from lrp_lens.ops.gates import scale_gradient
 from lrp_lens.ops.norms import Width
-from lrp_lens.rules.activations import ActivationRule, Compute, ProductRule, Shares, SoftcapRule
-from lrp_lens.rules.attention import (
-    AttentionRows,
-    AttentionRule,
-    SoftmaxRows,
-    SoftmaxRule,
-    Square,
-    plain_softmax,
-)
+from lrp_lens.rules.activations import ActivationRule, Compute, GatedSite, ProductRule, Shares, SoftcapRule
+from lrp_lens.rules.attention import AttentionRows, AttentionRule
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
 from lrp_lens.rules.norms import NormRule
 from lrp_lens.rules.rule import Hook, scaled
+from lrp_lens.rules.softmax import SoftmaxRows, SoftmaxRule, Square, plain_softmax
 
 
 @dataclass(frozen=True)
@@ -79,12 +73,7 @@ class Plain(
 
     # ------------------------------------------------------------------------------- the others
     def gate(
-        self,
-        site: ActivationSite | ExpertsSite,
-        pre: Tensor,
-        up: Tensor | None,
-        shares: Shares,
-        compute: Compute,
+        self, site: GatedSite, pre: Tensor, up: Tensor | None, shares: Shares, compute: Compute
     ) -> Tensor:
         """The host's own graph, with the shares of the product where the branches enter."""
         if up is None:

@@ -5,7 +5,16 @@ from typing import Any
 from torch import Tensor
 
 from lrp_lens.errors import RuleError, SiteError
-from lrp_lens.hosts.sites import ActivationSite, ExpertsSite, MixtureSite, NormSite, Site, Sites
+from lrp_lens.hosts.sites import (
+    ActivationSite,
+    AttentionSite,
+    ExpertsSite,
+    MixtureSite,
+    NormSite,
+    Site,
+    Sites,
+)
+from lrp_lens.rules.attention import row_hooks
 from lrp_lens.rules.experts import experts_hooks
 from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.rule import Hook, Rule, scaled
@@ -36,8 +45,12 @@ def site_hooks(site: Site, rules: dict[str, Any], name: str) -> tuple[Hook, ...]
         hooks = _made(site, name, rules["activation"], rules["activation"].hooks(site, shares))
         share = rules["experts"].share("expert") if site.expert else 1
         return (*hooks, *scaled(site.post, share, detach=False))
+    first: tuple[Hook, ...] = ()
+    if isinstance(site, AttentionSite) and not (rule := rules["attention"]).answers("hooks"):
+        first = _made(site, name, rule, row_hooks(site, rule, rules.get("softmax", Plain())))
+        rules = {"softcap": rules["softcap"]} if "softcap" in rules else {}
     made = (_made(site, name, rule, rule.hooks(site)) for rule in rules.values())
-    return tuple(hook for hooks in made for hook in hooks)
+    return first + tuple(hook for hooks in made for hook in hooks)
 
 
 def _made(site: Site, name: str, rule: Rule, hooks: tuple[Hook, ...] | None) -> tuple[Hook, ...]:

@@ -5,10 +5,12 @@ from typing import Any
 
 from lrp_lens.errors import RuleError, bare_name, did_you_mean
 from lrp_lens.rules.activations import Identity, ProductWeights
-from lrp_lens.rules.attention import AttentionWeights, TemperedSoftmax
+from lrp_lens.rules.attention import AttentionWeights, ConservingAttention
 from lrp_lens.rules.experts import ExpertWeights
 from lrp_lens.rules.norms import FrozenNorm
+from lrp_lens.rules.rule import Rule
 from lrp_lens.rules.ruleset import RuleSet
+from lrp_lens.rules.softmax import SecantSoftmax, TemperedSoftmax
 
 HALF = ProductWeights(0.5, 0.5)
 UNIFORM_ATTENTION = AttentionWeights(0.25, 0.25, 0.5)
@@ -45,8 +47,8 @@ RELP = RuleSet(
     softcap=Identity(),
     experts=ExpertWeights(0.5, 0.5),
 )
-"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient (for the
-AH-rule use RELP.replace(attention=AttentionWeights(0, 0, 1)))."""
+"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient (with the
+AH-rule: `RELP_FROZEN_PATTERN`)."""
 
 GIM = RuleSet(
     name="GIM",
@@ -63,9 +65,30 @@ GRADIENT = RuleSet(name="GRADIENT")
 PRESETS = MappingProxyType({rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT)})
 """Name → preset."""
 
+RELP_FROZEN_PATTERN = RELP.replace(name="RELP_FROZEN_PATTERN", attention=AttentionWeights(0.0, 0.0, 1.0))
+"""RelP with its option for attention, the AH-rule of Ali et al. 2022 (elsewhere: RelP-AH): patterns are constants.
+Conservative up to biases, but for the router of a mixture."""
+
+_QK_HALF, _QK_QUARTER = AttentionWeights(0.5, 0.5, 1.0), AttentionWeights(0.25, 0.25, 1.0)
+_VARIED: dict[str, dict[str, Rule]] = {
+    "RELP_QK_HALF": {"attention": _QK_HALF},
+    "RELP_QK_QUARTER": {"attention": _QK_QUARTER},
+    "RELP_SECANT": {"softmax": SecantSoftmax()},
+    "RELP_SECANT_QK_HALF": {"attention": _QK_HALF, "softmax": SecantSoftmax()},
+    "RELP_SECANT_QK_QUARTER": {"attention": _QK_QUARTER, "softmax": SecantSoftmax()},
+    "RELP_CONSERVING": {"attention": ConservingAttention()},
+    "RELP_CONSERVING_SECANT": {"attention": ConservingAttention(), "softmax": SecantSoftmax()},
+}
+VARIANTS = MappingProxyType(
+    {RELP_FROZEN_PATTERN.name: RELP_FROZEN_PATTERN}
+    | {name: RELP.replace(name=name, **changed) for name, changed in _VARIED.items()}
+)
+"""Name → RELP with another way through attention (docs/attention_rules.md).  Found by name like a preset, but not run
+where every preset is run by default."""
+
 
 def as_rule_set(rules: Any) -> RuleSet:
-    """A rule set from itself or the name of a preset, in any spelling: "RELP", "relp", "attn-lrp", "AttnLRP".
+    """A rule set from itself or the name of a preset or variant, in any spelling: "RELP", "relp", "AttnLRP".
 
     Raises:
         RuleError: for anything else; a typo is met with the nearest names.
@@ -76,9 +99,10 @@ def as_rule_set(rules: Any) -> RuleSet:
     """
     if isinstance(rules, RuleSet):
         return rules
-    known = {bare_name(name): preset for name, preset in PRESETS.items()}
+    named = PRESETS | VARIANTS
+    known = {bare_name(name): rules for name, rules in named.items()}
     found = known.get(bare_name(rules)) if isinstance(rules, str) else None
     if found is None:
-        hint = did_you_mean(rules, PRESETS)
+        hint = did_you_mean(rules, named)
         raise RuleError(f"rules is a RuleSet, or one of {', '.join(PRESETS)}; received {rules!r}.{hint}")
     return found

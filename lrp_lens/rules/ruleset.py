@@ -17,7 +17,7 @@ from lrp_lens.errors import RuleError, SiteError
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.sites import AttentionSite, LogitSite, MixtureSite, Site, Sites
 from lrp_lens.rules.activations import ActivationRule, ProductRule, SoftcapRule
-from lrp_lens.rules.attention import AttentionRule, SoftmaxRule
+from lrp_lens.rules.attention import AttentionRule
 from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
 from lrp_lens.rules.norms import NormRule
@@ -25,6 +25,7 @@ from lrp_lens.rules.operations import OPERATIONS, operations_at, records_of, req
 from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.planning import dropped_edit, innermost, site_hooks
 from lrp_lens.rules.rule import STAGES, Hook, Rule
+from lrp_lens.rules.softmax import SoftmaxRule
 
 Where = Literal["everywhere", "in the blocks", "after the blocks"]
 Questions = Mapping[str, tuple[str, ...]]

@@ -13,7 +13,7 @@ from tests.oracles.hooked import from_hooked_transformer
 from tests.oracles.hugging_face import from_hugging_face
 from tests.oracles.ledger import Relevance, Site
 from tests.oracles.recursion import compute_relevance
-from tests.oracles.rules import ATTN_LRP, CP_LRP, GIM, GRADIENT, PRESETS, RELP, Rules
+from tests.oracles.rules import ATTN_LRP, CP_LRP, GIM, GRADIENT, PRESETS, RELP, VARIANTS, Rules
 
 __all__ = [
     "ATTN_LRP",
@@ -22,6 +22,7 @@ __all__ = [
     "GRADIENT",
     "PRESETS",
     "RELP",
+    "VARIANTS",
     "Relevance",
     "Rules",
     "Site",

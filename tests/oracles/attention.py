@@ -5,7 +5,14 @@ from torch import Tensor
 
 from tests.oracles.forward import AttentionTrace, NormTrace, rotate, softmax_with_sink
 from tests.oracles.ledger import Ledger
-from tests.oracles.rules import GIM_GRADIENT_SCALE, Rules, through_norm, through_soft_cap
+from tests.oracles.rules import (
+    GIM_GRADIENT_SCALE,
+    Rules,
+    conserving_values,
+    secant_softmax,
+    through_norm,
+    through_soft_cap,
+)
 from tests.oracles.weights import Attention, Norm
 
 
@@ -24,12 +31,13 @@ def recurse_attention(
     groups = trace.v.shape[1]
     values = trace.v.repeat_interleave(c_z.shape[1] // groups, dim=1)
     c_pattern = torch.einsum("qhe,khe->hqk", c_z, values)
-    c_v = factor_v * _sum_groups(torch.einsum("hqk,qhe->khe", trace.pattern, c_z), groups)
+    c_logits, c_sink = _through_attention_softmax(trace.logits, attention.sinks, c_pattern, rules)
+    to_v = _conserving(trace, c_pattern, c_logits, rules.conserving) if rules.conserving else trace.pattern
+    c_v = factor_v * _sum_groups(torch.einsum("hqk,qhe->khe", to_v, c_z), groups)
     at_z, at_pattern = (trace.z * c_z).sum(), (trace.pattern * c_pattern).sum()
     ledger.absorb(layer, "attention product", at_z - (trace.v * c_v).sum() - share * at_pattern)
 
     # 3. Softmax over the keys and, in GPT-OSS, a sink whose value is zero.
-    c_logits, c_sink = _through_attention_softmax(trace.logits, attention.sinks, c_pattern, rules)
     visible = trace.logits.isfinite()
     at_logits = torch.where(visible, trace.logits * c_logits, 0.0).sum()
     at_sink = 0.0 if attention.sinks is None else (attention.sinks[:, None] * c_sink).sum()
@@ -89,11 +97,42 @@ def _through_attention_softmax(logits: Tensor, sinks: Tensor | None, c: Tensor, 
     The true Jacobian at T = 1; at another temperature, that of softmax(logits / T), applied to the
     coefficients c of the pattern of the forward pass. A sink has no value vector, so its column's c is zero.
     """
+    if rules.softmax_nodes:
+        return _along_the_path(logits, sinks, c, rules.softmax_nodes)
     temperature = rules.softmax_temperature
     pattern, sink = softmax_with_sink(logits, sinks, temperature=temperature)
     mean = (pattern * c).sum(-1)
     scale = 1.0 if temperature == 1.0 else GIM_GRADIENT_SCALE
     return scale * pattern * (c - mean[..., None]), -scale * sink * mean
+
+
+def _along_the_path(logits: Tensor, sinks: Tensor | None, c: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """The mean Jacobian along the path t logits, head by head and query by query."""
+    c_logits, c_sink = torch.zeros_like(c), torch.zeros_like(c[..., 0])
+    for head in range(logits.shape[0]):
+        for query in range(logits.shape[1]):
+            seen = logits[head, query].isfinite()
+            row, ends = logits[head, query, seen].tolist(), c[head, query, seen].tolist()
+            if sinks is None:
+                found = secant_softmax(row, ends, nodes)
+            else:
+                *found, last = secant_softmax([*row, float(sinks[head])], [*ends, 0.0], nodes)
+                c_sink[head, query] = last
+            c_logits[head, query, seen] = torch.tensor(found, dtype=c.dtype)
+    return c_logits, c_sink
+
+
+def _conserving(trace: AttentionTrace, c_pattern: Tensor, c_logits: Tensor, share: float) -> Tensor:
+    """The weights of v, head by head and query by query; nothing where a key is hidden."""
+    weights = torch.zeros_like(trace.pattern)
+    for head in range(weights.shape[0]):
+        for query in range(weights.shape[1]):
+            seen = trace.logits[head, query].isfinite()
+            row = (
+                one[head, query, seen].tolist() for one in (trace.pattern, c_pattern, trace.logits, c_logits)
+            )
+            weights[head, query, seen] = torch.tensor(conserving_values(*row, share), dtype=weights.dtype)
+    return weights
 
 
 def _through_head_norm(

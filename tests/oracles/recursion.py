@@ -15,8 +15,9 @@ Whatever an operation keeps instead of passing on is booked as a sink (oracles.l
 There is no autograd in it, and nothing of lrp_lens. The papers: linear maps, Bach et al. 2015 (the 0-rule
 R_i = x_i sum_j W_ij R_j / y_j, in coefficients c_x = W c_y); norms and constant attention, Ali et al. 2022
 (arXiv:2202.07304); products, activations and softmax, Achtibat et al. 2024 (arXiv:2402.05602); RelP, Jafari
-et al. 2025 (arXiv:2508.21258); the softmax at temperature 2, GIM 2025 (arXiv:2505.17630). literal.py spells
-the rules out as z_ij / z_j * R_j.
+et al. 2025 (arXiv:2508.21258); the softmax at temperature 2, GIM 2025 (arXiv:2505.17630). The softmax along a
+path and the conserving attention are docs/attention_rules.md's, in loops. literal.py spells the papers' rules
+out as z_ij / z_j * R_j.
 """
 
 import torch
@@ -26,14 +27,14 @@ from tests.oracles.attention import recurse_attention
 from tests.oracles.forward import BlockTrace, NormTrace, run_forward
 from tests.oracles.ledger import Ledger, Relevance
 from tests.oracles.mlp import recurse_mixture, recurse_mlp
-from tests.oracles.rules import PRESETS, Rules, through_norm, through_soft_cap
+from tests.oracles.rules import PRESETS, VARIANTS, Rules, through_norm, through_soft_cap
 from tests.oracles.weights import Block, Mixture, Norm, Transformer
 
 
 @torch.no_grad()
 def compute_relevance(model: Transformer, tokens: Tensor, metric: Tensor, rules: Rules | str) -> Relevance:
     """Relevance of sum(metric * logits), for tokens [n] and a metric [n, d_vocab]."""
-    rules = PRESETS[rules] if isinstance(rules, str) else rules
+    rules = (PRESETS | VARIANTS)[rules] if isinstance(rules, str) else rules
     trace, ledger = run_forward(model, tokens), Ledger()
 
     # 1. Logits.

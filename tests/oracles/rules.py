@@ -5,6 +5,7 @@ quotient, so that a value of zero costs nothing. A rule is a formula for the coe
 input from the coefficient of its output. Where every rule is the true derivative, c is the metric's gradient.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,10 @@ class Rules:
     """Factors on the coefficient at (hook_q, hook_k, hook_v)."""
     softmax_temperature: float = 1.0
     """Temperature of the attention softmax's derivative."""
+    softmax_nodes: int = 0
+    """Above 0: the attention softmax's derivative is the mean along the path t S, cut at so many nodes."""
+    conserving: float = 0.0
+    """Above 0: q and k take this share of the scores' relevance each, and v what is left of z's."""
     soft_cap_identity: bool = False
     """Coefficient t/s instead of t'(s), at the scores' and the logits' soft-cap."""
     experts: tuple[float, float] = (1.0, 1.0)
@@ -60,6 +65,18 @@ GIM = Rules(
     attention=(0.25, 0.25, 0.5),
     softmax_temperature=GIM_TEMPERATURE,
 )
+RELP_SECANT = replace(RELP, softmax_nodes=4)
+RELP_CONSERVING = replace(RELP, attention=(0.25, 0.25, 1.0), conserving=0.25)
+VARIANTS = {
+    "RELP_FROZEN_PATTERN": replace(RELP, attention=(0.0, 0.0, 1.0)),
+    "RELP_QK_HALF": replace(RELP, attention=(0.5, 0.5, 1.0)),
+    "RELP_QK_QUARTER": replace(RELP, attention=(0.25, 0.25, 1.0)),
+    "RELP_SECANT": RELP_SECANT,
+    "RELP_SECANT_QK_HALF": replace(RELP_SECANT, attention=(0.5, 0.5, 1.0)),
+    "RELP_SECANT_QK_QUARTER": replace(RELP_SECANT, attention=(0.25, 0.25, 1.0)),
+    "RELP_CONSERVING": RELP_CONSERVING,
+    "RELP_CONSERVING_SECANT": replace(RELP_CONSERVING, softmax_nodes=4),
+}
 PRESETS = {"ATTN_LRP": ATTN_LRP, "CP_LRP": CP_LRP, "RELP": RELP, "GIM": GIM, "GRADIENT": GRADIENT}
 
 # The tanh GELU x/2 (1 + tanh(a x (1 + 0.044715 x²))): the hosts write a with different numbers of digits.
@@ -141,3 +158,45 @@ def through_norm(normalized: Tensor, scale: Tensor, c: Tensor, *, centred: bool,
 def through_softmax(probabilities: Tensor, c: Tensor) -> Tensor:
     """The true Jacobian: the coefficient at the logits from the one at the probabilities."""
     return probabilities * (c - (probabilities * c).sum(-1, keepdim=True))
+
+
+@functools.cache
+def legendre_nodes(count: int) -> list[tuple[float, float]]:
+    """(t, weight) of Gauss-Legendre quadrature on [0, 1]: roots of P_n by Newton, weights 2 / ((1 - x²) P_n'(x)²)."""
+    nodes = []
+    for index in range(count):
+        x = math.cos(math.pi * (index + 0.75) / (count + 0.5))
+        for _ in range(20):
+            before, here = 1.0, x
+            for n in range(2, count + 1):  # n P_n = (2n - 1) x P_{n-1} - (n - 1) P_{n-2}
+                before, here = here, ((2 * n - 1) * x * here - (n - 1) * before) / n
+            slope = count * (x * here - before) / (x * x - 1.0)
+            x -= here / slope
+        nodes.append(((x + 1.0) / 2.0, 1.0 / ((1.0 - x * x) * slope * slope)))
+    return nodes
+
+
+def secant_softmax(scores: list[float], c: list[float], nodes: int) -> list[float]:
+    """The coefficients at visible scores from those at their probabilities: sum of w_n p_i (c_i - sum_k p_k c_k)."""
+    found, largest = [0.0] * len(scores), max(scores)
+    for t, weight in legendre_nodes(nodes):
+        exponentials = [math.exp(t * (score - largest)) for score in scores]
+        total = sum(exponentials)
+        p = [one / total for one in exponentials]
+        mean = sum(p_k * c_k for p_k, c_k in zip(p, c, strict=True))
+        for i in range(len(scores)):
+            found[i] += weight * p[i] * (c[i] - mean)
+    return found
+
+
+def conserving_values(
+    pattern: list[float], c_pattern: list[float], scores: list[float], c_scores: list[float], share: float
+) -> list[float]:
+    """Weights of one query's values: P_i (1 - 2 s c sign(a_i) / sum_k |a_k|), a_k = P_k c_k, c = sum of S_k c(S_k)."""
+    a = [p * c for p, c in zip(pattern, c_pattern, strict=True)]
+    c = sum(score * one for score, one in zip(scores, c_scores, strict=True))
+    total = sum(abs(one) for one in a)
+    if total == 0.0:
+        return list(pattern)
+    signs = [(one > 0) - (one < 0) for one in a]
+    return [p * (1.0 - 2.0 * share * c * sign / total) for p, sign in zip(pattern, signs, strict=True)]

@@ -129,10 +129,10 @@ class AttentionEdges:
             hidden = hidden | (column <= row - geometry.window)
         logits = logits.masked_fill(hidden, -torch.inf)
         if geometry.sink is None:
-            return AttentionRows(torch.softmax(logits, -1), logits, None, g, query, key, value), slope
+            return AttentionRows(torch.softmax(logits, -1), logits, None, g, value), slope
         sink = geometry.sink.to(logits)[:, None, None]
         both = torch.softmax(torch.cat([logits, sink.expand(*logits.shape[:2], 1)], -1), -1)
-        return AttentionRows(both[..., :-1], logits, sink, g, query, key, value), slope
+        return AttentionRows(both[..., :-1], logits, sink, g, value), slope
 
 
 def _through(weights: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
