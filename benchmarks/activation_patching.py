@@ -2,12 +2,13 @@
 
 1. Take a model (by default a randomly initialised one of GPT-2-small's shape; `--model` loads another) and pairs of
    prompts of one length.
-2. In turns: the definition (tests/oracles/activation_patching.py) on evenly spread cells, and the sweep over all cells.
+2. In turns: the definition (tests/oracles/activation_patching.py) on cells drawn at random, and the sweep over all.
 3. Report processor time, which other work on the machine does not count into, for all cells (the definition scaled up
    from those that were timed), their ratio, and the largest difference of the metric on the cells that both ran.
 """
 
 import argparse
+import random
 import time
 import warnings
 from typing import Any
@@ -58,7 +59,7 @@ def main() -> None:
     own, other = aligned(model, corrupted, "corrupted", metric), aligned(model, clean, "clean", metric)
     length = own.ids.shape[1]
     cells = [(layer, (pos,)) for layer in range(model.cfg.n_layers) for pos in range(length)]
-    timed = cells[:: max(1, len(cells) // options.cells)]
+    timed = sorted(random.Random(0).sample(cells, min(len(cells), options.cells)))
     print(
         f"{type(model).__name__}, {model.cfg.n_layers} layers, {len(own.ids)} pairs of {length} tokens, "
         f"{options.threads} threads, processor time\n"
@@ -77,10 +78,8 @@ def main() -> None:
         fast /= options.repeats
         same = torch.stack([found[:, :, layer, pos] for layer, (pos,) in timed], dim=-1)
         gap = (same - expected).abs().max().item()
-        print(
-            f"| {site} | {len(cells)} ({len(timed)} timed) | {slow:.1f} | {fast:.1f} | {slow / fast:.1f}× | {gap:.1e} |",
-            flush=True,
-        )
+        seconds = f"{slow:.1f} | {fast:.1f} | {slow / fast:.1f}×"
+        print(f"| {site} | {len(cells)} ({len(timed)} timed) | {seconds} | {gap:.1e} |", flush=True)
 
 
 if __name__ == "__main__":

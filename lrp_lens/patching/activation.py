@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.errors import InputError, SiteError
+from lrp_lens.errors import SiteError
 from lrp_lens.files.checkpoints import CheckpointFolder
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
@@ -84,7 +84,7 @@ def activation_values(
             is asked for that is not right there.
     """
     require_whole(batch_tokens, "batch_tokens", 1)
-    require_choice([facet], positions)
+    require_choice([facet], layers, positions, engine)
     live, right = patchable(resolve(model), dead(model), facet, engine)
     batch = aligned(model, prompts, "corrupted", metrics[0])
     source = source if is_cache(source) else aligned(model, source, "clean", metrics[0])
@@ -167,13 +167,7 @@ def _engine(runs: Runs, right: bool, options: Options) -> str:
 
     Raises:
         SiteError: where "restarted" is asked for and is not exact.
-        InputError: where transformer_lens is asked for some of the cells only.
     """
-    if options.engine == "transformer_lens" and options.chosen is not None:
-        raise InputError(
-            "transformer_lens.patching runs every cell; received layers or positions. Use another engine, or leave "
-            "them out."
-        )
     if options.engine in ("transformer_lens", "batched"):
         return options.engine
     if options.engine == "auto" and hooked(runs.model):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrp_lens.errors import InputError
-from lrp_lens.patching.checks import as_list, require_whole
+from lrp_lens.patching.checks import Engine, as_list, require_whole
 from lrp_lens.patching.facets import Facet
 
 Cell = tuple[int, ...]
@@ -50,8 +50,13 @@ class Chosen:
         return layer in self.layers and (at is None or at in self.positions)
 
 
-def require_choice(facets: Iterable[Facet], positions: Any) -> None:
-    """Raise InputError if positions are chosen of a facet that has no axis of positions."""
+def require_choice(facets: Iterable[Facet], layers: Any, positions: Any, engine: Engine) -> None:
+    """Raise InputError if cells are chosen that a facet does not have, or of transformer_lens, which runs all."""
+    if engine == "transformer_lens" and not (layers is None and positions is None):
+        raise InputError(
+            f"transformer_lens.patching runs every cell; received layers={layers!r}, positions={positions!r}. Use "
+            "another engine, or leave them out."
+        )
     for facet in facets:
         if positions is not None and not set(facet.axes) & set(_POSITIONS):
             raise InputError(

@@ -134,7 +134,7 @@ def compare(
     compared = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
     _require(facets, compared, floor)
     require_engine(engine)
-    require_choice(facets, positions)
+    require_choice(facets, layers, positions, engine)
     require_whole(batch_tokens, "batch_tokens", 1)
     require_show(progress)
     sizes = require_sizes(ks)

@@ -138,6 +138,12 @@ class Runs:
         behind = {layer: name for layer, name in live.items() if records[name].plus}
         needed = [*behind.values(), *(record_name("attn_out", layer) for layer in behind)]
         own = run_keeping(self.model, self.batch.ids, needed, self.sites)[1] if behind else {}
+        silent = [name for name in live.values() if name not in other]
+        if silent:
+            raise SiteError(
+                f"A patch needs its activation; {self.sites.architecture} in {self.sites.host} never fires "
+                f"{silent[0]!r}. Leave this site out."
+            )
         points: dict[int, tuple[Port, Tensor]] = {}
         for layer, name in live.items():
             port, value = records[name].port, other[name]

@@ -84,7 +84,7 @@ class Sweep(Named):
         asked = per_prompt(asked, model)
         batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, asked, prepend_bos)
         facets = facets_of(self.facet)
-        require_choice(facets, positions)
+        require_choice(facets, layers, positions, engine)
         chosen = None
         if layers is not None or positions is not None:
             chosen = Chosen.of(layers, positions, resolve(model).n_layers, batch.ids.shape[1])

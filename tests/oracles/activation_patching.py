@@ -62,7 +62,9 @@ def patch_one_by_one(
         for layer, cell in cells:
             value, index = cache[name.format(layer)], INDEX[layout](*cell)
 
-            def patch(tensor: torch.Tensor, hook: Any, value: Any = value, index: Any = index) -> torch.Tensor:
+            def patch(
+                tensor: torch.Tensor, hook: Any, value: Any = value, index: Any = index
+            ) -> torch.Tensor:
                 patched = tensor.clone().reshape(value.shape)
                 patched[index] = value[index]
                 return patched.reshape(tensor.shape)
