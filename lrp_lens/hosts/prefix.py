@@ -4,8 +4,6 @@
 2. For the next rows, keep those of the tokens that they all begin with; run only the tokens after them.
 
 Exact: in a causal model, nothing before the first token that differs can change.
-
-`KeyValues.layer` hands out what one layer kept, for a block that is run alone (`lrp_lens.hosts.restart`).
 """
 
 from typing import Any
@@ -36,16 +34,9 @@ class KeyValues:
         True
     """
 
-    def __init__(self, model: Any, each: bool = False) -> None:
-        """Each row goes on from the last row that was run, or (`each`) from the same row of that run."""
+    def __init__(self, model: Any) -> None:
         self.model, self.bridge = model, is_bridge(model)
-        self._rows = slice(None) if each else slice(-1, None)
         self._layers: list[tuple[Tensor, Tensor]] = []
-
-    @property
-    def filled(self) -> bool:
-        """Whether a row was run."""
-        return bool(self._layers)
 
     def forward(self, tokens: Int[Tensor, "rows pos"], after: int = 0) -> Float[Tensor, "rows read d_vocab"]:
         """Logits of rows that all begin with the first `after` tokens of the last row that was run.
@@ -59,7 +50,7 @@ class KeyValues:
     def _of_bridge(self, tokens: Tensor, after: int) -> Tensor:
         cache = DynamicCache()
         for index, pair in enumerate(self._layers if after else ()):
-            keys, values = (part[self._rows, :, :after].expand(len(tokens), -1, -1, -1) for part in pair)
+            keys, values = (part[-1:, :, :after].expand(len(tokens), -1, -1, -1) for part in pair)
             cache.update(keys, values, index)
         logits = self.model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
@@ -69,7 +60,7 @@ class KeyValues:
         cache = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
         for entry, pair in zip(cache.entries, self._layers if after else (), strict=False):
             entry.past_keys, entry.past_values = (
-                part[self._rows, :after].expand(len(tokens), -1, -1, -1) for part in pair
+                part[-1:, :after].expand(len(tokens), -1, -1, -1) for part in pair
             )
         cache.previous_attention_mask = tokens.new_ones((len(tokens), after))
         logits = self.model(
@@ -81,16 +72,3 @@ class KeyValues:
         )
         self._layers = [(entry.past_keys, entry.past_values) for entry in cache.entries]
         return logits
-
-    def layer(self, index: int, rows: Int[Tensor, " copies"], after: int) -> Any:
-        """A cache of the host's own for one layer alone: what it kept of the first `after` tokens of some rows."""
-        keys, values = self._layers[index]
-        if self.bridge:
-            cache = DynamicCache()
-            cache.update(keys[rows, :, :after], values[rows, :, :after], index)
-            return cache
-        (entry,) = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(rows)).entries[
-            index : index + 1
-        ]
-        entry.past_keys, entry.past_values = keys[rows, :after], values[rows, :after]
-        return entry
