@@ -130,13 +130,12 @@ def test_masked_embeddings_are_replaced_and_nothing_else(name: str, monkeypatch:
 
         expected = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", literal)])[:, [11, 10]]
         assert (expected[1:] - expected[0]).abs().amax((1, 2)).min() > 1e-3
-        for shared_from, pass_costs in ((99, 0), (1, 0), (1, 6)):  # in batches; row by row; in chunks
-            monkeypatch.setattr(replacement, "_SHARED_FROM", shared_from)
-            monkeypatch.setattr(replacement, "_PASS_COSTS", pass_costs)
-            chunks = list(masked_logits(model, tokens, masks, mean, [-1, 10]))
-            assert len(chunks) == {(99, 0): 1, (1, 0): 5}.get((shared_from, pass_costs), len(chunks))
-            assert (shared_from, len(chunks)) != (1, 1)
-            torch.testing.assert_close(torch.cat(chunks), expected, atol=2e-5, rtol=1e-5)
+        for costs, at_once, chunks in ((10**9, 4096, 1), (0, 4096, 1), (0, 5, 3), (8, 20, 1)):
+            monkeypatch.setattr(replacement, "_PASS_COSTS", costs)  # at once; a pass for each cut; in chunks, too
+            monkeypatch.setattr(replacement, "_TOKENS_AT_ONCE", at_once)
+            found = list(masked_logits(model, tokens, masks, mean, [-1, 10]))
+            assert len(found) == chunks
+            torch.testing.assert_close(torch.cat(found), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_the_blamed_tokens_are_masked_in_order() -> None:

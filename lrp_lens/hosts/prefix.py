@@ -1,7 +1,7 @@
 """Forward passes that share a prefix: what the attention layers kept of its tokens is not computed again.
 
-1. Keep each layer's keys and values of the last row, as text generation does (`KeyValues`), in either host's own cache.
-2. For the next rows, keep those of the tokens that they all begin with; run only the tokens after them.
+1. Keep each layer's keys and values, as text generation does (`KeyValues`), in either host's own cache.
+2. The next rows go on from any of the rows that were run last: run only the tokens after what each shares with its own.
 
 Exact: in a causal model, nothing before the first token that differs can change.
 """
@@ -22,7 +22,7 @@ _OwnCache: Any = getattr(transformer_lens, "TransformerLensKeyValueCache", None)
 
 
 class KeyValues:
-    """Keys and values of the last row that was run.
+    """Keys and values of the rows that were run last.
 
     Example:
         >>> from lrp_lens import load_demo_model
@@ -30,7 +30,7 @@ class KeyValues:
         >>> tokens = model.to_tokens("then mary and john went to the park")
         >>> past = KeyValues(model)
         >>> first = past.forward(tokens)
-        >>> torch.allclose(past.forward(tokens[:, 5:], after=5), first[:, 5:], atol=1e-4)
+        >>> torch.allclose(past.forward(tokens[:, 5:], 5, torch.tensor([0])), first[:, 5:], atol=1e-4)
         True
     """
 
@@ -38,30 +38,36 @@ class KeyValues:
         self.model, self.bridge = model, is_bridge(model)
         self._layers: list[tuple[Tensor, Tensor]] = []
 
-    def forward(self, tokens: Int[Tensor, "rows pos"], after: int = 0) -> Float[Tensor, "rows read d_vocab"]:
-        """Logits of rows that all begin with the first `after` tokens of the last row that was run.
+    def forward(
+        self, tokens: Int[Tensor, "rows pos"], after: int = 0, rows: Int[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "rows read d_vocab"]:
+        """Logits of rows that go on from the rows that were run last.
 
         Args:
-            tokens: what follows these tokens, in each row.
+            tokens: what follows, in each row.
             after: how many tokens are not run again.
+            rows: for each row, the one of the rows run last that begins with these tokens; needed if there are any.
         """
-        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, after)
+        cut = (slice(None),) * (2 if self.bridge else 1) + (slice(after),)
+        kept, self._layers = self._layers if after else [], []
+        past: list[tuple[Tensor, Tensor]] = []
+        while kept:  # a layer's are let go as soon as they are copied
+            keys, values = kept.pop(0)
+            past.append((keys[cut][rows], values[cut][rows]))
+        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, after, past)
 
-    def _of_bridge(self, tokens: Tensor, after: int) -> Tensor:
+    def _of_bridge(self, tokens: Tensor, after: int, past: list[tuple[Tensor, Tensor]]) -> Tensor:
         cache = DynamicCache()
-        for index, pair in enumerate(self._layers if after else ()):
-            keys, values = (part[-1:, :, :after].expand(len(tokens), -1, -1, -1) for part in pair)
-            cache.update(keys, values, index)
+        for index, pair in enumerate(past):
+            cache.update(*pair, index)
         logits = self.model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         return logits
 
-    def _of_hooked_transformer(self, tokens: Tensor, after: int) -> Tensor:
+    def _of_hooked_transformer(self, tokens: Tensor, after: int, past: list[tuple[Tensor, Tensor]]) -> Tensor:
         cache = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
-        for entry, pair in zip(cache.entries, self._layers if after else (), strict=False):
-            entry.past_keys, entry.past_values = (
-                part[-1:, :after].expand(len(tokens), -1, -1, -1) for part in pair
-            )
+        for entry, pair in zip(cache.entries, past, strict=False):
+            entry.past_keys, entry.past_values = pair
         cache.previous_attention_mask = tokens.new_ones((len(tokens), after))
         logits = self.model(
             tokens,
@@ -72,3 +78,11 @@ class KeyValues:
         )
         self._layers = [(entry.past_keys, entry.past_values) for entry in cache.entries]
         return logits
+
+
+def bytes_of_token(model: Any) -> int:
+    """Memory that the keys and values of one token take in all layers."""
+    cfg = model.cfg
+    heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    size = next(model.parameters()).element_size()
+    return max(1, 2 * int(cfg.n_layers) * int(heads) * int(cfg.d_head) * size)

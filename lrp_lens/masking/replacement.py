@@ -2,8 +2,8 @@
 
 1. Choose the replacement: the mean embedding over the vocabulary, zeros, the padding token's embedding, or the
    embedding of a resampled token.  Position embeddings, attention and all other tokens stay as they are.
-2. Run the model, without any rule, with the masked rows of the embedding replaced; unembed only the positions that
-   are read.  Short prompts go in batches; a long one keeps the keys and values of what it shares with the row before.
+2. Run the model, without any rule, with the masked rows of the embedding replaced; what several rows begin with is
+   run once (`passes`), and only the positions that are read are unembedded.
 
 A measured effect of masking always depends on the replacement, so a `Replacement` says in words what it is.
 Zeroed embeddings: AttnLRP (Achtibat et al. 2024, 2402.05602).  Resampling: Chan et al. 2022, causal scrubbing.
@@ -22,9 +22,10 @@ from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward, vocabulary_size
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.prefix import KeyValues
+from lrp_lens.hosts.prefix import KeyValues, bytes_of_token
 from lrp_lens.hosts.scope import attached, exclusive
 from lrp_lens.hosts.sites import Port
+from lrp_lens.masking.passes import Pass, passes
 
 ReplacementName = Literal["mean", "zero", "pad", "resample"]
 BASELINE = "mean embedding over the vocabulary"
@@ -37,7 +38,7 @@ STATEMENTS: dict[str, str] = {
 
 _TOKENS_AT_ONCE = 4096
 _LOGITS_AT_ONCE = 2**26
-_SHARED_FROM = 64
+_BYTES_AT_ONCE = 2**28
 _PASS_COSTS = 100
 
 
@@ -138,62 +139,56 @@ def masked_logits(
 
     Args:
         model: a HookedTransformer or TransformerBridge.
-        tokens: token ids; padding may stand on the right.  Sorted, long rows cost less: what a chunk shares with the
-            row before it is not run again.
+        tokens: token ids; padding may stand on the right.  Neighbours that begin alike cost less.
         masks: True where the embedding is replaced.
         replacement: one vector, or one per position [pos, d_model].
         positions: positions whose logits are wanted, so that no others are unembedded; None for all.
 
     Yields:
-        Logits of at most 4,096 tokens at once (and at most 2²⁶ numbers), in the order of the rows.
+        Logits in the order of the rows.  At most 4,096 tokens are run at once, at most 2²⁶ logits and 256 MiB of keys
+        and values are held.
     """
-    length, masks = tokens.shape[1], masks.to(tokens.device)
-    read = None if positions is None else [at % length for at in positions]
-    unembedded = len(read or range(length)) * vocabulary_size(model)
-    most = max(1, min(_TOKENS_AT_ONCE // length, _LOGITS_AT_ONCE // unembedded))
-    starts, past = [0] * len(tokens), None
-    if read and length >= _SHARED_FROM:
-        same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
-        starts[1:] = same.long().cumprod(-1).sum(-1).clamp(max=min(read)).tolist()
-        past = KeyValues(model)
-    pass_costs = _PASS_COSTS if tokens.device.type == "cpu" else _TOKENS_AT_ONCE
-    rows = replacement.expand(length, -1)
+    masks, last = masks.to(tokens.device), tokens.shape[1]
+    read = None if positions is None else [at % last for at in positions]
+    if read:  # nothing after the last of them can matter
+        tokens, masks = tokens[:, : max(read) + 1], masks[:, : max(read) + 1]
     embedding, unembedding = embedding_port(model).point, resolve(model).unembed_input.point
-    for first, stop, start in _chunks(starts, length, most, pass_costs):
-        chunk, mask = tokens[first:stop, start:], masks[first:stop, start:, None]
+    replaced = replacement.expand(last, -1)
+    planned = list(_plan(model, tokens, masks, read))
+    past = KeyValues(model) if any(one.start for one in planned) else None
+    for one in planned:
+        rows = torch.as_tensor(one.rows, device=tokens.device)
+        chunk, mask = tokens[rows, one.start : one.stop], masks[rows, one.start : one.stop, None]
 
-        def replace(value: Tensor, hook: object = None, mask: Tensor = mask, start: int = start) -> Tensor:
-            return torch.where(mask, rows[start:].to(value), value)
+        def replace(value: Tensor, hook: object = None, mask: Tensor = mask, one: Pass = one) -> Tensor:
+            return torch.where(mask, replaced[one.start : one.stop].to(value), value)
 
-        def select(value: Tensor, hook: object = None, start: int = start) -> Tensor:
-            return value[:, [at - start for at in read or ()]]
+        def select(value: Tensor, hook: object = None, one: Pass = one) -> Tensor:
+            return value[:, [at - one.start for at in read or () if len(one.wanted)]]
 
         hooks = [(embedding, replace)] + ([(unembedding, select)] if read is not None else [])
         with torch.no_grad(), attached(model, hooks):
-            logits = forward(model, chunk, None) if past is None else past.forward(chunk, start)
-        yield logits
+            if past is None:
+                logits = forward(model, chunk, None)
+            else:
+                logits = past.forward(chunk, one.start, torch.as_tensor(one.parents, device=tokens.device))
+        if len(one.wanted):
+            yield logits[torch.as_tensor(one.wanted, device=logits.device)]
 
 
-def _chunks(starts: Sequence[int], length: int, most: int, pass_costs: int) -> Iterator[tuple[int, int, int]]:
-    """Rows [first, stop) that are run in one pass, and the position from which: a token is not run twice for less.
-
-    Args:
-        starts: for each row, how many tokens it shares with the row before; with all of a chunk it shares the least.
-        length: tokens of a row.
-        most: rows of a chunk at most.
-        pass_costs: tokens that could be run in the time that one pass more takes.
-
-    Example:
-        >>> list(_chunks([0, 90, 2, 1], 100, 10, 30))
-        [(0, 1, 0), (1, 2, 90), (2, 4, 1)]
-    """
-    first, shared = 0, starts[0]
-    for row in range(1, len(starts)):
-        least, count = min(shared, starts[row]), row - first
-        together, apart = (count + 1) * (length - least), count * (length - shared) + length - starts[row]
-        if count == most or together - apart > pass_costs:
-            yield first, row, shared
-            first, shared = row, starts[row]
-        else:
-            shared = least
-    yield first, len(starts), shared
+def _plan(
+    model: Any, tokens: Int[Tensor, "rows pos"], masks: Bool[Tensor, "rows pos"], read: Sequence[int] | None
+) -> Iterator[Pass]:
+    """The passes of these rows; without any sharing where every position is read."""
+    length = tokens.shape[1]
+    latest = min(read) if read else 0
+    unembedded = len(read or range(length)) * vocabulary_size(model)
+    most = min(_TOKENS_AT_ONCE // (length - latest), _LOGITS_AT_ONCE // unembedded)
+    if not latest:
+        shared = [0] * len(tokens)
+    else:
+        same = (tokens[1:] == tokens[:-1]) & (masks[1:] == masks[:-1])
+        shared = [0, *same.long().cumprod(-1).sum(-1).tolist()]
+        most = min(most, _BYTES_AT_ONCE // (length * bytes_of_token(model)))
+    pass_costs = _PASS_COSTS if tokens.device.type == "cpu" else _TOKENS_AT_ONCE
+    return passes(shared, length, latest, max(1, most), _TOKENS_AT_ONCE, pass_costs)
