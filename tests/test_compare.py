@@ -297,7 +297,7 @@ def test_what_cannot_run_is_refused_first_or_noted(monkeypatch):
     assert np.isfinite(rows.pearson["GRADIENT"]) and np.isnan(rows.pearson["GIM"])
     assert "GIM cannot run here: Every edit must reach the logits" in rows.note["GIM"]
     room = sys.modules["lrp_lens.patching.compare"]  # the façade's name is the function's
-    monkeypatch.setattr(room, "activation_values", None)  # nothing may be patched
+    monkeypatch.setattr(room, "patched_values", None)  # nothing may be patched
     with pytest.raises(SiteError, match="has no resid_mid"):
         compare(gptj, CLEAN, CORRUPTED, METRIC, sites=["mlp_out", "resid_mid"], **options)
     with pytest.raises(InputError, match="is the constant 0"):
@@ -384,12 +384,17 @@ from lrp_lens.patching import integrated_pass
 model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
 text = "then {} and {} went to the park . {} gave the key to"
 clean, corrupted = ([text.format("mary", "john", name)] * 2 for name in ("john", "mary"))
-compare.__globals__["activation_values"] = None  # nothing may be patched
+assert "patched_values" in compare.__globals__
+compare.__globals__["patched_values"] = None  # nothing may be patched
 wrong = [dict(ks=ks) for ks in (True, 1.5, "a", [True], [2.0], [0], None)]
 wrong += [dict(samples=value) for value in (-1, 1.5, True, "a")]
 wrong += [dict(seed=value) for value in (-1, 1.5, True, "a")]
 wrong += [dict(floor=value) for value in ("0.1", True, None)]
 wrong += [dict(engine=value) for value in ("foo", None)]
+wrong += [dict(layers=value) for value in (4, -5, True, 1.0, "a", [], [0, 9])]
+wrong += [dict(positions=value) for value in (15, -16, True, 1.0, "a", [])]
+wrong += [dict(positions=0, sites="attn_head_out_all_pos"), dict(layers=0, engine="transformer_lens")]
+wrong += [dict(batch_tokens=value) for value in (0, True, 1.5, None)]
 wrong += [dict(sites=value) for value in ([], 3, None)] + [dict(methods=value) for value in ([], 3, [None])]
 for options in wrong:
     try:

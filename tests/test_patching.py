@@ -408,7 +408,7 @@ def test_rules_by_the_name_of_their_preset(gpt2):
 @pytest.mark.parametrize("engine", ["foo", None, "Batched"])
 def test_unknown_engines_are_refused(gpt2, engine):
     with pytest.raises(
-        InputError, match=f"engine is one of auto, transformer_lens, batched; received {engine!r}"
+        InputError, match=f"engine is one of auto, restarted, transformer_lens, batched; received {engine!r}"
     ):
         unchecked(patching.get_act_patch_mlp_out)(gpt2, CORRUPTED, CLEAN, METRIC, engine=engine)
 

@@ -13,12 +13,10 @@ import transformer_lens.patching
 from jaxtyping import Int
 from torch import Tensor
 
-from lrp_lens.hosts.forward import is_bridge
 
-
-def transformer_lens_patches(model: Any, part: str) -> bool:
-    """Whether transformer_lens.patching is right for a part of this model (given that the host has it live)."""
-    return part != "resid_mid" or not is_bridge(model)
+def transformer_lens_patches(host: str, part: str) -> bool:
+    """Whether transformer_lens.patching is right for a part of a model of this host (given that it has it live)."""
+    return part != "resid_mid" or host != "TransformerBridge"
 
 
 def sweep(

@@ -2,13 +2,14 @@
 
 1. During one forward pass keep what every block was called with: its state and its other arguments (masks, rotary
    tables, ALiBi), so that a block run again sees the same mask and positions.
-2. `BlockCall.run` calls the block as the host did; hooks attached at that time act.  Caches of keys and values are
-   left out, since a second call would append to them.
+2. `BlockCall.run` calls the block as the host did; hooks attached at that time act.  A call appends to a cache of keys
+   and values, so each gets another one (`Past`), or none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,14 @@ from torch import Tensor, nn
 from lrp_lens.errors import SiteError
 
 _STATE = "hidden_states"
+
+
+@dataclass(frozen=True)
+class Past:
+    """Stands for the cache of keys and values that a block was called with."""
+
+    of_rows: Callable[[Tensor], Any]
+    """Which row each copy is of → a cache that holds what it held before the call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,7 @@ class BlockCall:
 
         Args:
             states: the stream before it, same shape.
-            rows: which row each copy is of; default the rows themselves.
+            rows: which row each copy is of; default the rows themselves (without a cache of keys and values).
         """
         if rows is None:
             args, kwargs = self.args, self.kwargs
@@ -52,6 +61,8 @@ def _is_cache(value: Any) -> bool:
 
 def _of_rows(value: Any, rows: Tensor, count: int, name: str = "") -> Any:
     """An argument for copies of some of `count` rows; tensors that broadcast over the batch stay as they are."""
+    if isinstance(value, Past):
+        return value.of_rows(rows)
     if isinstance(value, tuple):
         return tuple(_of_rows(one, rows, count, name) for one in value)
     if isinstance(value, Tensor) and name == "alibi":  # one row per head: [row · head, 1, pos]
@@ -62,8 +73,15 @@ def _of_rows(value: Any, rows: Tensor, count: int, name: str = "") -> Any:
 
 
 @contextmanager
-def blocks_captured(model: Any) -> Iterator[dict[int, BlockCall]]:
-    """Keep every block's call of the forward pass inside; the dictionary fills layer by layer."""
+def blocks_captured(
+    model: Any, past: Callable[[int, Tensor], Any] | None = None
+) -> Iterator[dict[int, BlockCall]]:
+    """Keep every block's call of the forward pass inside; the dictionary fills layer by layer.
+
+    Args:
+        model: HookedTransformer or TransformerBridge.
+        past: (layer, rows) → a cache of keys and values for another call; by default blocks are called without one.
+    """
     calls: dict[int, BlockCall] = {}
     handles = []
 
@@ -79,8 +97,9 @@ def blocks_captured(model: Any) -> Iterator[dict[int, BlockCall]]:
                 )
             if "use_cache" in kwargs:
                 kwargs["use_cache"] = False
-            rest = tuple(None if _is_cache(value) else value for value in rest)
-            kwargs = {name: None if _is_cache(value) else value for name, value in kwargs.items()}
+            cache = None if past is None else Past(partial(past, layer))
+            rest = tuple(cache if _is_cache(value) else value for value in rest)
+            kwargs = {name: cache if _is_cache(value) else value for name, value in kwargs.items()}
             calls[layer] = BlockCall(module, state.detach(), rest, kwargs)
 
         return hook

@@ -56,6 +56,11 @@ def attached(
                 module_handle.remove()
 
 
+def hooked(model: Any) -> bool:
+    """Whether functions of somebody's are attached to the model's hook points."""
+    return any(point.fwd_hooks for point in model.hook_dict.values())
+
+
 @contextmanager
 def parameters_frozen(model: nn.Module) -> Iterator[None]:
     """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates."""

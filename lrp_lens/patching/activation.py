@@ -1,18 +1,20 @@
-"""Activation patching: the exact effect of each patch, one patched forward pass per cell.
+"""Activation patching: the exact effect of each patch.
 
-1. Run the clean prompts once, or take their cache.
-2. For each cell, run the corrupted prompts with the clean activation put in, and read the metric.
+1. The run that is patched is made once, the other run once (`Runs`).
+2. For each cell, the patched run: the clean activation put in, and the metric read.  It starts at the patched layer
+   and position, from the stream of the unpatched run, and many go on together (`waves`).
+3. Where a restarted run is not the run (`hosts.restart` checks it), whole runs go through the model, many in a batch.
+   Where functions of the user's are attached to the model, which may count on the batch or its positions,
+   transformer_lens.patching runs one whole run at a time if it is right there (`lrp_lens.hosts.patching`).
 
-transformer_lens.patching does it wherever it is right for the host (`lrp_lens.hosts.patching`).  Elsewhere, or with
-`engine="batched"`, many patched runs go through the model as one batch, and every edit is checked to be live.
-TransformerBridge's resid_mid is patched at attn_out: the stream is resid_pre + attn_out there, and a patch of attn_out
-by the difference of the streams makes the stream the clean one for MLP and skip path alike.
+Every edit is checked to be live.
 Source: Vig et al. 2020; Meng et al. 2202.05262; transformer_lens.patching (Nanda).
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,21 +22,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
+from lrp_lens.files.checkpoints import CheckpointFolder
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
-from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.sites import Port
+from lrp_lens.hosts.scope import attached, hooked
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.attribution import missing_parts, require_part
+from lrp_lens.patching.cells import Chosen, Where, grouped, position_of, require_choice
 from lrp_lens.patching.checks import Engine, require_engine, require_whole
 from lrp_lens.patching.facets import Facet, record_name
-from lrp_lens.patching.inputs import activations, aligned, is_cache, source_activations
+from lrp_lens.patching.inputs import aligned, is_cache
+from lrp_lens.patching.runs import Runs
+from lrp_lens.patching.waves import BATCH_TOKENS, Moved, Points, wave, whole_batches
 from lrp_lens.progress import progress_bar
 from lrp_lens.rules import GRADIENT
 
-BATCH_ROWS = 64
-"""Prompts that go through the model at once in our own sweeps."""
+
+@dataclass(frozen=True)
+class Options:
+    """How patches are run, and which."""
+
+    engine: Engine = "auto"
+    chosen: Chosen | None = None
+    """None for every cell."""
+    batch_tokens: int = BATCH_TOKENS
+    progress: bool | None = None
+    checkpoint: CheckpointFolder | None = None
 
 
 def activation_values(
@@ -45,7 +59,9 @@ def activation_values(
     metrics: Sequence[Metric],
     *,
     engine: Engine = "auto",
-    batch_rows: int = BATCH_ROWS,
+    layers: Any = None,
+    positions: Any = None,
+    batch_tokens: int = BATCH_TOKENS,
     progress: bool | None = None,
 ) -> Float[Tensor, "metric batch layer ..."]:
     """Each prompt's metrics under every patch of a facet, [metric, batch, layer, *axes]; NaN where no edit is live.
@@ -56,27 +72,32 @@ def activation_values(
         source: the other run: ActivationCache or prompts.
         facet: an entry of `FACETS`.
         metrics: one number per prompt each; all read the same patched runs.
-        engine: "auto" takes transformer_lens.patching where it is right.
-        batch_rows: rows of one batch of our own engine.
+        engine: "auto", "restarted" (refused where it is not exact), "batched" (whole runs) or "transformer_lens".
+        layers: those that are patched, one or several; the others are NaN.
+        positions: those that are patched; the others are NaN.
+        batch_tokens: positions that go through the model at once.
         progress: show a bar; None: on terminals and in notebooks, after two seconds.
 
     Raises:
-        InputError: for an unknown engine, or batch_rows below 1.
-        SiteError: if the model has no such part in any layer, the host drops every edit of it, or transformer_lens
-            is asked for and not right there.
+        InputError: for an unknown engine, batch_tokens below 1, layers or positions out of range.
+        SiteError: if the model has no such part in any layer, the host drops every edit of it, or an engine
+            is asked for that is not right there.
     """
-    require_whole(batch_rows, "batch_rows", 1)
-    live, right = patchable(model, facet, engine)
-    n_layers = resolve(model).n_layers
+    require_whole(batch_tokens, "batch_tokens", 1)
+    require_choice([facet], layers, positions, engine)
+    live, right = patchable(resolve(model), dead(model), facet, engine)
     batch = aligned(model, prompts, "corrupted", metrics[0])
     source = source if is_cache(source) else aligned(model, source, "clean", metrics[0])
-    other = source_activations(model, source, live.values(), (batch.ids.shape[0], batch.ids.shape[1]))
-    if right and engine != "batched":
-        return _by_transformer_lens(model, batch.ids, other, facet, metrics, n_layers, progress)
-    return _batched(model, batch.ids, other, facet, metrics, live, batch_rows, progress)
+    runs = Runs(model, batch, source, metrics, live.values())
+    chosen = None
+    if layers is not None or positions is not None:
+        chosen = Chosen.of(layers, positions, runs.sites.n_layers, runs.length)
+    return patched_values(runs, facet, live, right, Options(engine, chosen, batch_tokens, progress))
 
 
-def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[int, str], bool]:
+def patchable(
+    sites: Sites, dropped: Mapping[str, str], facet: Facet, engine: Engine = "auto"
+) -> tuple[dict[int, str], bool]:
     """Where a facet's patches are live, layer → hook name, and whether transformer_lens is right for all of them.
 
     Nothing is run, so that it may be asked before long work.
@@ -85,9 +106,8 @@ def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[i
         InputError, SiteError: as `activation_values`.
     """
     require_engine(engine)
-    require_part(model, facet.part)
-    sites = resolve(model)
-    missing = missing_parts(model, GRADIENT)
+    require_part(sites, facet.part)
+    missing = missing_parts(sites, dropped, GRADIENT)
     names = {layer: record_name(facet.part, layer) for layer in range(sites.n_layers)}
     live = {layer: name for layer, name in names.items() if name not in missing}
     if not live:
@@ -95,7 +115,7 @@ def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[i
             f"A patch must reach the logits; {missing[names[0]]}. Leave {facet.part} out, or use HookedTransformer "
             "(or eager attention) for this model."
         )
-    right = transformer_lens_patches(model, facet.part) and len(live) == len(names)
+    right = transformer_lens_patches(sites.host, facet.part) and len(live) == len(names)
     if engine == "transformer_lens" and not right:
         raise SiteError(
             f"transformer_lens.patching is not right for {facet.part} of {sites.architecture} in {sites.host}. "
@@ -104,112 +124,110 @@ def patchable(model: Any, facet: Facet, engine: Engine = "auto") -> tuple[dict[i
     return live, right
 
 
-def _evaluate(logits: Tensor, metrics: Sequence[Metric]) -> Float[Tensor, "metric batch"]:
-    return torch.stack([metric(logits).detach() for metric in metrics])
+def patched_values(
+    runs: Runs, facet: Facet, live: Mapping[int, str], right: bool, options: Options
+) -> Float[Tensor, "metric batch layer ..."]:
+    """Each prompt's metrics under the chosen patches of a facet, [metric, batch, layer, *axes]; NaN elsewhere.
+
+    Args:
+        runs: the two runs.
+        facet: an entry of `FACETS`.
+        live: what `patchable` said.
+        right: what `patchable` said.
+        options: how, and which.
+    """
+    engine = _engine(runs, right, options)
+    with torch.no_grad():
+        points = runs.patch_points(live)
+        sizes = _axis_sizes(facet, next(iter(points.values()))[1])
+        cells = list(itertools.product(*map(range, sizes)))
+        number = {cell: index for index, cell in enumerate(cells)}
+        where = [(layer, cell) for layer in live for cell in cells]
+        if options.chosen is not None:
+            where = [one for one in where if options.chosen.keeps(facet, one)]
+        total = runs.sites.n_layers * len(cells)
+        values = runs.base[..., None].repeat(1, 1, total).fill_(math.nan)
+        with progress_bar(None, len(where), facet.name, options.progress, "patch") as bar:
+            for name, items in _pieces(engine, facet, where, runs.length).items():
+                stored = None if options.checkpoint is None else options.checkpoint.read(name)
+                if stored is not None:
+                    found = stored[0]["values"]
+                    bar.update(len(items))
+                else:
+                    found = _piece(runs, facet, points, engine, items, options, bar.update)
+                    if options.checkpoint is not None:
+                        options.checkpoint.write(name, {"values": found}, {})
+                at = [layer * len(cells) + number[cell] for layer, cell in items]
+                values[..., at] = found.to(values)
+    return values.reshape(*runs.base.shape, runs.sites.n_layers, *sizes)
 
 
-def _by_transformer_lens(
-    model: Any,
-    tokens: Tensor,
-    other: Mapping[str, Tensor],
+def _engine(runs: Runs, right: bool, options: Options) -> str:
+    """Which of the three ways is taken; "auto" and "restarted" ask whether a restarted run is the run.
+
+    Raises:
+        SiteError: where "restarted" is asked for and is not exact.
+    """
+    if options.engine in ("transformer_lens", "batched"):
+        return options.engine
+    if options.engine == "auto" and hooked(runs.model):
+        return "transformer_lens" if right and options.chosen is None else "batched"
+    if runs.run.start(0) is not None:
+        return "restarted"
+    if options.engine == "restarted":
+        raise SiteError(
+            f"A restarted run gives what the run gave; {runs.sites.architecture} in {runs.sites.host} gives something "
+            "else block by block. Use engine='auto' or 'batched', which make whole runs."
+        )
+    return "batched"
+
+
+def _pieces(engine: str, facet: Facet, where: Sequence[Where], length: int) -> dict[str, Sequence[Where]]:
+    """What is run, and kept in a checkpoint, at a time."""
+    if engine == "transformer_lens":
+        return {facet.name: where}
+    if engine == "restarted":
+        return {f"{facet.name}_from_{start}": items for start, items in grouped(facet, where, length).items()}
+    layers = dict.fromkeys(layer for layer, _ in where)
+    return {
+        f"{facet.name}_in_{one}": [(layer, cell) for layer, cell in where if layer == one] for one in layers
+    }
+
+
+def _piece(
+    runs: Runs,
     facet: Facet,
-    metrics: Sequence[Metric],
-    n_layers: int,
-    progress: bool | None,
-) -> Tensor:
+    points: Points,
+    engine: str,
+    where: Sequence[Where],
+    options: Options,
+    moved: Moved,
+) -> Float[Tensor, "metric batch cell"]:
+    if engine == "transformer_lens":
+        return _by_transformer_lens(runs, facet, moved)
+    if engine == "batched":
+        return whole_batches(runs, facet, points, where, options.batch_tokens, moved)
+    first = min(position_of(facet, cell) or 0 for _, cell in where)
+    start = runs.run.start(first) or runs.run.start(0)
+    assert start is not None
+    return wave(runs, facet, points, start, where, options.batch_tokens, moved)
+
+
+def _by_transformer_lens(runs: Runs, facet: Facet, moved: Moved) -> Float[Tensor, "metric batch cell"]:
     """transformer_lens keeps one scalar per cell, in float32; the metrics of each prompt are kept beside it."""
-    values: list[Tensor] = []
-    sizes = _axis_sizes(facet, next(iter(other.values())))
-    total = n_layers * math.prod(sizes)
+    found: list[Tensor] = []
 
-    with torch.no_grad(), progress_bar(None, total, facet.name, progress, "patch") as bar:
+    def read(logits: Tensor) -> Tensor:
+        found.append(runs.readout.values(logits))
+        moved(1)
+        return found[-1].mean()
 
-        def read(logits: Tensor) -> Tensor:
-            values.append(_evaluate(logits, metrics))
-            bar.update()
-            return values[-1].mean()
-
-        sweep(facet.name, model, tokens, other, read)
-    return torch.stack(values, dim=-1).reshape(*values[0].shape, n_layers, *sizes)
+    names = [record_name(facet.part, layer) for layer in range(runs.sites.n_layers)]
+    with attached(runs.model, [(runs.sites.unembed_input.point, runs.readout.keep)]):
+        sweep(facet.name, runs.model, runs.batch.ids, runs.other(names), read)
+    return torch.cat(found, dim=-1)
 
 
 def _axis_sizes(facet: Facet, activation: Tensor) -> list[int]:
     sizes = dict(zip(facet.dims, activation.shape, strict=True))
     return [sizes[axis] for axis in facet.axes]
-
-
-def _chunks(cells: list[tuple[int, ...]], size: int) -> Iterator[list[tuple[int, ...]]]:
-    for start in range(0, len(cells), size):
-        yield cells[start : start + size]
-
-
-def _batched(
-    model: Any,
-    tokens: Tensor,
-    other: Mapping[str, Tensor],
-    facet: Facet,
-    metrics: Sequence[Metric],
-    live: Mapping[int, str],
-    batch_rows: int,
-    progress: bool | None,
-) -> Tensor:
-    """Patched copies of the prompts, stacked; the hook puts its own patch into each copy."""
-    n_layers, n_prompts = resolve(model).n_layers, tokens.shape[0]
-    size = max(1, batch_rows // n_prompts)
-    layers: dict[int, Tensor] = {}
-    ports = _patch_points(model, tokens, other, live)
-    sizes = _axis_sizes(facet, next(iter(other.values())))
-    cells = list(itertools.product(*map(range, sizes)))
-    total = len(live) * len(cells)
-    with torch.no_grad(), progress_bar(None, total, facet.name, progress, "patch") as bar:
-        for layer, (port, value) in ports.items():
-            found: list[Tensor] = []
-            for chunk in _chunks(cells, size):
-                with attached(model, [(port.point, _patcher(facet, chunk, value))]):
-                    logits = forward(model, tokens.repeat(len(chunk), 1), None)
-                rows = logits.split(n_prompts)
-                found += [_evaluate(row, metrics) for row in rows]
-                bar.update(len(chunk))
-            layers[layer] = torch.stack(found, dim=-1)
-    some = next(iter(layers.values()))
-    full = [layers.get(layer, torch.full_like(some, math.nan)) for layer in range(n_layers)]
-    return torch.stack(full, dim=2).reshape(*some.shape[:2], n_layers, *sizes)
-
-
-def _patch_points(
-    model: Any, tokens: Tensor, other: Mapping[str, Tensor], live: Mapping[int, str]
-) -> dict[int, tuple[Port, Tensor]]:
-    """Where to put what, per layer."""
-    sites = resolve(model)
-    records = sites.record_of
-    behind = {layer: name for layer, name in live.items() if records[name].plus}
-    needed = [*behind.values(), *(record_name("attn_out", layer) for layer in behind)]
-    own = activations(model, tokens, needed) if behind else {}
-    points: dict[int, tuple[Port, Tensor]] = {}
-    for layer, name in live.items():
-        port, value = records[name].port, other[name]
-        if layer in behind:
-            writer = record_name("attn_out", layer)
-            port, value = records[writer].port, own[writer] + (value.reshape(own[name].shape) - own[name])
-        if port is None or port.name in dead(model):
-            raise SiteError(
-                f"A patch must reach the logits; {sites.host} drops the edit at {name!r}. Leave this site out, or use "
-                "the other host for this model."
-            )
-        points[layer] = (port, value)
-    return points
-
-
-def _patcher(facet: Facet, cells: list[tuple[int, ...]], value: Tensor) -> Any:
-    indices = []
-    for cell in cells:
-        at = dict(zip(facet.axes, cell, strict=True))
-        indices.append(tuple(at.get(dim, slice(None)) for dim in facet.dims))
-
-    def patch(tensor: Tensor, hook: Any) -> Tensor:
-        copies = tensor.clone().reshape(len(cells), *value.shape)
-        for copy, index in zip(copies, indices, strict=True):
-            copy[index] = value[index].to(copy)
-        return copies.reshape(tensor.shape)
-
-    return patch

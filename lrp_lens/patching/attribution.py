@@ -22,17 +22,18 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.patching.facets import PARTS, Facet, record_name
 from lrp_lens.patching.inputs import (
     PatchingMetric,
-    activations,
     aligned,
     is_cache,
     per_prompt,
     require_aligned,
+    run_keeping,
     source_activations,
 )
 from lrp_lens.rules import RELP, RuleSet, as_rule_set
@@ -73,6 +74,7 @@ class PatchingPass:
     """What the clean run of `path_end` computed where a cache of it can be recognised."""
     _sources: dict[bytes, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     """Token ids → activations of the other run, so that one forward pass serves every facet."""
+    _sites: Sites | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> Tensor:
@@ -83,9 +85,14 @@ class PatchingPass:
         """Forward passes that scoring these facets takes, besides the clean run."""
         return self.forwards
 
+    @property
+    def sites(self) -> Sites:
+        """The model's, as they were when the pass was made."""
+        return self._sites or resolve(self.model)
+
     def layers(self) -> int:
         """Number of layers of the model."""
-        return resolve(self.model).n_layers
+        return self.sites.n_layers
 
     def require(self, facet: Facet) -> list[str]:
         """Hook names of a facet, one per layer.
@@ -95,7 +102,7 @@ class PatchingPass:
             InputError: if this pass did not record it.
         """
         names = [record_name(facet.part, layer) for layer in range(self.layers())]
-        require_part(self.model, facet.part)
+        require_part(self.sites, facet.part)
         lost = [name for name in names if name not in self.gradients and name not in self.missing]
         if lost:
             raise InputError(
@@ -139,7 +146,7 @@ class PatchingPass:
         key = tokens.cpu().numpy().tobytes()
         if key not in self._sources:
             self._sources.clear()
-            self._sources[key] = activations(self.model, tokens, self.gradients)
+            self._sources[key] = run_keeping(self.model, tokens, self.gradients, self.sites)[1]
         return self._sources[key]
 
     def _require_path_end(self, cache: Any, shape: tuple[int, int]) -> None:
@@ -177,9 +184,8 @@ class PatchingPass:
         return float(rule.share("pattern")) if part == "pattern" else 1.0
 
 
-def require_part(model: Any, part: str) -> None:
+def require_part(sites: Sites, part: str) -> None:
     """Raise SiteError if no layer of the model has the part."""
-    sites = resolve(model)
     if any(record_name(part, layer) in sites.record_of for layer in range(sites.n_layers)):
         return
     reason = {
@@ -192,9 +198,8 @@ def require_part(model: Any, part: str) -> None:
     )
 
 
-def missing_parts(model: Any, rules: RuleSet) -> dict[str, str]:
+def missing_parts(sites: Sites, dropped: Mapping[str, str], rules: RuleSet) -> dict[str, str]:
     """Hook name → why no gradient is to be had there: absent, dropped by the host, or cut off by a rule."""
-    sites, dropped = resolve(model), dead(model)
     cut = rules.cut(sites)
     missing = {}
     for part in PARTS:
@@ -255,7 +260,7 @@ def patching_pass(
     if unknown:
         raise InputError(f"parts are {', '.join(PARTS)}; received {unknown[0]!r}.")
     sites = resolve(model)
-    missing = missing_parts(model, rules)
+    missing = missing_parts(sites, dead(model), rules)
     asked = {record_name(part, layer) for part in wanted for layer in range(sites.n_layers)}
     names = (asked - set(missing)) | {record_name("resid_pre", 0)}  # there is always something to go back to
     _, cache = run_with_relevance(
@@ -278,6 +283,7 @@ def patching_pass(
         gradients={name: cache.gradients[name] for name in found},
         value=cache.metric_value,
         missing=missing,
+        _sites=sites,
     )
 
 

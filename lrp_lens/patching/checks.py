@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from lrp_lens.errors import InputError
 
-Engine = Literal["auto", "transformer_lens", "batched"]
+Engine = Literal["auto", "restarted", "transformer_lens", "batched"]
 TRANSFORMER_LENS_ONLY = (
     "index_df", "return_index_df", "index_axis_names", "patch_setter", "activation_name",
 )  # fmt: skip

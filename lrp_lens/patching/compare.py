@@ -1,29 +1,33 @@
 """compare: how well each method agrees with activation patching, site by site, and what it costs.
 
-1. Activation patching of every site: the exact change of each prompt's metric under each patch.
-2. Each method scores the same cells, per prompt.
-3. `Comparison` holds both; its table has Pearson, Spearman, sign agreement and top-k overlap with bootstrap intervals
+1. Tokenise both sides, bind the metrics, look up the sites and run both sides, once (`Runs`).
+2. Activation patching of every site: the exact change of each prompt's metric under each patch.
+3. Each method scores the same cells, per prompt.
+4. `Comparison` holds both; its table has Pearson, Spearman, sign agreement and top-k overlap with bootstrap intervals
    over prompts, a noise floor (exact against exact on halves of the prompts; a random ranking), and the cost.
 
-Several metrics share the patched forward passes of step 1.  Unsigned methods are compared with |exact|.
+Several metrics share the patched runs of step 2.  Unsigned methods are compared with |exact|.  A checkpoint keeps
+every finished part of steps 2 and 3.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError, SiteError
-from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import device_of, forward
+from lrp_lens.errors import InputError
+from lrp_lens.files.checkpoints import CheckpointFolder
+from lrp_lens.hosts import dead, resolve
+from lrp_lens.hosts.forward import device_of
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import Metric
-from lrp_lens.patching.activation import activation_values, patchable
+from lrp_lens.patching.activation import Options, patchable, patched_values
+from lrp_lens.patching.cells import Chosen, require_choice
 from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
-from lrp_lens.patching.comparison import Comparison, Cost, Scores
-from lrp_lens.patching.controls import random_draws
+from lrp_lens.patching.comparison import Comparison, Cost
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import Facet, facet_of
 from lrp_lens.patching.inputs import (
@@ -37,6 +41,9 @@ from lrp_lens.patching.inputs import (
     require_usable,
 )
 from lrp_lens.patching.methods import Method, method_of
+from lrp_lens.patching.runs import Runs
+from lrp_lens.patching.scoring import add_scores
+from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
 from lrp_lens.views.statistics.agreement import require_floor
@@ -67,6 +74,10 @@ def compare(
     floor: float | int = 0.01,
     direction: Direction = "denoising",
     engine: Engine = "auto",
+    layers: int | Sequence[int] | None = None,
+    positions: int | Sequence[int] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    checkpoint: str | PathLike[str] | None = None,
     prepend_bos: bool | None = None,
     progress: bool | None = None,
 ) -> Comparison:
@@ -89,6 +100,11 @@ def compare(
             left.  0 ranks every cell.  Pearson and scale always take every cell.
         direction: "denoising" or "noising".
         engine: how activation patching is run, see `get_act_patch_*`.
+        layers: compare the cells of these layers only, one or several, from 0 or back from -1; all others are NaN.
+        positions: compare the cells at these positions only (of a pattern: of these destinations).
+        batch_tokens: positions (of all patched copies of the prompts) that go through a block of the model at once:
+            the more, the faster, as far as memory reaches.
+        checkpoint: folder in which finished parts are kept; the same call goes on where an interrupted one stopped.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         progress: show bars; None: on terminals and in notebooks, for what takes more than two seconds.
 
@@ -97,8 +113,8 @@ def compare(
 
     Raises:
         InputError: unknown sites, methods or engine, prompts that are not aligned, fewer than two prompts, k, samples,
-            seed, floor or progress out of range, a metric that does not depend on the logits,
-            a pair whose two prompts are the same.
+            seed, floor, layers, positions, batch_tokens or progress out of range, a metric that does not depend on
+            the logits, a pair whose two prompts are the same, a checkpoint of other inputs or options.
         MetricError: a metric that is not finite.
         SiteError: the model has no such site.
         All of them before the first patch.
@@ -115,9 +131,11 @@ def compare(
         [['attn_head_out_all_pos', 'GRADIENT', 16], ['attn_head_out_all_pos', 'CP_LRP', 16]]
     """
     facets = [facet_of(site) for site in as_list(sites, "sites")]
-    chosen = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
-    _require(facets, chosen, floor)
+    compared = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
+    _require(facets, compared, floor)
     require_engine(engine)
+    require_choice(facets, layers, positions, engine)
+    require_whole(batch_tokens, "batch_tokens", 1)
     require_show(progress)
     sizes = require_sizes(ks)
     samples, seed = require_whole(samples, "samples", 0), require_whole(seed, "seed", 0)
@@ -127,15 +145,23 @@ def compare(
     require_aligned(prompts.ids.shape, others.ids.shape)
     if others.n_examples < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
-    for facet in facets:
-        patchable(model, facet, engine)
+    found = resolve(model)
+    live = {facet: patchable(found, dead(model), facet, engine) for facet in facets}
     metrics = _metrics(model, prompts, named)
     tokens, source = base_and_source(model, others, prompts, direction, next(iter(metrics.values())))
-    base = _base(model, metrics, tokens, source)
+    chosen = Chosen.of(layers, positions, found.n_layers, tokens.ids.shape[1])
+    names = dict.fromkeys(name for where, _ in live.values() for name in where.values())
+    runs = Runs(model, tokens, source, list(metrics.values()), names)
+    ends = _ends(runs, list(metrics))
+    every = layers is None and positions is None
+    folder = None
+    if checkpoint is not None:
+        told = [engine, chosen.layers, chosen.positions, direction]
+        folder = _folder(checkpoint, runs, metrics, facets, told, ends)
     result = Comparison(
         n_prompts=tokens.n_examples,
-        length=tokens.ids.shape[1],
-        n_layers=resolve(model).n_layers,
+        length=runs.length,
+        n_layers=found.n_layers,
         ks=sizes,
         samples=samples,
         seed=seed,
@@ -143,19 +169,18 @@ def compare(
         tokens=_words(source if direction == "denoising" else tokens),
         floor=floor,
     )
+    options = Options(engine, None if every else chosen, batch_tokens, progress, folder)
     device = device_of(model)
     for facet in facets:
         with Meter(device) as meter:
-            values = activation_values(
-                model, tokens, source, facet, list(metrics.values()), engine=engine, progress=progress
-            )
-        change = values - base.reshape(*base.shape, *[1] * (values.ndim - 2))
-        cost = Cost(values[0, 0].numel(), 0, meter.seconds, meter.peak_mb)
+            values = patched_values(runs, facet, *live[facet], options)
+        change = values - runs.base.reshape(*runs.base.shape, *[1] * (values.ndim - 2))
+        cost = Cost(int(values[0, 0].isfinite().sum()), 0, meter.seconds, meter.peak_mb)
         for name, one in zip(metrics, change, strict=True):
             result.add_exact(name, facet, one.double().cpu().numpy(), cost)
-    for method in progress_bar(chosen, what="methods", show=progress, unit="method"):
+    for method in progress_bar(compared, what="methods", show=progress, unit="method"):
         for name in metrics:
-            _score(result, model, method, name, metrics[name], tokens, source, facets, device)
+            add_scores(result, runs, method, name, metrics[name], facets, options)
     return result
 
 
@@ -181,16 +206,36 @@ def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric |
     return metrics
 
 
-def _base(model: Any, metrics: Mapping[str, Metric], tokens: TokenBatch, source: TokenBatch) -> Tensor:
-    """Each metric of the unpatched run, [metric, batch]; refuses a metric that cannot tell patches apart."""
-    with torch.no_grad():
-        logits = forward(model, source.ids, None)
-        there = [one(logits) for one in metrics.values()]
-        logits = forward(model, tokens.ids, None)
-    for (name, one), value in zip(metrics.items(), there, strict=True):
-        require_usable(name, one, logits, value)
-    with torch.no_grad():
-        return torch.stack([one(logits) for one in metrics.values()])
+def _ends(runs: Runs, names: Sequence[str]) -> Float[Tensor, "metric batch 2"]:
+    """Each metric of the patched run, unpatched, and of the other run; refuses a metric that cannot tell them apart."""
+    there = runs.readout.values(runs.source_logits)[..., 0]
+    for name, bound, value in zip(names, runs.readout.bounds, there, strict=True):
+        require_usable(name, bound, runs.run.own_logits, value)
+    return torch.stack((runs.base, there), dim=-1)
+
+
+def _folder(
+    path: str | PathLike[str],
+    runs: Runs,
+    metrics: Mapping[str, Metric],
+    facets: Sequence[Facet],
+    options: Sequence[Any],
+    ends: Float[Tensor, "metric batch 2"],
+) -> CheckpointFolder:
+    """Where finished parts are kept; refuses one of other inputs, or of a model that gives other values."""
+    ids = [batch.ids.tolist() for batch in (runs.batch, runs.source)]
+    words = {name: str(metric) for name, metric in metrics.items()}
+    sites = [runs.sites.host, runs.sites.architecture, [facet.name for facet in facets]]
+    folder = CheckpointFolder(path, "Comparison part/1", [ids, words, sites, list(options)], "comparison")
+    stored = folder.read("ends")
+    if stored is None:
+        folder.write("ends", {"ends": ends}, {})
+    elif not torch.allclose(stored[0]["ends"].to(ends), ends, rtol=1e-3, atol=1e-3 * float(ends.abs().max())):
+        raise InputError(
+            f"A checkpoint goes on with the model it was written for; with {str(path)!r} the metrics of the two runs "
+            f"were {stored[0]['ends'][0, 0].tolist()}, now {ends[0, 0].tolist()}. Pass another folder."
+        )
+    return folder
 
 
 def _require(facets: Sequence[Facet], methods: Sequence[Method], floor: float | int) -> None:
@@ -198,53 +243,3 @@ def _require(facets: Sequence[Facet], methods: Sequence[Method], floor: float | 
     if len(set(names)) < len(names):
         raise InputError(f"Methods have names of their own; received {names}. Rename a rule set.")
     require_floor(floor)
-
-
-def _score(
-    result: Comparison,
-    model: Any,
-    method: Method,
-    metric_name: str,
-    metric: PatchingMetric,
-    tokens: TokenBatch,
-    source: TokenBatch,
-    facets: Sequence[Facet],
-    device: torch.device,
-) -> None:
-    """One method under one metric, all sites; one pass and one clean run serve them all."""
-    if method.draws:
-        _draw(result, method, metric_name, facets)
-        return
-    found: list[tuple[Facet, Tensor | None, tuple[str, ...]]] = []
-    with Meter(device) as meter:
-        try:
-            passed = method.make(model, tokens, source, metric)
-        except (SiteError, RuleError) as error:  # this method only; the others go on
-            reason = f"{method.name} cannot run here: {error}"
-            absent = Scores(method.name, None, Cost(0, 0, 0.0, 0.0), (reason,), method.unsigned, method.lrp)
-            for facet in facets:
-                result.add(metric_name, facet, absent)
-            return
-        for facet in facets:
-            try:
-                scores = method.score(passed, source, facet).detach()
-                found.append((facet, scores, method.why_missing(passed, facet)))
-            except SiteError as error:
-                found.append((facet, None, (str(error),)))
-    scored = [facet for facet, kept, _ in found if kept is not None]
-    forwards = passed.forwards_for(scored) + (method.forwards if scored else 0)
-    cost = Cost(forwards, passed.backwards, meter.seconds, meter.peak_mb)
-    for facet, kept, why in found:
-        values = None if kept is None else kept.double().cpu().numpy()
-        result.add(metric_name, facet, Scores(method.name, values, cost, why, method.unsigned, method.lrp))
-
-
-def _draw(result: Comparison, method: Method, metric_name: str, facets: Sequence[Facet]) -> None:
-    """Random rankings, which cost nothing; every metric meets the same ones."""
-    for facet in facets:
-        exact = result.exact[metric_name, facet.name].values
-        assert exact is not None
-        draws = random_draws(exact.shape[1:], facet.name, result.seed, method.draws)
-        first = np.broadcast_to(draws[0], exact.shape)
-        scores = Scores(method.name, first, Cost(0, 0, 0.0, 0.0), unsigned=method.unsigned, draws=draws)
-        result.add(metric_name, facet, scores)

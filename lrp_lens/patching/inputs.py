@@ -18,10 +18,11 @@ from torch import Tensor
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval
-from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.scope import HookFunction, attached
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
-from lrp_lens.metrics import CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
+from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
 from lrp_lens.patching.facets import record_name
 
 Direction = Literal["denoising", "noising"]
@@ -40,7 +41,7 @@ def aligned(
         InputError: for train mode, prompts of several lengths, or what `run_with_relevance` refuses.
     """
     require_eval(model)
-    batch = tokenize(model, prompt, None, prepend_bos)
+    batch = prompt if isinstance(prompt, TokenBatch) else tokenize(model, prompt, None, prepend_bos)
     if len(set(batch.prompt_lengths)) > 1:
         raise InputError(
             f"Patching goes position by position, so the {what} prompts have one length; received lengths "
@@ -104,20 +105,20 @@ def default_metric(model: Any, clean: Any, prepend_bos: bool | None = None) -> L
     return RunnerUp().concrete(logits[:, -1:])
 
 
-def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> None:
+def require_usable(name: str, bound: BoundMetric, logits: Tensor, there: Tensor) -> None:
     """Raise InputError unless a metric depends on the logits, MetricError unless it is finite.
 
     Args:
         name: the metric's, for the message.
-        metric: one number per prompt.
+        bound: one number per prompt.
         logits: of the run that is patched, [batch, pos, d_vocab].
         there: the metric of the other run, [batch].
     """
+    if not isinstance(bound.metric, CallableMetric):
+        return  # metrics of lrp_lens read logits by construction
     with torch.enable_grad():
-        leaf = logits.detach().requires_grad_(isinstance(metric, CallableMetric))
-        value = metric(leaf)
-        if not leaf.requires_grad:
-            return  # metrics of lrp_lens read logits by construction
+        leaf = logits.detach().requires_grad_(True)
+        value = bound(leaf)
         if not value.requires_grad:
             raise InputError(
                 f"A metric depends on the logits differentiably; {name} does not. Avoid constants, .item() and argmax."
@@ -132,7 +133,17 @@ def require_usable(name: str, metric: Metric, logits: Tensor, there: Tensor) -> 
 
 def activations(model: Any, tokens: Int[Tensor, "row pos"], names: Iterable[str]) -> dict[str, Tensor]:
     """One forward pass without gradient; the activations at these hook points."""
-    records = resolve(model).record_of
+    return run_keeping(model, tokens, names, resolve(model))[1]
+
+
+def run_keeping(
+    model: Any,
+    tokens: Int[Tensor, "row pos"],
+    names: Iterable[str],
+    sites: Sites,
+    read: HookFunction | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One forward pass without gradient: logits, of the positions that `read` keeps, and activations by hook name."""
     kept: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -141,11 +152,13 @@ def activations(model: Any, tokens: Int[Tensor, "row pos"], names: Iterable[str]
 
         return hook
 
-    ports = {name: records[name].port for name in names if name in records}
-    hooks = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
+    ports = {name: sites.record_of[name].port for name in names if name in sites.record_of}
+    hooks: list[Any] = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
+    if read is not None:
+        hooks.append((sites.unembed_input.point, read))
     with torch.no_grad(), attached(model, hooks):
-        forward(model, tokens, None)
-    return kept
+        logits = forward(model, tokens, None)
+    return logits, kept
 
 
 def source_activations(

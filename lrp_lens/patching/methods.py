@@ -40,6 +40,8 @@ class Method:
     """Whether scores have no sign: they are compared with |exact|."""
     lrp: bool = False
     """Whether LRP rules are at work."""
+    words: str = ""
+    """What the scores depend on besides the name: rules, number of steps."""
     draws: int = 0
     """Random rankings in place of scores, without running the model: statistics are means over so many draws."""
 
@@ -77,7 +79,7 @@ def of_rules(rules: RuleSet | str) -> Method:
     def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
         return patching_pass(model, batch, metric, rules=rules)
 
-    return Method(rules.name, make, _plain, lrp=not rules.is_gradient)
+    return Method(rules.name, make, _plain, lrp=not rules.is_gradient, words=str(rules))
 
 
 def integrated(rules: RuleSet | str = GRADIENT, steps: int = 5, name: str | None = None) -> Method:
@@ -89,7 +91,8 @@ def integrated(rules: RuleSet | str = GRADIENT, steps: int = 5, name: str | None
         return integrated_pass(model, batch, other, metric, steps=steps, rules=rules)
 
     default = "IG" if rules.is_gradient else f"IG_{rules.name}"
-    return Method(name or default, make, _plain, lrp=not rules.is_gradient)
+    words = f"{steps} steps, {rules}"
+    return Method(name or default, make, _plain, lrp=not rules.is_gradient, words=words)
 
 
 def _atp_star(

@@ -5,8 +5,8 @@ metric, in the metric's units: activation patch - metric of the unpatched run.  
 normalised so that the unpatched run has 0 and the other run 1, the two are on one scale as they stand; `baseline=True`
 adds the unpatched metric otherwise.
 
-One function each for activation, attribution and relevance patching (`_Sweep`, `_Twin`) serves every facet of
-`FACETS` and every bundle of `BUNDLES`; the named functions are instances of them.
+One class for activation patching (`sweeps.Sweep`) and one for attribution and relevance patching (`Twin`) serve every
+facet of `FACETS` and every bundle of `BUNDLES`; the named functions are instances of them.
 """
 
 import warnings
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
-from lrp_lens.patching.checks import Engine, one_metric, require_engine
-from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
-from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
-from lrp_lens.progress import require_show
+from lrp_lens.patching.checks import one_metric
+from lrp_lens.patching.facets import BUNDLES
+from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric
+from lrp_lens.patching.named import Named, bundled, facets_of, filled
+from lrp_lens.patching.sweeps import Sweep
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 
 
@@ -29,126 +29,7 @@ class CutOffWarning(UserWarning):
     """A facet holds NaN, because a rule cuts it off or the host keeps it out of the graph; the text says which."""
 
 
-def _facets(name: str) -> list[Facet]:
-    return [FACETS[one] for one in BUNDLES.get(name, (name,))]
-
-
-def _bundled(name: str, results: list[Tensor]) -> Tensor:
-    """Facets stacked along patch_type, as transformer_lens does; absent key-value heads are NaN."""
-    if name not in BUNDLES:
-        return results[0]
-    if name == "attn_head_by_pos_every":
-        results[-1] = results[-1].transpose(-1, -2)
-    heads = max(result.shape[-1] for result in results)
-    padded = [
-        torch.nn.functional.pad(result, (0, heads - result.shape[-1]), value=torch.nan) for result in results
-    ]
-    return torch.stack(padded)
-
-
-def _shape_words(name: str) -> str:
-    words = FACETS[BUNDLES.get(name, (name,))[0]].shape_words
-    return f"[{len(BUNDLES[name])}, {words[1:]}" if name in BUNDLES else words
-
-
-class _Named:
-    """What named functions share: a name, and a docstring of their own."""
-
-    def __init__(self, name: str, prefix: str, what: str) -> None:
-        self.facet, self.__name__ = name, f"{prefix}{name}"
-        self.__qualname__, self.__module__ = self.__name__, __name__
-        types = f" ({', '.join(BUNDLES[name])})" if name in BUNDLES else ""
-        self.__doc__ = (
-            f"{what} of {name}, {_shape_words(name)}{types}. Arguments: see `{type(self).__name__}`."
-        )
-
-    def __repr__(self) -> str:
-        return f"<{self.__name__}: {_shape_words(self.facet)}>"
-
-
-class _Sweep(_Named):
-    """Activation patching of one facet."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name, "get_act_patch_", "Activation patching")
-
-    def __call__(
-        self,
-        model: Any,
-        corrupted_tokens: Any,
-        clean_cache: Any,
-        patching_metric: PatchingMetric | None = None,
-        *,
-        metric: PatchingMetric | None = None,
-        direction: Direction = "denoising",
-        engine: Engine = "auto",
-        prepend_bos: bool | None = None,
-        progress: bool | None = None,
-        **others: Any,
-    ) -> Tensor:
-        """The metric of every patched run.
-
-        Args:
-            model: HookedTransformer or TransformerBridge in eval mode.
-            corrupted_tokens: token ids [batch, pos], or prompts of one length.
-            clean_cache: ActivationCache of the clean run, or the clean prompts.
-            patching_metric: logits → scalar, or one number per prompt (their mean is returned);
-                default: the clean run's top token against its runner-up (needs prompts for clean_cache).
-            metric: the same, by the name that transformer_lens' bundles give it.
-            direction: "denoising" puts clean activations into the corrupted run; "noising" the reverse, and needs
-                prompts for clean_cache.
-            engine: "auto", "transformer_lens" or "batched" (our own, many patched runs in one batch).
-            prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
-            progress: show a bar; None: on terminals and in notebooks, after two seconds.
-            others: refused; it catches options that only transformer_lens.patching has.
-
-        Returns:
-            The metric, with the axes of the facet; NaN in a bundle where the model lacks the part.
-
-        Raises:
-            InputError: runs that are not aligned, train mode, noising with a cache, an unknown engine, or options
-                that only transformer_lens.patching has (index_df, return_index_df, patch_setter).
-            SiteError: the model has no such part, or the host drops the edit.
-        """
-        require_engine(engine)
-        require_show(progress)
-        asked = one_metric(self.__name__, patching_metric, metric, others)
-        asked = default_metric(model, clean_cache, prepend_bos) if asked is None else asked
-        asked = per_prompt(asked, model)
-        batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, asked, prepend_bos)
-        results: list[Tensor | None] = []
-        for facet in _facets(self.facet):
-            try:
-                values = activation_values(
-                    model, batch, source, facet, [asked], engine=engine, progress=progress
-                )
-                results.append(values[0].mean(0))
-            except SiteError:
-                if self.facet not in BUNDLES:
-                    raise
-                results.append(None)
-        return _bundled(self.facet, _filled(results, _facets(self.facet)))
-
-
-def _filled(results: list[Tensor | None], facets: list[Facet]) -> list[Tensor]:
-    """NaN for a facet of a bundle that the model lacks, shaped like another one of its bundle."""
-    known = [result for result in results if result is not None]
-    if not known:
-        raise SiteError(
-            f"The model has none of {', '.join(facet.name for facet in facets)}. Patch another site."
-        )
-    largest = max(known, key=lambda result: result.numel())
-
-    def nothing(facet: Facet) -> Tensor:
-        like = largest.transpose(-1, -2) if facet.axes == ("head", "dest_pos") else largest
-        return torch.full_like(like, torch.nan)
-
-    return [
-        nothing(facet) if result is None else result for result, facet in zip(results, facets, strict=True)
-    ]
-
-
-class _Twin(_Named):
+class Twin(Named):
     """Attribution or relevance patching of one facet."""
 
     def __init__(self, name: str, prefix: str, default: RuleSet) -> None:
@@ -204,7 +85,7 @@ class _Twin(_Named):
         else:
             own = asked
         batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, own, prepend_bos)
-        facets = _facets(self.facet)
+        facets = facets_of(self.facet)
         if backward is None:
             parts = {facet.part for facet in facets}
             backward = patching_pass(model, batch, own, rules=rules, parts=parts)
@@ -222,7 +103,7 @@ class _Twin(_Named):
                 results.append(None)
         if told:
             warnings.warn(f"{self.__name__} holds NaN: {'; '.join(told)}.", CutOffWarning, stacklevel=2)
-        scores = _bundled(self.facet, _filled(results, facets))
+        scores = bundled(self.facet, filled(results, facets))
         return scores + backward.value.mean() if baseline else scores
 
     def _rules(self, rules: RuleSet | str | None, backward: Any) -> RuleSet:
@@ -264,32 +145,32 @@ def _require_same(
         )
 
 
-def _attribution(name: str) -> _Twin:
-    return _Twin(name, "get_attribution_patch_", GRADIENT)
+def _attribution(name: str) -> Twin:
+    return Twin(name, "get_attribution_patch_", GRADIENT)
 
 
-def _lrp(name: str) -> _Twin:
-    return _Twin(name, "get_lrp_patch_", RELP)
+def _lrp(name: str) -> Twin:
+    return Twin(name, "get_lrp_patch_", RELP)
 
 
-get_act_patch_resid_pre = _Sweep("resid_pre")
-get_act_patch_resid_mid = _Sweep("resid_mid")
-get_act_patch_attn_out = _Sweep("attn_out")
-get_act_patch_mlp_out = _Sweep("mlp_out")
-get_act_patch_attn_head_out_by_pos = _Sweep("attn_head_out_by_pos")
-get_act_patch_attn_head_q_by_pos = _Sweep("attn_head_q_by_pos")
-get_act_patch_attn_head_k_by_pos = _Sweep("attn_head_k_by_pos")
-get_act_patch_attn_head_v_by_pos = _Sweep("attn_head_v_by_pos")
-get_act_patch_attn_head_pattern_by_pos = _Sweep("attn_head_pattern_by_pos")
-get_act_patch_attn_head_pattern_dest_src_pos = _Sweep("attn_head_pattern_dest_src_pos")
-get_act_patch_attn_head_out_all_pos = _Sweep("attn_head_out_all_pos")
-get_act_patch_attn_head_q_all_pos = _Sweep("attn_head_q_all_pos")
-get_act_patch_attn_head_k_all_pos = _Sweep("attn_head_k_all_pos")
-get_act_patch_attn_head_v_all_pos = _Sweep("attn_head_v_all_pos")
-get_act_patch_attn_head_pattern_all_pos = _Sweep("attn_head_pattern_all_pos")
-get_act_patch_block_every = _Sweep("block_every")
-get_act_patch_attn_head_all_pos_every = _Sweep("attn_head_all_pos_every")
-get_act_patch_attn_head_by_pos_every = _Sweep("attn_head_by_pos_every")
+get_act_patch_resid_pre = Sweep("resid_pre")
+get_act_patch_resid_mid = Sweep("resid_mid")
+get_act_patch_attn_out = Sweep("attn_out")
+get_act_patch_mlp_out = Sweep("mlp_out")
+get_act_patch_attn_head_out_by_pos = Sweep("attn_head_out_by_pos")
+get_act_patch_attn_head_q_by_pos = Sweep("attn_head_q_by_pos")
+get_act_patch_attn_head_k_by_pos = Sweep("attn_head_k_by_pos")
+get_act_patch_attn_head_v_by_pos = Sweep("attn_head_v_by_pos")
+get_act_patch_attn_head_pattern_by_pos = Sweep("attn_head_pattern_by_pos")
+get_act_patch_attn_head_pattern_dest_src_pos = Sweep("attn_head_pattern_dest_src_pos")
+get_act_patch_attn_head_out_all_pos = Sweep("attn_head_out_all_pos")
+get_act_patch_attn_head_q_all_pos = Sweep("attn_head_q_all_pos")
+get_act_patch_attn_head_k_all_pos = Sweep("attn_head_k_all_pos")
+get_act_patch_attn_head_v_all_pos = Sweep("attn_head_v_all_pos")
+get_act_patch_attn_head_pattern_all_pos = Sweep("attn_head_pattern_all_pos")
+get_act_patch_block_every = Sweep("block_every")
+get_act_patch_attn_head_all_pos_every = Sweep("attn_head_all_pos_every")
+get_act_patch_attn_head_by_pos_every = Sweep("attn_head_by_pos_every")
 
 get_attribution_patch_resid_pre = _attribution("resid_pre")
 get_attribution_patch_resid_mid = _attribution("resid_mid")

@@ -5,12 +5,9 @@
 3. A file is used only if it was written for the same tokens, metric, value, rules and options; any other is an error.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,8 @@ import torch
 from torch import Tensor
 
 from lrp_lens.attribution_graphs.closed_form.stream import Pruned
-from lrp_lens.errors import InputError
-from lrp_lens.files import tensors as tensor_files
+from lrp_lens.files.checkpoints import CheckpointFolder
 
-_KIND = "Layer/1"
 Ends = tuple[str, str]
 
 
@@ -37,19 +32,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | PathLike[str], identity: Any) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"A checkpoint is a folder; {str(folder)!r} is a file. Pass another path.")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"A checkpoint is a folder that can be made; {str(folder)!r} cannot: {error.strerror}."
-            ) from error
-        self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    def _path(self, layer: int) -> Path:
-        return self.folder / f"layer_{layer}.safetensors"
+        self._parts = CheckpointFolder(folder, "Layer/1", identity, "graph")
 
     def save(
         self,
@@ -61,7 +44,7 @@ class Checkpoint:
         """Write one layer; the file appears only when it is complete."""
         tensors = {f"relevance/{name}": one for name, one in relevance.items()}
         tensors |= {f"gradient/{name}": one for name, one in gradients.items()}
-        header: dict[str, Any] = {"identity": self.identity, "transitions": []}
+        header: dict[str, Any] = {"transitions": []}
         for number, (ends, pruned) in enumerate(found.items()):
             numbers = {}
             for one in fields(pruned):
@@ -72,7 +55,7 @@ class Checkpoint:
                     numbers[one.name] = value
             tensors |= {f"{number}/sink/{kind}": torch.from_numpy(one) for kind, one in pruned.sinks.items()}
             header["transitions"].append({"ends": ends, "numbers": numbers})
-        tensor_files.write(self._path(layer), _KIND, tensors, header)
+        self._parts.write(f"layer_{layer}", tensors, header)
 
     def load(self, layer: int) -> tuple[dict[Ends, Pruned], dict[str, Tensor], dict[str, Tensor]] | None:
         """A finished layer: its edges, relevance and gradients; None if there is none.
@@ -80,18 +63,10 @@ class Checkpoint:
         Raises:
             InputError: if the file is damaged or belongs to another graph.
         """
-        path = self._path(layer)
-        if not path.is_file():
+        stored = self._parts.read(f"layer_{layer}")
+        if stored is None:
             return None
-        try:
-            tensors, header = tensor_files.read(path, _KIND)
-        except InputError as error:
-            raise InputError(f"A checkpoint holds finished layers; one cannot be read: {error}") from error
-        if header.get("identity") != self.identity:
-            raise InputError(
-                f"A checkpoint goes on with the prompt, metric, rules and options it was written for; {str(path)!r} "
-                "belongs to another graph. Pass another folder."
-            )
+        tensors, header = stored
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
