@@ -6,11 +6,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html
 from lrp_lens.plots.bars import plot_components, plot_segments
 from lrp_lens.plots.circuits import plot_component_edges
 from lrp_lens.plots.cumulative import plot_cumulative
 from lrp_lens.plots.graph_profiles import plot_composition
-from lrp_lens.plots.html import Html
 from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.views import View

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.characters import isolated, shown
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError, UnknownNameError
 from lrp_lens.files import AnyPath
 from lrp_lens.hosts.names import Names, resolve_name
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.markup import Html, render
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.run import cache_storage, reductions
 from lrp_lens.run.balance import Balance
@@ -152,18 +153,20 @@ class RelevanceCache(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return shown(f"RelevanceCache({', '.join(self._facts())})")
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
         from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
 
-        lines = "".join(f"<div><small>{isolated(fact)}</small></div>" for fact in self._facts())
-        shown = ""
+        parts = []
         if Names.EMBED in self:
             tokens = self.tokens()
-            shown = token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+            parts.append(
+                token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+            )
         more = self.batch.n_examples - _EXAMPLES_SHOWN
-        rest = f"<div><small>and {more} more prompts</small></div>" if more > 0 and shown else ""
-        return f"<div><strong>RelevanceCache</strong>{lines}{shown}{rest}</div>"
+        if more > 0 and parts:
+            parts.append(render("markup/small.html", line=f"and {more} more prompts"))
+        return render("markup/result.html", title="RelevanceCache", lines=self._facts(), parts=parts)
 
     def _facts(self) -> tuple[str, ...]:
         """Hook points, prompts, metric with its value, rules."""

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.characters import escape, isolated, shown
+from lrp_lens.characters import shown
+from lrp_lens.markup import Cell, Html, render, table
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
@@ -60,30 +61,28 @@ def describe(view: "View") -> str:
     return shown("\n".join(lines))
 
 
-def describe_html(view: "View") -> str:
-    """The same as an HTML table; everything from the model or the prompt is escaped."""
+def describe_html(view: "View") -> Html:
+    """The same as an HTML table."""
     top = view.to_dataframe().dropna(subset=["value"]) if in_order(view) else view.top(2 * _ROWS)
     limit = float(top["value"].abs().max()) if len(top) else 0.0
-    head = "".join(f"<th>{escape(str(column))}</th>" for column in top.columns)
-    body = []
-    for row in top.itertuples(index=False):
-        record = dict(zip(top.columns, row, strict=True))
-        cells = [_cell(column, value, limit) for column, value in record.items()]
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    title, *rest = (isolated(line) for line in facts(view))
-    lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f"<div><strong>{title}</strong>{lines}{table}</div>"
+    rows = [
+        [_cell(column, value, limit) for column, value in zip(top.columns, row, strict=True)]
+        for row in top.itertuples(index=False)
+    ]
+    title, *lines = facts(view)
+    return render(
+        "markup/result.html", title=title, lines=lines, parts=[table([str(one) for one in top.columns], rows)]
+    )
 
 
 def _line(label: str, value: float | np.floating) -> str:
     return f"  {label:<12}{value:>+12.4g}"
 
 
-def _cell(column: str, value: Any, limit: float) -> str:
+def _cell(column: str, value: Any, limit: float) -> Cell:
     if column == "value":
         number = float(value)
         strength = 0.0 if limit == 0 else 0.8 * abs(number) / limit
         colour = "67,147,195" if number >= 0 else "214,96,77"
-        return f'<td style="background-color:rgba({colour},{strength:.2f})">{number:+.4g}</td>'
-    return f"<td>{escape(repr(value) if column == 'token' else str(value))}</td>"
+        return Cell(f"{number:+.4g}", style=f"background-color:rgba({colour},{strength:.2f})")
+    return Cell(repr(value) if column == "token" else str(value))
