@@ -24,6 +24,7 @@ from lrp_lens.plots.palette import (
     positive_hue,
     require_dims,
 )
+from lrp_lens.plots.wording import By, Worded, text_dims, worded
 from lrp_lens.views import View
 
 
@@ -45,29 +46,34 @@ def token_heatmap_html(
     palette: Palette = "default",
     floor: float | None = None,
     style: bool = True,
+    by: By = "word",
 ) -> Html:
     """Coloured, wrapped tokens as an HTML fragment: a string, which a notebook draws.
 
     Args:
-        view: dims ("position",) or ("batch", "position"); several views (methods) give one row each, with its
+        view: dims ("position",), or "word" or "sentence", with or without a batch; several views (methods) give one row each, with its
             name and its own scale, so that methods of unlike magnitude can be compared.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
-        style: False leaves the <style> block out (a page with several maps needs it once).
+        style: False leaves the style sheet out (a page with several maps needs it once).
+        by: "word" puts the tokens of a word together, each with its value on hover; "position" shows every token.
 
     Raises:
         InputError: other dims, no view at all, or an unknown palette.
     """
     rows = _rows(view)
     for one in rows.values():
-        require_dims(one, (("position",),), "token_heatmap_html")
+        require_dims(one, text_dims(), "token_heatmap_html")
+    shown_rows = {name: worded(one, by) for name, one in rows.items()}
+    rows = {name: one.view for name, one in shown_rows.items()}
     same_words = len({legend_words(one, palette) for one in rows.values()}) == 1
     shown = [
         {
             "name": name if len(rows) > 1 else "",
             "legend": _legend(one, palette, floor) | {"words": i == 0 or not same_words},
             "direction": direction(_ordinary(one)),
-            "tokens": list(_tokens(one, limit(one, floor), palette)),
+            "tokens": list(_tokens(shown_rows[name], limit(one, floor), palette)),
+            "cautions": [said for said in one.cautions if said],
         }
         for i, (name, one) in enumerate(rows.items())
     ]
@@ -91,7 +97,7 @@ def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
 
 def _ordinary(view: View) -> list[str]:
     """The tokens that are not special: they say which way the prompt is read."""
-    labels, special = view.axis_labels("position"), view.special_cells()
+    labels, special = view.axis_labels(view.dims[0]), view.special_cells()
     return [token for token, marked in zip(labels, special, strict=True) if not marked]
 
 
@@ -112,22 +118,26 @@ def _hue(hue: str) -> str:
     return f"var(--lrp-{hue},{','.join(map(str, LIGHT['blue' if hue == 'blue' else 'red']))})"
 
 
-def _tokens(view: View, top: float, palette: Palette) -> Iterator[dict[str, Any]]:
+def _tokens(shown: Worded, top: float, palette: Palette) -> Iterator[dict[str, Any]]:
+    view = shown.view
     total = float(np.nansum(np.abs(view.values))) or 1.0
     special = view.special_cells()
-    for position, (token, value) in enumerate(zip(view.axis_labels("position"), view.values, strict=True)):
+    for position, (token, value) in enumerate(zip(view.axis_labels(shown.dim), view.values, strict=True)):
         if token == "" and value == 0 and special[position]:
             continue
         missing, number = bool(np.isnan(value)), float(value)
         told = "missing" if missing else f"{number:+.4g} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
         aside = " · special token" if special[position] else ""
+        if parts := shown.pieces(position):
+            aside += f" · tokens {', '.join(parts)}"
+        unit = "token" if len(shown.members[position]) == 1 and shown.tokens is not None else shown.unit
         hue = positive_hue(palette) if number >= 0 else negative_hue(palette)
         colour = f"background-color:rgba({_hue(hue)},{min(abs(number) / top, 1.0):.3f})"
         plain = not special[position] and not missing
         yield {
             "answer": answer_begins(view, position),
             "kind": " lrp-s" if special[position] else " lrp-m" if missing else "",
-            "title": f"token {token!r} · position {position} · {told}{aside}",
+            "title": f"{unit} {token!r} · {shown.place(position)} · {told}{aside}",
             "style": colour if plain else "",
             "pieces": token_pieces(token),
             "value": ("n/a" if missing else f"{number:+.2g}") if special[position] else "",

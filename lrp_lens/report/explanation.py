@@ -20,6 +20,7 @@ from lrp_lens.plots import (
 from lrp_lens.plots.ledger import layer_name
 from lrp_lens.plots.palette import negative_hue, positive_hue
 from lrp_lens.plots.positions import touched_positions, touched_words
+from lrp_lens.plots.wording import worded
 from lrp_lens.report.page import Section, figure_block, page_html, switch_block
 from lrp_lens.views import View
 
@@ -96,15 +97,16 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
 
 def _tokens(explanation: Explanation, palette: Palette) -> Section:
     rows = [
-        [str(row.position), Cell(repr(row.token), code=True), Cell(f"{row.value:+.3f}", kind="n")]
-        for row in explanation.top_tokens(6).itertuples()
+        [row.positions, Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
+        for row in explanation.top_words(6).itertuples()
     ]
+    unit = worded(explanation.tokens).unit
     body = render(
         "report/tokens.html",
         claim=explanation.claim(),
-        unit="token",
+        unit=unit,
         heat_map=token_heatmap_html(explanation.tokens, palette=palette, style=False),
-        table=table(["position", "token", Cell("relevance", kind="n")], rows),
+        table=table(["position", unit, Cell("relevance", kind="n")], rows),
     )
     return Section("Which words of the prompt did it", body)
 
@@ -144,23 +146,23 @@ def _check(explanation: Explanation) -> Section:
 
 
 def _layers(explanation: Explanation, palette: Palette) -> Section:
-    view = explanation.layers
-    shown, tokens = touched_positions(view), view.shape[1]
-    figure = _layer_map(view, palette, len(shown), "layers")
-    if len(shown) < tokens:
+    columns = worded(explanation.layers)
+    shown, count = touched_positions(columns.view), columns.view.shape[1]
+    figure = _layer_map(explanation.layers, palette, len(shown), len(shown) < count, "layers")
+    if len(shown) < count:
         figure = switch_block(
-            f"only the tokens that carry most of it: {touched_words(view, shown)}",
+            f"only the {columns.unit}s that carry most of it: {touched_words(columns.view, shown)}",
             figure,
-            _layer_map(view, palette, tokens, "layers-of-all-tokens"),
+            _layer_map(explanation.layers, palette, count, False, "layers-of-all-tokens"),
         )
     body = render("report/layers.html", pair=_pair(explanation, palette), figure=figure)
     return Section("Where it travels: layer × position", body)
 
 
-def _layer_map(view: View, palette: Palette, columns: int, name: str) -> Html:
-    """The map of so many positions, wide enough for a label each."""
+def _layer_map(view: View, palette: Palette, columns: int, touched: bool, name: str) -> Html:
+    """The map of so many columns, wide enough for a label each."""
     width = min(_LABEL_PIXELS * columns + _LAYER_PIXELS, _WIDEST)
-    figure = plot_layers(view, touched_only=columns < view.shape[1], width=2 * width, palette=palette)
+    figure = plot_layers(view, touched_only=touched, width=2 * width, palette=palette)
     return figure_block(figure, name, min_width=width)
 
 

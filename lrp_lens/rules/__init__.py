@@ -51,7 +51,7 @@ from lrp_lens.rules.experts import ExpertsRule, ExpertWeights
 from lrp_lens.rules.linear import Epsilon, LinearRule
 from lrp_lens.rules.norms import FrozenNorm, NormRule
 from lrp_lens.rules.plain import Plain
-from lrp_lens.rules.presets import ATTN_LRP, CP_LRP, GIM, GRADIENT, PRESETS, RELP, as_rule_set
+from lrp_lens.rules.presets import ATTN_LRP, CP_LRP, GIM, GRADIENT, PRESETS, RELP, as_rule_set, conserving
 from lrp_lens.rules.rule import Hook, Rule, scaled
 from lrp_lens.rules.ruleset import Override, RuleSet
 
@@ -86,5 +86,6 @@ __all__ = [
     "SoftmaxRule",
     "TemperedSoftmax",
     "as_rule_set",
+    "conserving",
     "scaled",
 ]

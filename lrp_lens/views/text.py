@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
 _ROWS = 10
+_CAUTIONS = 4
+"""Of a batch, so many sentences at most."""
 
 
 def numbers(values: np.ndarray | float, form: str = ".4g") -> str:
@@ -35,7 +37,12 @@ def facts(view: "View") -> list[str]:
     if in_order(view):  # states of one stream, one after the other: their sum means nothing
         line = f"{len(view.values)} stages, in order"
     lines.append(line + (f", {missing} missing" if missing else ""))
-    return lines + [f"note: {note}" for note in view.notes]
+    cautions = [
+        f"caution{f', example {i}' if 'batch' in view.dims else ''}: {one}"
+        for i, one in enumerate(view.cautions)
+        if one
+    ][:_CAUTIONS]
+    return lines + cautions + [f"note: {note}" for note in view.notes]
 
 
 def in_order(view: "View") -> bool:
@@ -54,6 +61,8 @@ def describe(view: "View") -> str:
         table = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
         if "token" in table:
             table["token"] = [repr(token) for token in table["token"]]
+        if "text" in table:
+            table["text"] = [repr(text) for text in table["text"]]
         lines.append(
             f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
         )
@@ -85,4 +94,4 @@ def _cell(column: str, value: Any, limit: float) -> Cell:
         strength = 0.0 if limit == 0 else 0.8 * abs(number) / limit
         colour = "67,147,195" if number >= 0 else "214,96,77"
         return Cell(f"{number:+.4g}", style=f"background-color:rgba({colour},{strength:.2f})")
-    return Cell(repr(value) if column == "token" else str(value))
+    return Cell(repr(value) if column in ("token", "text") else str(value))
