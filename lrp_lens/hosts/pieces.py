@@ -42,6 +42,8 @@ def looked_up(text: str, strings: Sequence[str]) -> tuple[str, ...] | None:
     """
     pieces, behind = [], 0
     for one in strings:
+        if not one:  # a space that was stripped from it, or a part of a character
+            return None
         start, own = behind, one
         if not text.startswith(one, behind):
             while text.startswith(" ", start):

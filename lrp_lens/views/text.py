@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
 _ROWS = 10
+_WIDE = 60
+"""Characters of a sentence in a table of plain text."""
 _CAUTIONS = 4
 """Of a batch, so many sentences at most."""
 
@@ -62,7 +64,7 @@ def describe(view: "View") -> str:
         if "token" in table:
             table["token"] = [repr(token) for token in table["token"]]
         if "text" in table:
-            table["text"] = [repr(text) for text in table["text"]]
+            table["text"] = [repr(text if len(text) <= _WIDE else text[: _WIDE - 1] + "…") for text in table["text"]]
         lines.append(
             f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
         )
