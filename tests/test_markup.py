@@ -24,7 +24,7 @@ from tests.test_report import example
 NETWORK = FrozenNetwork(positions=5, layers=1)
 PACKAGE = Path(__file__).parent.parent / "lrp_lens"
 TEMPLATES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.html"))
-EVIL = ("<script>alert(1)</script>", "\" onload=\"alert(2)\" x='", "' style='x' \"", "</title><b>", "a")
+EVIL = ("<script>alert(1)</script>", '" onload="alert(2)" x=\'', "' style='x' \"", "</title><b>", "a")
 """Tokens that would open an element or add an attribute."""
 
 
@@ -82,7 +82,9 @@ def test_hostile_tokens_change_no_element_and_no_attribute() -> None:
     hostile, plain = fragments(EVIL), fragments(PLAIN)
     for name, page in hostile.items():
         assert Parsed(page).tags == Parsed(plain[name]).tags, name
-    assert any("alert(2)" in value for value in Parsed(hostile["heat map"]).attributes)  # the title tells it whole
+    assert any(
+        "alert(2)" in value for value in Parsed(hostile["heat map"]).attributes
+    )  # the title tells it whole
 
 
 def test_the_comparison_sees_what_slips_in() -> None:
@@ -104,9 +106,9 @@ def test_only_html_is_put_in_as_it_is() -> None:
 
 
 # ------------------------------------------------------------------------- HTML stands in templates alone
-ELEMENTS = """a aside body bdi br b button code dd details div dl dt em form h1 h2 h3 head header hr html i iframe img input
-label li link main meta noscript ol option output p pre script section select small span strong style sub summary sup
-svg path text tspan rect circle table tbody td th thead title tr ul wbr""".split()
+ELEMENTS = """a aside body bdi br b button code dd details div dl dt em form h1 h2 h3 head header hr html i iframe
+img input label li link main meta noscript ol option output p pre script section select small span strong style
+sub summary sup svg path text tspan rect circle table tbody td th thead title tr ul wbr""".split()
 TAG = re.compile(rf"</?({'|'.join(ELEMENTS)})(?=[\s/>{{]|$)[^<>]*/?>?", re.IGNORECASE)
 PLOTLY = {"b", "br", "i", "sup"}
 """What plotly reads in its own texts, where `plotly_text` stands for escaping."""
@@ -128,14 +130,19 @@ def html_faults(source: str, path: Path) -> Iterator[str]:
             found = {one.lower() for one in TAG.findall(node.value)} - spelled
             if found:
                 yield f"{path}:{node.lineno}: HTML stands in templates, found {', '.join(sorted(found))}"
-        elif isinstance(node, ast.Call) and path.parts[0] != "markup":
-            if getattr(node.func, "id", "") in ("Html", "Markup"):
-                yield f"{path}:{node.lineno}: finished HTML comes from lrp_lens.markup"
+        elif (
+            isinstance(node, ast.Call)
+            and path.parts[0] != "markup"
+            and getattr(node.func, "id", "") in ("Html", "Markup")
+        ):
+            yield f"{path}:{node.lineno}: finished HTML comes from lrp_lens.markup"
 
 
 def test_no_html_outside_templates() -> None:
     files = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-    faults = [one for path in files for one in html_faults((PACKAGE / path).read_text(encoding="utf-8"), path)]
+    faults = [
+        one for path in files for one in html_faults((PACKAGE / path).read_text(encoding="utf-8"), path)
+    ]
     assert not faults, "\n".join(faults)
 
 
@@ -158,7 +165,10 @@ def test_the_html_check_itself(source: str, faults: int) -> None:
 def test_trusted_text_is_named() -> None:
     """What is put in as it is without a template: a library's script, the project's scripts, policies."""
     found = {
-        (path.relative_to(PACKAGE).as_posix(), len(re.findall(r"\btrusted\(", path.read_text(encoding="utf-8"))))
+        (
+            path.relative_to(PACKAGE).as_posix(),
+            len(re.findall(r"\btrusted\(", path.read_text(encoding="utf-8"))),
+        )
         for path in PACKAGE.rglob("*.py")
     }
     assert {one for one in found if one[1]} == {

@@ -11,6 +11,7 @@ import plotly.io
 import pytest
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Cell
 from lrp_lens.plots import (
     plot_circuit_curve,
     plot_comparison,
@@ -33,7 +34,6 @@ from lrp_lens.plots import (
     token_heatmap_text,
     visible_token,
 )
-from lrp_lens.markup import Cell
 from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
 from lrp_lens.plots.palette import GREY, colorscale, limit
 from lrp_lens.run.ledger import Ledger, LedgerRow

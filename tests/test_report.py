@@ -14,8 +14,8 @@ from rich.console import Console
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.masking.check import MaskingCheck, MaskingStep
 from lrp_lens.markup import Html
+from lrp_lens.masking.check import MaskingCheck, MaskingStep
 from lrp_lens.report import explanation_html, write_report
 from lrp_lens.report.page import Section, page_html
 from lrp_lens.views import View

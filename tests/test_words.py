@@ -127,7 +127,11 @@ def test_words_of_single_bytes(text: str) -> None:
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_words_are_the_same_in_every_vocabulary(name: str) -> None:
-    text = "the unhappiness of unplayable players don't stop" if name != "word pieces" else "the unplayable players"
+    text = (
+        "the unhappiness of unplayable players don't stop"
+        if name != "word pieces"
+        else "the unplayable players"
+    )
     view = view_of(VOCABULARIES[name], text)
     assert view.shape[0] > len(text.split())
     words = view.by("word")
@@ -167,7 +171,9 @@ def test_sums_are_kept(level: Any, dims: tuple[str, ...]) -> None:
     line = view_of(VOCABULARIES["byte-level"], "The players don't stop. 👍 Unhappiness is unplayable!")
     shape = (3, 2)[: len(dims)] + line.shape
     values = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    before = replace(line, values=values, dims=(*dims, "position"), labels={"position": line.labels["position"]})
+    before = replace(
+        line, values=values, dims=(*dims, "position"), labels={"position": line.labels["position"]}
+    )
     after = before.by(level)
     assert kept(before, after) and after.values.dtype == np.float64
     assert after.shape[-1] < before.shape[-1] and after.dims[:-1] == dims
@@ -183,7 +189,9 @@ def test_special_tokens_and_answers_stay_apart() -> None:
     )
     words = view.by("word")
     assert words.axis_labels("word") == ("<s>", "unhappy", "</s>", "un", "done")
-    assert words.values.tolist() == [0, 3, 3, 4, 11] and words.special is not None and words.answer is not None
+    assert (
+        words.values.tolist() == [0, 3, 3, 4, 11] and words.special is not None and words.answer is not None
+    )
     assert words.special.tolist() == [True, False, True, False, False]
     assert words.answer.tolist() == ["", "", "", "", "answer"]
     assert list(words.to_dataframe().columns) == ["word", "text", "value", "special", "answer"]
@@ -259,7 +267,10 @@ def test_on_a_vocabulary_of_words_nothing_changes() -> None:
     np.testing.assert_array_equal(tokens.by("word").values, tokens.values.astype(np.float64))
     assert token_heatmap_html(tokens) == token_heatmap_html(tokens, by="position")
     assert worded(cache.layers()).view.dims == ("layer", "position")
-    assert tokens.by("sentence").axis_labels("sentence")[1:] == ("then mary and john went to the park .", "john gave the key to")
+    assert tokens.by("sentence").axis_labels("sentence")[1:] == (
+        "then mary and john went to the park .",
+        "john gave the key to",
+    )
     assert tokens.by({"a": (1, 3)}).values.tolist() == cache.segments({"a": (1, 3)}).values.tolist()
 
 
@@ -292,21 +303,35 @@ def test_source_maps_are_put_together() -> None:
 def pieces_view() -> View:
     strings = ("<s>", " un", "happy", " cat")
     special = np.array([True, False, False, False])
-    return View(np.array([9.0, 2, -0.5, 1]), ("position",), {"position": strings}, special=special, pieces=strings)
+    return View(
+        np.array([9.0, 2, -0.5, 1]), ("position",), {"position": strings}, special=special, pieces=strings
+    )
 
 
 def test_figures_show_words_and_their_tokens_on_hover() -> None:
     view = pieces_view()
     page = token_heatmap_html(view)
     assert "word &#x27; unhappy&#x27; · positions 1–2 · +1.5 logits" in page
-    assert "tokens &#x27; un&#x27; +2, &#x27;happy&#x27; −0.5" in page and "token &#x27; cat&#x27; · position 3" in page
-    assert "·unhappy" in token_heatmap_text(view).plain and "·un happy" in token_heatmap_text(view, by="position").plain
+    assert (
+        "tokens &#x27; un&#x27; +2, &#x27;happy&#x27; −0.5" in page
+        and "token &#x27; cat&#x27; · position 3" in page
+    )
+    assert (
+        "·unhappy" in token_heatmap_text(view).plain
+        and "·un happy" in token_heatmap_text(view, by="position").plain
+    )
     assert "position 2" in token_heatmap_html(view, by="position")
     assert "word 1" in view.by("word").plot()
-    layers = replace(view, values=np.stack([view.values, -view.values]), dims=("layer", "position"), labels={"position": view.labels["position"]})
+    layers = replace(
+        view,
+        values=np.stack([view.values, -view.values]),
+        dims=("layer", "position"),
+        labels={"position": view.labels["position"]},
+    )
     figure = plot_layers(layers)
     assert figure.layout.xaxis.ticktext == ("&lt;s&gt;", "·unhappy", "·cat")
-    assert "positions 1–2: <b>·unhappy</b><br>−1.5 logits<br>tokens ' un' −2, 'happy' +0.5" in figure.data[0].customdata[1][1]
+    said = "positions 1–2: <b>·unhappy</b><br>−1.5 logits<br>tokens ' un' −2, 'happy' +0.5"
+    assert said in figure.data[0].customdata[1][1]
     assert plot_layers(layers, touched_only=True).layout.xaxis.ticktext == ("·unhappy 1", "·cat 3")
     assert len(plot_layers(layers, by="position").data[0].x) == 4
     sources = replace(layers, values=layers.values[None], dims=("layer", "head", "position"))
@@ -322,14 +347,28 @@ def test_a_view_that_hardly_accounts_for_the_metric_says_so() -> None:
     (said,) = cache.cautions
     tokens = cache.tokens()
     held, metric = float(tokens.values.sum()), float(cache.metric_value)
-    assert held / metric < 0.5 and said.startswith(f"the tokens hold {100 * held / metric:.0f} % of the metric: ")
+    assert held / metric < 0.5 and said.startswith(
+        f"the tokens hold {100 * held / metric:.0f} % of the metric: "
+    )
     assert said.endswith("; under CP_LRP nothing but biases is lost")
-    for shown in (repr(cache), repr(tokens), tokens._repr_html_(), cache._repr_html_(), token_heatmap_html(tokens)):
+    for shown in (
+        repr(cache),
+        repr(tokens),
+        tokens._repr_html_(),
+        cache._repr_html_(),
+        token_heatmap_html(tokens),
+    ):
         assert said in shown
-    assert said in token_heatmap_text(tokens).plain and said in repr(tokens.by("word")) and said in repr(cache.layers())
+    assert (
+        said in token_heatmap_text(tokens).plain
+        and said in repr(tokens.by("word"))
+        and said in repr(cache.layers())
+    )
     assert said.partition(":")[0] in plot_layers(cache.layers()).layout.title.text
     assert cache.heads().cautions == ()
-    _, conserved = run_with_relevance(model, PROMPT, LogitDiff("mary", "john"), rules=conserving(resolve(model)))
+    _, conserved = run_with_relevance(
+        model, PROMPT, LogitDiff("mary", "john"), rules=conserving(resolve(model))
+    )
     assert conserved.cautions == ("",) and "caution" not in repr(conserved.tokens()) + repr(conserved)
     assert "aution" not in token_heatmap_html(conserved.tokens())
 
@@ -341,7 +380,7 @@ def test_each_example_has_its_own(tmp_path: Path) -> None:
     assert [bool(one) for one in cache.cautions] == [not 0.5 <= share <= 2 for share in shares]
     assert cache.tokens().select(batch=1).cautions == cache.cautions[1:]
     assert cache.tokens().select(batch=[1, 0]).cautions == cache.cautions[::-1]
-    assert cache.tokens().sum("batch" if False else "position").cautions == cache.cautions
+    assert cache.tokens().sum("position").cautions == cache.cautions
     cache.save(tmp_path / "cache")
     assert type(cache).load(tmp_path / "cache").cautions == cache.cautions
     assert type(cache).load(tmp_path / "cache").tokens().by("word").shape == cache.tokens().by("word").shape
@@ -353,10 +392,18 @@ def test_the_rule_set_that_is_named_conserves(name: str) -> None:
     model = zoo.bridge(name)
     chosen = conserving(resolve(model))
     _, cache = run_with_relevance(model, zoo.prompt_tokens(1, 7), rules=chosen)
-    taken = {row.kind for row in cache.ledger().rows if abs(row.amount).max() > 1e-4 * cache.ledger().magnitude.max()}
+    taken = {
+        row.kind
+        for row in cache.ledger().rows
+        if abs(row.amount).max() > 1e-4 * cache.ledger().magnitude.max()
+    }
     assert chosen in PRESETS and taken <= {"bias"}
     _, loses = run_with_relevance(model, zoo.prompt_tokens(1, 7), rules="ATTN_LRP")
-    assert any(abs(row.amount).max() > 1e-4 * loses.ledger().magnitude.max() for row in loses.ledger().rows if row.kind == "softmax")
+    assert any(
+        abs(row.amount).max() > 1e-4 * loses.ledger().magnitude.max()
+        for row in loses.ledger().rows
+        if row.kind == "softmax"
+    )
 
 
 def test_groups_of_a_view_without_tokens() -> None:

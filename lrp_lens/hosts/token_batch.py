@@ -73,10 +73,9 @@ class TokenBatch:
     roles: tuple[str, ...] = ()
     """Word for each row's answer; empty for none."""
     pieces: tuple[tuple[str, ...], ...] = ()
-    """Of each token, what it adds to the text of the row before it (see `hosts.pieces`), "" at padding; empty where that
-    is not known."""
+    """What each token adds to the text of the row before it (see `hosts.pieces`), "" at padding; () where not known."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """Of each row, the spans of a chat's messages, name → ((start, stop), ...) in tokens of the prompt; empty for none."""
+    """Spans of a chat's messages, per row: name → ((start, stop), ...) in tokens of the prompt; () for no chat."""
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:

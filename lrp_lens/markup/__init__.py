@@ -108,7 +108,7 @@ def asset(path: str) -> Html:
 
 
 def trusted(text: str) -> Html:
-    """Text that is markup by intent and holds nothing of a prompt or a model: a library's script, a filled style sheet."""
+    """Text that is markup by intent and holds nothing of a prompt or a model, as a library's script."""
     return Html(text)
 
 

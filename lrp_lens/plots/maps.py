@@ -151,7 +151,9 @@ def _position_map(
     view = columns.view
     tokens, shown = view.axis_labels(columns.dim), touched_positions(view, touched_only)
     part = view if len(shown) == len(tokens) else view.select(**{columns.dim: shown.tolist()})
-    where = [f", {columns.place(one)}: <b>{plotly_text(visible_token(tokens[one]))}</b>" for one in shown.tolist()]
+    where = [
+        f", {columns.place(one)}: <b>{plotly_text(visible_token(tokens[one]))}</b>" for one in shown.tolist()
+    ]
     notes = "; ".join(one for one in (note, touched_words(view, shown), headline(view)) if one)
     every = max(1, -(-len(shown) * LABEL_PIXELS // (width or USUAL_WIDTH)))
 

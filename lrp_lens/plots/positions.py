@@ -85,4 +85,3 @@ def position_ticks(
 def cut_label(label: str, longest: int) -> str:
     """A label of at most so many characters."""
     return label if len(label) <= longest else label[: longest - 1] + "…"
-

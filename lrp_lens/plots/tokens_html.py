@@ -51,8 +51,8 @@ def token_heatmap_html(
     """Coloured, wrapped tokens as an HTML fragment: a string, which a notebook draws.
 
     Args:
-        view: dims ("position",), or "word" or "sentence", with or without a batch; several views (methods) give one row each, with its
-            name and its own scale, so that methods of unlike magnitude can be compared.
+        view: dims ("position",), ("word",) or ("sentence",), with or without a batch; several views (methods) give one
+            row each, with its name and its own scale, so that methods of unlike magnitude can be compared.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
         style: False leaves the style sheet out (a page with several maps needs it once).
@@ -126,7 +126,11 @@ def _tokens(shown: Worded, top: float, palette: Palette) -> Iterator[dict[str, A
         if token == "" and value == 0 and special[position]:
             continue
         missing, number = bool(np.isnan(value)), float(value)
-        told = "missing" if missing else f"{number:+.4g} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
+        told = (
+            "missing"
+            if missing
+            else f"{number:+.4g} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
+        )
         aside = " · special token" if special[position] else ""
         if parts := shown.pieces(position):
             aside += f" · tokens {', '.join(parts)}"

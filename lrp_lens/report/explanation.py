@@ -175,9 +175,7 @@ def _components(explanation: Explanation, palette: Palette) -> Section:
         mlps=", ".join(mlps),
         pair=_pair(explanation, palette),
         head_figure=figure_block(plot_heads(explanation.heads, palette=palette), "heads"),
-        component_figure=figure_block(
-            plot_components(explanation.components, palette=palette), "components"
-        ),
+        component_figure=figure_block(plot_components(explanation.components, palette=palette), "components"),
     )
     return Section("Which heads and MLPs", body)
 

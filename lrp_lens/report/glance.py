@@ -1,7 +1,7 @@
 """An explanation at a glance, for a notebook: question, words, heads, ledger and verdict, without any script.
 
-1. Everything from the prompt or the model is escaped (`glance.html`); there is nothing to run and nothing to load, so that the output
-   also shows on a page that strips scripts.
+1. Everything from the prompt or the model is escaped (`glance.html`); there is nothing to run and nothing to load, so
+   that the output also shows on a page that strips scripts.
 2. The whole report is a file of its own: `explanation.save("report.html")`.
 """
 

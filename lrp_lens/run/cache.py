@@ -22,8 +22,8 @@ from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.markup import Html, render
 from lrp_lens.ops.gates import accumulation_dtype
-from lrp_lens.run import cache_storage, reductions
 from lrp_lens.rules import conserving
+from lrp_lens.run import cache_storage, reductions
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.conservation import caution
 from lrp_lens.run.ledger import Ledger
@@ -161,7 +161,10 @@ class RelevanceCache(Mapping[str, Tensor]):
         """Of each example, a sentence where its tokens account for less than half or more than twice of the metric."""
         if not self._cautions and self._sites is not None and Names.EMBED in self:
             tokens = self.sum_to_positions(Names.EMBED).double().tolist()
-            conserved, used = conserving(self._sites), self.rules_text.splitlines()[0].removeprefix("RuleSet ")
+            conserved, used = (
+                conserving(self._sites),
+                self.rules_text.splitlines()[0].removeprefix("RuleSet "),
+            )
             self._cautions = tuple(
                 caution(metric, own, conserved, used)
                 for metric, own in zip(self.metric_value.double().tolist(), tokens, strict=True)

@@ -64,7 +64,8 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     rows, length = ids.shape
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
     own = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
-    batch = TokenBatch(ids=ids, special=special, **own | {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")})
+    own |= {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")}
+    batch = TokenBatch(ids=ids, special=special, **own)
     spans = zip(batch.starts, batch.lengths, strict=True)
     if len(batch.starts) != rows or not all(0 <= start < start + count <= length for start, count in spans):
         raise InputError(

@@ -10,6 +10,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def groups_of(view: "View", parts: Any) -> list[Group]:
 
     Args:
         view: with a position dim and no batch dim.
-        parts: "word", "sentence", "message", or name → span or spans.
+        parts: "word", "sentence", "message", name → span or spans; or "position" for every token alone.
 
     Raises:
         InputError: the view has no tokens, or what is asked for is not known of them.
@@ -95,8 +96,8 @@ def groups_of(view: "View", parts: Any) -> list[Group]:
         spans = (view.spans or {}).get("message")
         if not spans:
             raise InputError(
-                f"Messages are spans that a chat gives its tokens; View {view.name!r} has none: its prompt was no chat. "
-                "Name the parts yourself: .by({'question': (start, stop)})."
+                f"Messages are spans that a chat gives its tokens; View {view.name!r} has none: its prompt was no "
+                "chat, or tokens were selected. Name the parts yourself: .by({'question': (start, stop)})."
             )
         return list(_named(view, spans, apart=True))
     if parts not in (*LEVELS, "position"):
@@ -105,11 +106,11 @@ def groups_of(view: "View", parts: Any) -> list[Group]:
             f"received {parts!r}."
         )
     if parts == "position":
-        return [one for one in _text_groups(view, None)]
+        return list(_text_groups(view, None))
     if view.pieces is None:
         raise InputError(
-            f"Words and sentences come from the text of neighbouring tokens; View {view.name!r} does not know it (it was "
-            "made by hand, loaded from an older file, or has lost tokens). Group before .select, or pass pieces=."
+            f"Words and sentences come from the text of neighbouring tokens; View {view.name!r} does not know it (made "
+            "by hand, from an older file, or without some of its tokens). Group before .select, or pass pieces=."
         )
     return list(_text_groups(view, parts))
 
@@ -132,7 +133,7 @@ def _text_groups(view: "View", level: Any) -> Iterator[Group]:
     start |= alone | (answer != np.roll(answer, 1))
     start[:1] = True
     edges = [*np.flatnonzero(start).tolist(), size]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         positions = tuple(i for i in range(low, high) if not padding[i])
         if positions:
             yield Group(_text(labels, pieces, positions), positions, bool(special[low]), str(answer[low]))

@@ -82,7 +82,9 @@ def check(
             )
 
 
-def check_pieces(name: str, pieces: Any, labels: Mapping[str, tuple[Any, ...]], dims: tuple[str, ...]) -> None:
+def check_pieces(
+    name: str, pieces: Any, labels: Mapping[str, tuple[Any, ...]], dims: tuple[str, ...]
+) -> None:
     """Raise InputError unless there is a piece of text for every token."""
     if pieces is None:
         return

@@ -79,4 +79,8 @@ def _padding(view: "View", frame: pd.DataFrame) -> pd.Series:
     text = text_dim(view.dims)
     if text is None:
         return pd.Series(False, index=frame.index)
-    return (frame[_LABEL_COLUMN[text]] == "") & (frame["value"] == 0) & (frame["special"] | ("batch" in view.dims))
+    return (
+        (frame[_LABEL_COLUMN[text]] == "")
+        & (frame["value"] == 0)
+        & (frame["special"] | ("batch" in view.dims))
+    )

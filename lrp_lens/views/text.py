@@ -64,7 +64,9 @@ def describe(view: "View") -> str:
         if "token" in table:
             table["token"] = [repr(token) for token in table["token"]]
         if "text" in table:
-            table["text"] = [repr(text if len(text) <= _WIDE else text[: _WIDE - 1] + "…") for text in table["text"]]
+            table["text"] = [
+                repr(text if len(text) <= _WIDE else text[: _WIDE - 1] + "…") for text in table["text"]
+            ]
         lines.append(
             f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
         )

@@ -55,10 +55,10 @@ class View:
     notes: tuple[str, ...] = ()
     """Provenance in words: rule set, metric, normalisation."""
     pieces: Labels | None = None
-    """Of each token, what it adds to the text of those before it, "" where it ends inside a character; as labels["position"].
-    Words and sentences come from it; None where it is not known."""
+    """What each token adds to the text of those before it, "" where it ends inside a character; laid out as
+    labels["position"]. Words and sentences come from it; None where it is not known."""
     spans: Any = None
-    """Named spans that came with the prompt, {"message": {"user": ((3, 9),)}}; one such mapping per example of a batch."""
+    """Spans that came with the prompt, {"message": {"user": ((3, 9),)}}; one such mapping per example of a batch."""
     cautions: tuple[str, ...] = ()
     """What a reader has to know before reading the numbers, a sentence per example, "" for nothing; said wherever the
     view is shown."""
@@ -170,8 +170,8 @@ class View:
         messages leave is `(rest)` (special tokens outside a chat's messages: `(special)`).
 
         Args:
-            parts: "word", "sentence", "message" (where the prompt was a chat), or name → (start, stop) or a list of such
-                spans of tokens.
+            parts: "word", "sentence", "message" (where the prompt was a chat), or name → (start, stop) or a list of
+                such spans of tokens.
 
         Returns:
             Dims with "word", "sentence", "message" or "segment" instead of "position".

@@ -117,4 +117,3 @@ def _folded(graph: "AttributionGraph") -> list[str]:
     """A line about the edges that are not listed as moves, if there are any."""
     still = stays(graph)
     return [str(still)] if still.edges else []
-
