@@ -206,13 +206,14 @@ def _select_one(view: "View", dim: str, key: Any) -> "View":
             marks[name] = None if gone else mark[(slice(None),) * special_dims(view.dims).index(dim) + (key,)]
     dims = tuple(name for name in view.dims if not (drop and name == dim))
     values = np.asarray(view.values[(slice(None),) * axis + (key,)])
-    text = _text_after(view, dim, key)
-    return replace(view, values=values, dims=dims, labels=labels, notes=notes, **marks, **text)
+    known = _text_after(view, dim, key)
+    return replace(view, values=values, dims=dims, labels=labels, notes=notes, **marks, **known)
 
 
 def _text_after(view: "View", dim: str, key: int | slice | list[int]) -> dict[str, Any]:
     """What a view knows of its text, after a selection: neighbours stay neighbours in a run of tokens only."""
-    pieces, spans, cautions = view.pieces, view.spans, view.cautions
+    pieces: Any = view.pieces
+    spans, cautions = view.spans, view.cautions
     if dim == "batch":
         pieces = None if pieces is None else _take(pieces, key)
         spans = None if spans is None else _take(spans, key)

@@ -166,8 +166,9 @@ class View:
     def by(self, parts: "str | Mapping[str, Any]") -> "View":
         """Tokens put together: a dim of words, sentences, messages or named parts in the place of "position".
 
-        Each value is the sum of its tokens' values, in float64; special tokens stay apart, and what named parts or
-        messages leave is `(rest)` (special tokens outside a chat's messages: `(special)`).
+        Each value is the sum of its tokens' values, in float64.  A special token is a word and a sentence of its own;
+        of a chat's messages all special tokens are left to `(special)`, other tokens to `(rest)`; named parts hold what
+        they name, and `(rest)` the rest.
 
         Args:
             parts: "word", "sentence", "message" (where the prompt was a chat), or name → (start, stop) or a list of
