@@ -5,8 +5,8 @@ r"""Any text, shown as what it is: every string is a legal token, and whoever re
    combining characters and emoji stay.
 2. A token's own white space has marks: `·` for a space, `⏎` for a line break, `⇥` for a tab.  A combining character
    without a letter before it stands on `◌`.
-3. HTML gets the same text with `& < > "` escaped.  Words that read from right to left are isolated, so that they do
-   not turn the sentence around them about.
+3. HTML gets the same text with `& < > "` escaped (`lrp_lens.markup` puts it there).  Words that read from right to left
+   are isolated, so that they do not turn the sentence around them about.
 
 Everything that a page, a figure, a table or a terminal says goes through one of these functions.
 """
@@ -85,14 +85,19 @@ def escape(text: str) -> str:
     return html.escape(shown(text))
 
 
-def isolated(text: str) -> str:
-    """A sentence for an HTML page, in which words from right to left are kept apart from what stands around them.
+def by_direction(text: str) -> list[tuple[str, bool]]:
+    """A sentence as it is shown, in parts, and whether each is words from right to left.
 
     Example:
-        >>> isolated("'שלום' & 1")
-        '&#x27;<bdi>שלום</bdi>&#x27; &amp; 1'
+        >>> by_direction("'שלום' 1") == [("'", False), ("שלום", True), ("' 1", False)]
+        True
     """
-    return _RIGHT_TO_LEFT_WORDS.sub(lambda found: f"<bdi>{found[0]}</bdi>", escape(text))
+    parts, behind = [], 0
+    text = shown(text)
+    for found in _RIGHT_TO_LEFT_WORDS.finditer(text):
+        parts += [(text[behind : found.start()], False), (found[0], True)]
+        behind = found.end()
+    return [(part, turned) for part, turned in [*parts, (text[behind:], False)] if part]
 
 
 def embedded(text: str) -> str:

@@ -12,8 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
-from lrp_lens.characters import direction, escape, isolated, shown, token_pieces, visible_token
+from lrp_lens.characters import direction, escape, shown, token_pieces, visible_token
 from lrp_lens.failures.explanation import Choice
+from lrp_lens.markup import isolated
 from lrp_lens.plots import (
     graph_html,
     plot_components,

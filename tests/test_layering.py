@@ -17,7 +17,7 @@ from lrp_lens.rules import PRESETS, Rule
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "characters", "files", "ops", "hosts", "views", "rules", "metrics", "run",
+    "errors", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
     "attribution_graphs", "decomposition", "circuits", "patching", "cases", "masking", "failures",
     "plots", "report", "demo", "cli",
 )  # fmt: skip
@@ -29,12 +29,13 @@ PARTS = ("attribution_graphs/arrays",)
 ONLY = {
     "progress": {"errors"},
     "characters": set(),  # text to text
+    "markup": {"characters"},  # text to HTML
     "files": {"errors"},  # paths, arrays, words
     "ops": {"errors"},  # tensor to tensor
-    "views": {"errors", "characters", "files"},  # labelled arrays
-    "attribution_graphs/arrays": {"errors", "characters", "files", "views"},  # never a model
+    "views": {"errors", "characters", "markup", "files"},  # labelled arrays
+    "attribution_graphs/arrays": {"errors", "characters", "markup", "files", "views"},  # never a model
     "cases": {"errors"},
-    "plots": {"errors", "characters", "files", "views", "attribution_graphs"},  # never a model
+    "plots": {"errors", "characters", "markup", "files", "views", "attribution_graphs"},  # never a model
 }
 
 # Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
@@ -49,6 +50,8 @@ LIBRARIES = {
     "plotly": {"plots", "report"},
     "tqdm": {"progress"},
     "typer": {"cli"},
+    "jinja2": {"markup"},
+    "regex": {"views"},
 }
 
 # Libraries that these rooms may not import.
@@ -56,6 +59,7 @@ BANNED = {
     "errors": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
     "characters": {"torch", "numpy", "pandas"},
+    "markup": {"torch", "numpy", "pandas"},
     "attribution_graphs/arrays": {"torch", "plotly"},
     "plots": {"torch"},
 }

@@ -11,6 +11,7 @@ import plotly.io
 import pytest
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Cell
 from lrp_lens.plots import (
     plot_circuit_curve,
     plot_comparison,
@@ -33,7 +34,7 @@ from lrp_lens.plots import (
     token_heatmap_text,
     visible_token,
 )
-from lrp_lens.plots.cells import html_table, shaded_cell
+from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
 from lrp_lens.plots.palette import GREY, colorscale, limit
 from lrp_lens.run.ledger import Ledger, LedgerRow
 from lrp_lens.views import View
@@ -410,11 +411,12 @@ def test_heads_by_source_token() -> None:
 
 
 def test_cells_of_tables() -> None:
-    assert "rgba(214,96,77,0.38)" in shaded_cell("x", -0.5)
-    assert "rgba(67,147,195,0.00)" in shaded_cell("x", 0.0)
-    assert "background" not in shaded_cell("<b>", float("nan")) and "&lt;b&gt;" in shaded_cell("<b>", 1.0)
-    assert html_table(["<a>"], ["n"], [["<td>1</td>"]]).startswith(
-        '<table><thead><tr><th style="text-align:left">&lt;a&gt;</th><th style="text-align:right">n</th>'
+    assert "rgba(214,96,77,0.38)" in shaded_cell("x", -0.5).style
+    assert "rgba(67,147,195,0.00)" in shaded_cell("x", 0.0).style
+    assert shaded_cell("x", float("nan")) == Cell("x", "text-align:right")
+    assert html_table(["<a>"], ["n"], [[word_cell("<b>"), shaded_cell("1", float("nan"))]]) == (
+        '<table><thead><tr><th style="text-align:left">&lt;a&gt;</th><th style="text-align:right">n</th></tr></thead>'
+        '<tbody><tr><td style="text-align:left">&lt;b&gt;</td><td style="text-align:right">1</td></tr></tbody></table>'
     )
 
 

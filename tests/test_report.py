@@ -14,6 +14,7 @@ from rich.console import Console
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.markup import Html
 from lrp_lens.masking.check import MaskingCheck, MaskingStep
 from lrp_lens.report import explanation_html, write_report
 from lrp_lens.report.page import Section, page_html
@@ -250,7 +251,7 @@ def test_write_report(tmp_path: Path) -> None:
 
 
 def test_page_escapes_titles() -> None:
-    html = page_html("<t>", "", [Section("<s>", "<p>kept</p>")])
+    html = page_html("<t>", Html(), [Section("<s>", Html("<p>kept</p>"))])
     assert "<title>&lt;t&gt;</title>" in html and "<h2>&lt;s&gt;</h2>" in html and "<p>kept</p>" in html
 
 

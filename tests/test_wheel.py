@@ -52,6 +52,7 @@ def test_the_wheel_holds_the_package_and_what_it_loads_and_nothing_else(dist: Pa
     own = {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
     assert {name for name in names if ".dist-info/" not in name} == own
     assert {"lrp_lens/py.typed", "lrp_lens/demo/cases.json", "lrp_lens/demo/prompts.json"} <= names
+    assert {"lrp_lens/markup/page.html", "lrp_lens/report/page.html", "lrp_lens/plots/graph.html"} <= names
 
 
 def test_command_and_examples_run_from_the_installed_wheel(dist: Path, tmp_path: Path) -> None:

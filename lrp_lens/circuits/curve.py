@@ -15,13 +15,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import escape, shown
+from lrp_lens.characters import shown
 from lrp_lens.circuits import select
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.evaluate import run_circuits
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.markup import Html, captioned, frame
 from lrp_lens.metrics import MetricLike
 from lrp_lens.views.statistics.intervals import percentile_interval
 
@@ -148,9 +149,8 @@ class CircuitCurve:
         table = self.areas().to_string(index=False, float_format="{:.3f}".format)
         return shown(f"{self._headline()}\n{table}")
 
-    def _repr_html_(self) -> str:
-        table = self.areas().to_html(index=False, float_format="{:.3f}".format, border=0)
-        return f"<p>{escape(self._headline())}</p>{shown(table)}"
+    def _repr_html_(self) -> Html:
+        return captioned(frame(self.areas(), float_format="{:.3f}".format, border=0), self._headline())
 
 
 def cpr(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:

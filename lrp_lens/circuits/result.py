@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import escape, shown
+from lrp_lens.characters import shown
 from lrp_lens.circuits import select, storage
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, captioned, frame
 from lrp_lens.views import View
 from lrp_lens.views.table import table_of
 
@@ -198,6 +199,6 @@ class ComponentEdges:
         where = ", by position" if self.by_position else ""
         return f"ComponentEdges({self.method}{where}; {prompts}, {self.metric_text}; {self.graph})"
 
-    def _repr_html_(self) -> str:
-        table = self.to_dataframe().head(20).to_html(index=False, float_format="{:+.4g}".format, border=0)
-        return f"<p>{escape(self._headline())}; the 20 strongest edges:</p>{shown(table)}"
+    def _repr_html_(self) -> Html:
+        table = frame(self.to_dataframe().head(20), float_format="{:+.4g}".format, border=0)
+        return captioned(table, f"{self._headline()}; the 20 strongest edges:")

@@ -35,7 +35,9 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     _title(console, "Prompt")
     console.print(Padding(Text(shown(explanation.prompt)), (0, 2)))
     console.print(_choices(explanation))
-    for note in explanation.notes:
+    for note in (
+        one for one in explanation.notes if one not in explanation.tokens.cautions
+    ):  # said with the words
         console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))
     _title(console, "Which words did it")
     console.print(Padding(token_heatmap_text(explanation.tokens), (0, 2)))

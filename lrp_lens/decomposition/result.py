@@ -76,6 +76,8 @@ class Decomposition:
     token_strings: tuple[tuple[str, ...], ...]
     special: np.ndarray
     """True at BOS, EOS and padding, [batch, pos]."""
+    pieces: tuple[tuple[str, ...], ...] | None
+    """What each token adds to the text of those before it (`View.pieces`); None where that is not known."""
     answers: tuple[tuple[str, ...], ...]
     """Of each token, the word for the answer that a metric appended (answer, target, contrast); "" in the prompt."""
     single: bool
@@ -281,6 +283,7 @@ class Decomposition:
     def _view(self, values: np.ndarray, dims: tuple[str, ...], name: str, labels: dict[str, Any]) -> View:
         special = self.special if "position" in dims else None
         answer = np.array(self.answers) if special is not None and any(map(any, self.answers)) else None
+        pieces = self.pieces if "position" in dims else None
         if "position" in dims:
             labels = labels | {"position": self.token_strings[0] if self.single else self.token_strings}
         return View(
@@ -292,6 +295,7 @@ class Decomposition:
             answer=answer[0] if self.single and answer is not None else answer,
             towards=self.towards,
             notes=(f"metric: {self.metric_text}", f"rules: {self.rules_text}"),
+            pieces=pieces[0] if self.single and pieces is not None else pieces,
         )
 
     def save(self, path: str | PathLike[str]) -> None:

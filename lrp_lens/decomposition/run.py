@@ -130,6 +130,7 @@ def _result(accounts: Accounts, named: bool) -> Decomposition:
         token_strings=cache.token_strings,
         special=cache.special.cpu().numpy(),
         answers=cache.answers,
+        pieces=cache.batch.shown.pieces,
         single=cache.single,
         towards=cache.towards,
         metric_text=cache.metric_text,

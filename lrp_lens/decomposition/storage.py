@@ -10,10 +10,10 @@ from lrp_lens.files.headers import understood
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
 
-KIND = "Decomposition/2"
+KIND = "Decomposition/3"
 _ARRAYS = ("direct", "total", "metric", "frozen", "recomputed", "sources", "special")
 _WORDS = (
-    "stages", "without_sources", "token_strings", "answers", "single", "towards", "metric_text", "rules_text",
+    "stages", "without_sources", "token_strings", "pieces", "answers", "single", "towards", "metric_text", "rules_text",
 )  # fmt: skip
 _RESIDUAL = "residual: "
 
@@ -38,6 +38,7 @@ def load(path: AnyPath) -> dict[str, Any]:
             "residuals": {name: arrays[_RESIDUAL + name] for name in words["residuals"]},
             "stages": tuple(words["stages"]),
             "token_strings": tuple(map(tuple, words["token_strings"])),
+            "pieces": None if words["pieces"] is None else tuple(map(tuple, words["pieces"])),
             "answers": tuple(map(tuple, words["answers"])),
             "towards": None if towards is None else (towards[0], towards[1]),
         }

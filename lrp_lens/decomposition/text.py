@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from lrp_lens.characters import isolated, shown
+from lrp_lens.characters import shown
+from lrp_lens.markup import Html, captioned
 
 if TYPE_CHECKING:
     from lrp_lens.decomposition.result import Decomposition
@@ -37,12 +38,11 @@ def describe(parts: "Decomposition") -> str:
     return shown("\n".join(lines))
 
 
-def describe_html(parts: "Decomposition") -> str:
+def describe_html(parts: "Decomposition") -> Html:
     """The facts and the whole table, its numbers shaded: blue positive, red negative, each column on its own scale."""
     from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
     from lrp_lens.plots.palette import signed
 
-    above = "<br>".join(isolated(line) for line in facts(parts))
     table = parts.table()
     names = [name for name in ("example", "component", "kind") if name in table]
     numbers = ["direct", "indirect", "total"]
@@ -52,4 +52,4 @@ def describe_html(parts: "Decomposition") -> str:
         + [shaded_cell(signed(row[name], "+.4f"), row[name] / scale[name]) for name in numbers]
         for row in table.to_dict("records")
     ]
-    return f"<p>{above}</p>" + html_table(names, numbers, rows)
+    return captioned(html_table(names, numbers, rows), *facts(parts))

@@ -137,7 +137,11 @@ def explain(
         masking=masking,
         title="" if case is None else case.suite.replace("_", " "),
         correct=None if case is None else case.correct,
-        notes=(*pair.notes(best[0]), *_unknown_words(model, batch), *filter(None, [ledger.warning])),
+        notes=(
+            *pair.notes(best[0]),
+            *_unknown_words(model, batch),
+            *filter(None, [ledger.warning, *by_token.cautions]),
+        ),
         seconds=seconds,
     )
 

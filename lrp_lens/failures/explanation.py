@@ -5,10 +5,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from lrp_lens.characters import shown
 from lrp_lens.views import View
+from lrp_lens.views.groups import Group, groups_of
+from lrp_lens.views.table import table_of
 
 if TYPE_CHECKING:
     from lrp_lens.masking.check import MaskingCheck
@@ -91,6 +94,20 @@ class Explanation:
         """The k non-special tokens with the largest |relevance|."""
         return self.tokens.top(k, exclude_special=True)
 
+    def top_words(self, k: int = 5) -> pd.DataFrame:
+        """The k words with the largest |relevance|, largest first: columns text, positions ("3" or "3–4"), value."""
+        groups = [one for one in self._words() if not one.special]
+        values = [float(self.tokens.values[list(one.positions)].sum(dtype=float)) for one in groups]
+        places = ["–".join(map(str, sorted({one.positions[0], one.positions[-1]}))) for one in groups]
+        columns = {"text": [one.label for one in groups], "positions": places, "value": np.array(values)}
+        rows = table_of(columns).dropna(subset=["value"])
+        order = np.argsort(-rows["value"].abs().to_numpy(), kind="stable")[: max(k, 0)]
+        return rows.iloc[order].reset_index(drop=True)
+
+    def _words(self) -> list[Group]:
+        """The tokens put together to words; each alone where their text is not known."""
+        return groups_of(self.tokens, "word" if self.tokens.pieces is not None else "position")
+
     def top_heads(self, k: int = 5) -> pd.DataFrame:
         """The k heads with the largest |relevance|: columns label, value."""
         return self.heads.top(k)[["label", "value"]]
@@ -104,11 +121,14 @@ class Explanation:
 
     def claim(self) -> str:
         """The explanation in one sentence."""
-        rows = self.tokens.top(len(self.token_strings), exclude_special=True)
+        rows = self.top_words(len(self.token_strings))
         favour = rows[rows["value"] > 0].head(3)
         if not len(favour):
             return f"No token of the prompt pushes towards {self.target.text!r}."
-        said = [f"{row.token!r} (position {row.position}, {row.value:+.2f})" for row in favour.itertuples()]
+        said = [
+            f"{row.text!r} (position{'s' * ('–' in row.positions)} {row.positions}, {row.value:+.2f})"
+            for row in favour.itertuples()
+        ]
         return f"Towards {self.target.text!r} push most: {', '.join(said)}."
 
     def to_json_dict(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@
    tokens of each answer (`per_position`, `shown`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +34,10 @@ class Shown(NamedTuple):
     """Text of each token, "" at padding."""
     special: Bool[Tensor, "batch pos"]
     """BOS, EOS and padding."""
+    pieces: tuple[tuple[str, ...], ...] | None
+    """What each token adds to the text of those before it; None where that is not known."""
+    messages: tuple[Mapping[str, Any], ...]
+    """Spans of a chat's messages, per example; empty for none."""
     answers: tuple[tuple[str, ...], ...]
     """Per token "" in the prompt, else the word for its answer: answer, target or contrast."""
 
@@ -67,6 +72,10 @@ class TokenBatch:
     """Number of answer tokens at the end of each row; empty for none."""
     roles: tuple[str, ...] = ()
     """Word for each row's answer; empty for none."""
+    pieces: tuple[tuple[str, ...], ...] = ()
+    """What each token adds to the text of the row before it (see `hosts.pieces`), "" at padding; () where not known."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """Spans of a chat's messages, per row: name → ((start, stop), ...) in tokens of the prompt; () for no chat."""
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:
@@ -180,18 +189,41 @@ class TokenBatch:
             for row, forced in enumerate(self.forced):
                 end = self.starts[row] + self.lengths[row]
                 answers[row][end - forced : end] = [self.roles[row]] * forced
-            return Shown(self.strings, self.special, tuple(map(tuple, answers)))
-        strings = [[""] * self.width for _ in range(self.n_examples)]
+            pieces = self.pieces or None
+            return Shown(self.strings, self.special, pieces, self._messages(), tuple(map(tuple, answers)))
+        strings, pieces_of = ([[""] * self.width for _ in range(self.n_examples)] for _ in range(2))
         special = torch.ones(self.n_examples, self.width, dtype=torch.bool)
         for row, columns in enumerate(self.columns.tolist()):
             example, end = (self.examples or ())[row], self.starts[row] + self.lengths[row]
             for place, column in enumerate(columns):
                 if column >= 0:
                     strings[example][column] = self.strings[row][place]
+                    pieces_of[example][column] = self.pieces[row][place] if self.pieces else ""
                     special[example, column] = bool(self.special[row, place])
                     if place >= end - self.forced[row]:
                         answers[example][column] = self.roles[row]
-        return Shown(tuple(map(tuple, strings)), special.to(self.special.device), tuple(map(tuple, answers)))
+        return Shown(
+            tuple(map(tuple, strings)),
+            special.to(self.special.device),
+            tuple(map(tuple, pieces_of)) if self.pieces else None,
+            self._messages(),
+            tuple(map(tuple, answers)),
+        )
+
+    def _messages(self) -> tuple[Mapping[str, Any], ...]:
+        """The spans of each example's messages on its axis of positions, from its first row."""
+        if not self.messages:
+            return ()
+        moved = []
+        for row in self.first_rows:
+            offset = int(self.columns[row, self.starts[row]])
+            moved.append(
+                {
+                    name: tuple((start + offset, stop + offset) for start, stop in spans)
+                    for name, spans in self.messages[row].items()
+                }
+            )
+        return tuple(moved)
 
     def example(self, index: int) -> "TokenBatch":
         """One example as a batch of its own, without padding on the left."""
@@ -214,6 +246,13 @@ class TokenBatch:
             examples=None if self.examples is None else (0,) * len(rows),
             forced=tuple(self.forced[row] for row in rows) if self.forced else (),
             roles=tuple(self.roles[row] for row in rows) if self.roles else (),
+            pieces=tuple(
+                self.pieces[row][span.start : span.stop] + ("",) * (width - len(span))
+                for row, span in zip(rows, spans, strict=True)
+            )
+            if self.pieces
+            else (),
+            messages=tuple(self.messages[row] for row in rows) if self.messages else (),
         )
 
     @cached_property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.pieces import token_pieces
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.token_batch import Branch, TokenBatch
 
@@ -242,6 +243,7 @@ def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Bran
         examples=tuple(examples),
         forced=tuple(len(branch.ids) for branch in appended),
         roles=tuple(branch.role for branch in appended),
+        messages=tuple(batch.messages[example] for example in examples) if batch.messages else (),
     )
 
 
@@ -264,12 +266,14 @@ def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool)
     starts = tuple(width - len(row) if left else 0 for row in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     special = torch.ones(len(rows), width, dtype=torch.bool)
-    strings = []
+    strings, pieces = [], []
     for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
         ids[index, start : start + len(row)] = torch.tensor(row)
         special[index, start : start + len(row)] = torch.tensor([token in special_ids for token in row])
         text = token_strings(model, row)
-        strings.append(("",) * start + text + ("",) * (width - start - len(row)))
+        before, after = ("",) * start, ("",) * (width - start - len(row))
+        strings.append(before + text + after)
+        pieces.append(before + token_pieces(tokenizer, row, text) + after)
     device = device_of(model)
     return TokenBatch(
         ids=ids.to(device),
@@ -278,6 +282,7 @@ def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool)
         strings=tuple(strings),
         special=special.to(device),
         single=single,
+        pieces=tuple(pieces),
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import isolated, shown
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, captioned
 from lrp_lens.masking import storage
 from lrp_lens.masking.measures import MEASURES
 from lrp_lens.views import View
@@ -189,7 +190,7 @@ class Faithfulness:
         said = f"Faithfulness of {len(self.methods)} methods\n{self.table().to_string()}\n{self._caption()}"
         return shown(said)
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         """`table`, each column shaded from its worst method (white) to its best (blue)."""
         from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
 
@@ -205,7 +206,7 @@ class Faithfulness:
             shaded = [shaded_cell(text, own[index]) for text, own in zip(cells[1:], strengths, strict=True)]
             rows.append([word_cell(method), word_cell(cells[0]), *shaded])
         caption = f"{self._caption()} Shade: worst (white) to best (blue) method of each column."
-        return f"{html_table(['method', 'passes'], list(table.columns[1:]), rows)}<p>{isolated(caption)}</p>"
+        return captioned(html_table(["method", "passes"], list(table.columns[1:]), rows), below=caption)
 
 
 def _cell(row: Any) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, captioned, frame
 from lrp_lens.patching import storage
 from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.facets import Facet
@@ -373,11 +374,11 @@ class Comparison:
             lines.append(f"  Pearson with activation patching, {metric}, {site}: {', '.join(agree)}")
         return shown("\n".join(lines))
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         columns = ["metric", "site", "method", "pearson", "pearson_low", "pearson_high", "n_cells"]
         columns += ["spearman", "sign_agreement", *(f"top_{k}" for k in self.ks), "n_ranked", "note"]
         note = (
-            f"<p>n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs; "
-            "the top k are at most as many.</p>"
+            f"n_ranked: cells with at least {self.floor:.2g} of the largest effect, for ranks and signs; "
+            "the top k are at most as many."
         )
-        return shown(self.table()[columns].round(3).to_html(index=False)) + note
+        return captioned(frame(self.table()[columns].round(3)), below=note)

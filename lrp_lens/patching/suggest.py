@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, frame
 from lrp_lens.patching.checks import as_list, require_whole
 from lrp_lens.patching.compare import SITES, compare
 from lrp_lens.patching.comparison import Comparison
@@ -41,8 +42,8 @@ class Suggestion:
         chosen = ", ".join(f"{site}: {rules.name}" for site, rules in self.rules.items())
         return f"Suggestion({chosen})"
 
-    def _repr_html_(self) -> str:
-        return str(self.table.round(3).to_html(index=False))
+    def _repr_html_(self) -> Html:
+        return frame(self.table.round(3))
 
 
 def suggest_rules(

@@ -4,34 +4,34 @@
 2. Blue is positive, red negative, as in every figure.
 """
 
-from lrp_lens.characters import escape
+from collections.abc import Sequence
+
+from lrp_lens.markup import Cell, Html, table
 from lrp_lens.plots.palette import LIGHT
 
 _FULL = 0.75
+_LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
-def shaded_cell(text: str, strength: float) -> str:
-    """One `<td>`; the strength is in [-1, 1], NaN gives a plain cell.
+def shaded_cell(text: str, strength: float) -> Cell:
+    """A number; the strength is in [-1, 1], NaN gives a plain cell.
 
     Example:
-        >>> shaded_cell("−1.0", -1.0)
-        '<td style="text-align:right;background-color:rgba(214,96,77,0.75)">−1.0</td>'
+        >>> shaded_cell("−1.0", -1.0).style
+        'text-align:right;background-color:rgba(214,96,77,0.75)'
     """
     if not abs(strength) <= 1:
-        return f'<td style="text-align:right">{escape(text)}</td>'
+        return Cell(text, _RIGHT)
     colour = ",".join(str(one) for one in LIGHT["blue" if strength >= 0 else "red"])
-    shade = f"rgba({colour},{_FULL * abs(strength):.2f})"
-    return f'<td style="text-align:right;background-color:{shade}">{escape(text)}</td>'
+    return Cell(text, f"{_RIGHT};background-color:rgba({colour},{_FULL * abs(strength):.2f})")
 
 
-def word_cell(text: str) -> str:
-    """One `<td>` of words."""
-    return f'<td style="text-align:left">{escape(text)}</td>'
+def word_cell(text: str) -> Cell:
+    """Words."""
+    return Cell(text, _LEFT)
 
 
-def html_table(words: list[str], numbers: list[str], rows: list[list[str]]) -> str:
+def html_table(words: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Html:
     """A table of finished cells under headings, those of words on the left."""
-    head = "".join(f'<th style="text-align:left">{escape(column)}</th>' for column in words)
-    head += "".join(f'<th style="text-align:right">{escape(column)}</th>' for column in numbers)
-    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    head = [*map(word_cell, words), *(Cell(column, _RIGHT) for column in numbers)]
+    return table(head, rows)

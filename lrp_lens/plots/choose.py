@@ -6,24 +6,25 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html
 from lrp_lens.plots.bars import plot_components, plot_segments
 from lrp_lens.plots.circuits import plot_component_edges
 from lrp_lens.plots.cumulative import plot_cumulative
 from lrp_lens.plots.graph_profiles import plot_composition
-from lrp_lens.plots.html import Html
 from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.tokens_html import token_heatmap_html
+from lrp_lens.plots.wording import text_dims
 from lrp_lens.views import View
 
 FIGURES: dict[tuple[str, ...], Callable[..., go.Figure | Html]] = {
-    ("position",): token_heatmap_html,
-    ("batch", "position"): token_heatmap_html,
-    ("layer", "position"): plot_layers,
+    **dict.fromkeys([*text_dims(), *text_dims("batch")], token_heatmap_html),
+    **dict.fromkeys(text_dims("layer"), plot_layers),
+    **dict.fromkeys(text_dims("layer", "head"), plot_sources),
     ("layer", "head"): plot_heads,
-    ("layer", "head", "position"): plot_sources,
     ("component",): plot_components,
     ("neuron",): plot_components,
     ("segment",): plot_segments,
+    ("message",): plot_segments,
     ("layer",): plot_cumulative,
     ("layer", "component"): plot_composition,
     ("writer", "reader"): plot_component_edges,

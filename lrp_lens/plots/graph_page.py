@@ -11,21 +11,18 @@
 5. All words from the prompt travel as JSON and are set as text, never as markup.
 """
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.text import facts, short_rules
-from lrp_lens.characters import escape
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, asset, hues, render, script_data, trusted
 from lrp_lens.plots.graph_data import drawn, graph_data
 from lrp_lens.plots.palette import DARK, LIGHT, Palette, legend_words, negative_hue, positive_hue
 from lrp_lens.views import View
 
-_HERE = Path(__file__).parent
 _SCRIPTS = ("graph_model", "graph_drawing", "graph_panel", "graph")
 _ALL_TOKENS = 40
 """Up to so many tokens, the view opens with all of them as columns."""
@@ -40,7 +37,7 @@ def graph_html(
     palette: Palette = "default",
     title: str = "Attribution graph",
     page: bool = True,
-) -> str:
+) -> Html:
     """The interactive view as one string of HTML; write it to a file and open it.
 
     Args:
@@ -70,51 +67,28 @@ def graph_html(
     body = _fragment(graph, data, palette, title)
     if not page:
         return body
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>html {{ color-scheme: light dark; }} body {{ margin: 0; }} body > .lrp-graph {{ min-height: 100vh; }}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return render("plots/graph_page.html", title=title, policy=trusted(_POLICY), body=body)
 
 
-def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str) -> str:
-    stored = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    notes = "".join(f"<div>{escape(line)}</div>" for line in [*facts(graph), f"rules: {graph.rules_text}"])
-    touched = " checked" if len(graph.token_strings) > _ALL_TOKENS else ""
-    return f"""<div class="lrp-graph">
-<style>{_style(palette)}</style>
-<header>
-<h1>{escape(title)}</h1>
-<p class="lrp-what">{escape(graph.metric_text)} = <b>{graph.metric_value:+.4g}</b>, {escape(short_rules(graph))}</p>
-<p class="lrp-legend">{_legend(graph, palette)}</p>
-</header>
-<div class="lrp-controls">
-<label class="lrp-slide">Show <input type="range" min="0" max="0" step="1"> <output></output></label>
-<label><input type="checkbox" class="lrp-touched"{touched}> touched tokens only</label>
-<label><input type="checkbox" class="lrp-leading" checked> only what leads to the target</label>
-<label>Zoom <select><option value="1">fit</option><option value="2">2 ×</option><option value="4">4 ×</option></select>
-</label>
-</div>
-<p class="lrp-count" role="status"></p>
-<div class="lrp-body">
-<div class="lrp-scroll"></div>
-<aside><section class="lrp-paths"></section><section class="lrp-detail" aria-live="polite"></section></aside>
-</div>
-<details><summary>About this graph</summary>{notes}{_left_out(graph, len(data["edges"][0]))}</details>
-<noscript>This view needs JavaScript.</noscript>
-<div class="lrp-tip" hidden></div>
-<script type="application/json">{stored}</script>
-<script>{_script()}</script>
-</div>"""
+def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str) -> Html:
+    plus, minus = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
+    return render(
+        "plots/graph.html",
+        title=title,
+        metric=graph.metric_text,
+        value=f"{graph.metric_value:+.4g}",
+        rules=short_rules(graph),
+        plus=plus,
+        minus=minus,
+        has_special=bool(graph.special.any()),
+        has_target=bool(graph.targets),
+        touched=len(graph.token_strings) > _ALL_TOKENS,
+        notes=[*facts(graph), f"rules: {graph.rules_text}"],
+        left_out=_left_out(graph, len(data["edges"][0])),
+        style=_style(palette),
+        data=script_data(data),
+        script=trusted("(() => {\n" + "".join(asset(f"plots/{name}.js") for name in _SCRIPTS) + "})();"),
+    )
 
 
 def _left_out(graph: AttributionGraph, held: int) -> str:
@@ -124,37 +98,19 @@ def _left_out(graph: AttributionGraph, held: int) -> str:
     size = np.abs(graph.relevance)
     share = size[drawn(graph, held)].sum() / (size.sum() or 1.0)
     return (
-        f'<div class="lrp-cap">To stay small, this page holds {held:,} of the graph’s {len(size):,} edges, the '
-        f"strongest of each layer; together they carry {100 * share:.1f} % of what all of its edges carry.</div>"
+        f"To stay small, this page holds {held:,} of the graph’s {len(size):,} edges, the strongest of each layer; "
+        f"together they carry {100 * share:.1f} % of what all of its edges carry."
     )
 
 
-def _script() -> str:
-    """The parts of the page's program, in one function: nothing of it is seen from outside."""
-    parts = [(_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
-    return "(() => {\n" + "".join(parts) + "})();"
-
-
-def _style(palette: Palette) -> str:
+def _style(palette: Palette) -> Html:
     """The style sheet, with the hues of the light and the dark page filled in."""
-    css = (_HERE / "graph.css").read_text(encoding="utf-8")
-    for name, hues in (("light", LIGHT), ("dark", _NIGHT)):
-        signs = {"plus": hues[positive_hue(palette)], "minus": hues[negative_hue(palette)]}
-        variables = "".join(f"--{sign}: rgb({','.join(map(str, rgb))});" for sign, rgb in signs.items())
-        css = css.replace(f"/* {name} hues */", variables)
-    return css
+    named = {}
+    for name, colours in (("light", LIGHT), ("dark", _NIGHT)):
+        signs = {"plus": colours[positive_hue(palette)], "minus": colours[negative_hue(palette)]}
+        named[name] = "".join(f"--{sign}: rgb({','.join(map(str, rgb))});" for sign, rgb in signs.items())
+    return hues(asset("plots/graph.css"), named)
 
 
 _NIGHT = {hue: tuple(min(255, round(part * 1.25) + 25) for part in rgb) for hue, rgb in DARK.items()}
 """Lines are thinner than the token map's areas, so they are brighter on a dark page."""
-
-
-def _legend(graph: AttributionGraph, palette: Palette) -> str:
-    words = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
-    keys = zip(("plus", "minus"), words, strict=True)
-    signs = "".join(
-        f'<span><i style="background:var(--{sign})"></i>{escape(said)}</span>' for sign, said in keys
-    )
-    grey = '<span><i style="background:var(--grey)"></i>special tokens, out of the scale</span>'
-    ring = "<span>dashed ring: the state that the metric reads</span>" if graph.targets else ""
-    return f"{signs}{grey if graph.special.any() else ''}{ring}"

@@ -5,6 +5,7 @@ keyed by position or index (repeated tokens stay apart), hover text with every c
 that carry most of the relevance are shown, unless all are asked for.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from lrp_lens.plots.positions import (
     touched_positions,
     touched_words,
 )
+from lrp_lens.plots.wording import By, headline, text_dims, worded
 from lrp_lens.views import View
 
 _CELLS_WITH_NUMBERS = 120
@@ -46,16 +48,18 @@ def plot_layers(
     width: int | None = None,
     palette: Palette = "default",
     floor: float | None = None,
+    by: By = "word",
 ) -> go.Figure:
     """Relevance of the residual stream: layers upwards, positions to the right.
 
     Args:
-        view: dims ("layer", "position").
+        view: dims ("layer", "position"), or with "word" or "sentence" in its place.
         touched_only: True shows only the tokens that carry most of the relevance (at most 32, each with its position),
             False shows every token; None shows every token of a prompt of up to 32.
         width: pixels; None fits what the figure is shown in. A label takes about 11: fewer pixels, fewer labels.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
+        by: "word" puts the tokens of a word together, each with its value on hover; "position" shows every token.
 
     Raises:
         InputError: other dims, or an unknown palette.
@@ -65,8 +69,8 @@ def plot_layers(
         >>> plot_layers(view, touched_only=True).layout.xaxis.ticktext
         ('tok_0 0', 'tok_1 1')
     """
-    require_dims(view, (("layer", "position"),), "plot_layers")
-    return _position_map(view, touched_only, palette, floor, width=width)
+    require_dims(view, text_dims("layer"), "plot_layers")
+    return _position_map(view, touched_only, palette, floor, width=width, by=by)
 
 
 def plot_heads(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
@@ -99,6 +103,7 @@ def plot_sources(
     width: int | None = None,
     palette: Palette = "default",
     floor: float | None = None,
+    by: By = "word",
 ) -> go.Figure:
     """Which source tokens each head moved, and what that adds: heads upwards, source tokens to the right.
 
@@ -110,6 +115,7 @@ def plot_sources(
         width: pixels; None fits what the figure is shown in. A label takes about 11: fewer pixels, fewer labels.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
+        by: "word" puts the tokens of a word together, each with its value on hover; "position" shows every token.
 
     Raises:
         InputError: other dims, or an unknown palette.
@@ -119,15 +125,16 @@ def plot_sources(
         >>> plot_sources(view, show=1).layout.yaxis.ticktext
         ('L0H1',)
     """
-    require_dims(view, (("layer", "head", "position"),), "plot_sources")
+    require_dims(view, text_dims("layer", "head"), "plot_sources")
     names = [one + other for one in view.axis_labels("layer") for other in view.axis_labels("head")]
     values = view.values.reshape(len(names), -1)
     size = np.nansum(np.abs(values), axis=1)
     kept = np.sort(np.argsort(-size, kind="stable")[:show])
-    labels = {"layer": tuple(names[i] for i in kept), "position": view.axis_labels("position")}
-    heads = replace(view, values=values[kept], dims=("layer", "position"), labels=labels)
+    text = view.dims[-1]
+    labels = {"layer": tuple(names[i] for i in kept), text: view.axis_labels(text)}
+    heads = replace(view, values=values[kept], dims=("layer", text), labels=labels)
     note = f"the largest {len(kept)} of {len(names)} heads" if len(kept) < len(names) else ""
-    return _position_map(heads, touched_only, palette, floor, note, width)
+    return _position_map(heads, touched_only, palette, floor, note, width, by)
 
 
 def _position_map(
@@ -137,22 +144,39 @@ def _position_map(
     floor: float | None,
     note: str = "",
     width: int | None = None,
+    by: By = "word",
 ) -> go.Figure:
-    """A map whose columns are positions, all of them or the touched ones."""
-    tokens, shown = view.axis_labels("position"), touched_positions(view, touched_only)
-    part = view if len(shown) == len(tokens) else view.select(position=shown.tolist())
-    where = [f", position {one}: <b>{plotly_text(visible_token(tokens[one]))}</b>" for one in shown.tolist()]
-    notes = "; ".join(one for one in (note, touched_words(view, shown)) if one)
+    """A map whose columns are words or positions, all of them or the touched ones."""
+    columns = worded(view, by)
+    view = columns.view
+    tokens, shown = view.axis_labels(columns.dim), touched_positions(view, touched_only)
+    part = view if len(shown) == len(tokens) else view.select(**{columns.dim: shown.tolist()})
+    where = [
+        f", {columns.place(one)}: <b>{plotly_text(visible_token(tokens[one]))}</b>" for one in shown.tolist()
+    ]
+    notes = "; ".join(one for one in (note, touched_words(view, shown), headline(view)) if one)
     every = max(1, -(-len(shown) * LABEL_PIXELS // (width or USUAL_WIDTH)))
-    figure = _heat_map(part, where, palette, limit(view, floor), notes)
+
+    def pieces(row: int, column: int) -> str:
+        told = columns.pieces(int(shown[column]), row)
+        return f"<br>tokens {plotly_text(', '.join(told))}" if told else ""
+
+    figure = _heat_map(part, where, palette, limit(view, floor), notes, pieces)
     if every > 1:
         figure.update_traces(xgap=0)  # lines between thin columns would outweigh them
-    ticks = position_ticks(tokens, shown)
+    ticks = position_ticks(tokens, shown, positions=[one[0] for one in columns.members])
     _axis(figure.update_xaxes, ticks, tickangle=-90 if any(len(one) > 2 for one in ticks) else 0, every=every)
     return figure.update_layout(width=width)
 
 
-def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes: str = "") -> go.Figure:
+def _heat_map(
+    view: View,
+    where: list[str],
+    palette: Palette,
+    top: float,
+    notes: str = "",
+    pieces: Callable[[int, int], str] = lambda row, column: "",
+) -> go.Figure:
     """One trace for the ordinary columns, one grey trace for the special ones, on one grid.
 
     Both traces have all columns, and gaps where the other one has its cells: plotly draws cells as wide as the
@@ -177,7 +201,7 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
             zmid=0,
             colorbar=_colour_bar(view, top),
             meta={"diverging": palette},
-            **_hover(view, where, ~special),
+            **_hover(view, where, ~special, pieces),
             **shared,
         )
     )
@@ -188,7 +212,7 @@ def _heat_map(view: View, where: list[str], palette: Palette, top: float, notes:
                 name="special tokens",
                 colorscale=[[0, GREY], [1, GREY]],
                 showscale=False,
-                **_hover(view, where, special),
+                **_hover(view, where, special, pieces),
                 **shared,
             )
         )
@@ -258,13 +282,16 @@ def _colour_bar(view: View, top: float) -> dict[str, Any]:
     }
 
 
-def _hover(view: View, where: list[str], cells: np.ndarray) -> dict[str, Any]:
+def _hover(
+    view: View, where: list[str], cells: np.ndarray, pieces: Callable[[int, int], str]
+) -> dict[str, Any]:
     """Hover text with every coordinate; in words up to 20,000 cells, then in numbers.
 
     Args:
         view: rows are layers.
         where: what to say of each column after the layer's name, ready for plotly.
         cells: True where the trace has its cells; the others need no words.
+        pieces: row and column → what is said of the tokens of a word.
     """
     unit = plotly_text(view.units)
     if view.values.size > _CELLS_WITH_WORDS:
@@ -278,6 +305,6 @@ def _hover(view: View, where: list[str], cells: np.ndarray) -> dict[str, Any]:
             for j in range(len(where))
         ]
         aside = ["<br>special token, out of the scale" if one else "" for one in special[i]]
-        words = [f"{layer}{where[j]}<br>{told[j]}{aside[j]}" for j in range(len(where))]
+        words = [f"{layer}{where[j]}<br>{told[j]}{pieces(i, j)}{aside[j]}" for j in range(len(where))]
         rows.append([one if here else "" for one, here in zip(words, cells[i], strict=True)])
     return {"customdata": rows, "hovertemplate": "%{customdata}<extra></extra>"}

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Int
 
 from lrp_lens.plots.palette import visible_token
+from lrp_lens.plots.wording import magnitude
 from lrp_lens.views import View
+from lrp_lens.views.indexing import text_dim
 
 MOST = 32
 """Prompts of up to so many tokens are shown whole, unless asked otherwise."""
@@ -27,7 +29,7 @@ def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.nd
     """The positions to show, ascending.
 
     Args:
-        view: any dims with "position".
+        view: any dims with a text's (position, word, sentence).
         touched_only: True leaves the light ones out, False none; None leaves them out above 32 tokens.
 
     Example:
@@ -35,7 +37,7 @@ def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.nd
         >>> touched_positions(view, True).tolist(), touched_positions(view).tolist()
         ([1, 3], [0, 1, 2, 3])
     """
-    mass = _mass(view)
+    mass = magnitude(view)
     if not len(mass) or not (len(mass) > MOST if touched_only is None else touched_only):
         return np.arange(len(mass))
     if not mass.any():
@@ -47,15 +49,27 @@ def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.nd
 
 def touched_words(view: View, shown: Int[np.ndarray, " shown"]) -> str:
     """What is left out, in words; empty if nothing is."""
-    mass = _mass(view)
+    mass = magnitude(view)
+    unit = {"position": "token"}.get(dim := text_dim(view.dims) or "", dim)
     if len(shown) == len(mass):
         return ""
     share = 100 * mass[shown].sum() / (mass.sum() or 1.0)
-    return f"{len(shown)} of {len(mass)} tokens, {share:.0f} % of Σ|R| outside special tokens"
+    return f"{len(shown)} of {len(mass)} {unit}s, {share:.0f} % of Σ|R| outside special tokens"
 
 
-def position_ticks(tokens: Sequence[str], shown: Int[np.ndarray, " shown"], longest: int = 16) -> list[str]:
-    """Labels of the shown positions: visible tokens, cut, with their positions where some are left out.
+def position_ticks(
+    tokens: Sequence[str],
+    shown: Int[np.ndarray, " shown"],
+    longest: int = 16,
+    positions: Sequence[int] | None = None,
+) -> list[str]:
+    """Labels of the shown columns: visible tokens, cut, with their positions where some are left out.
+
+    Args:
+        tokens: of every column.
+        shown: the columns to show.
+        longest: characters of a label.
+        positions: first position of every column; None numbers them from 0.
 
     Example:
         >>> position_ticks([" a", " long", " token"], np.array([0, 2]), longest=4)
@@ -64,15 +78,10 @@ def position_ticks(tokens: Sequence[str], shown: Int[np.ndarray, " shown"], long
     cut = [cut_label(visible_token(tokens[one]), longest) for one in shown]
     if len(shown) == len(tokens):
         return cut
-    return [f"{label} {position}" for label, position in zip(cut, shown.tolist(), strict=True)]
+    numbers = shown.tolist() if positions is None else [positions[one] for one in shown]
+    return [f"{label} {number}" for label, number in zip(cut, numbers, strict=True)]
 
 
 def cut_label(label: str, longest: int) -> str:
     """A label of at most so many characters."""
     return label if len(label) <= longest else label[: longest - 1] + "…"
-
-
-def _mass(view: View) -> np.ndarray:
-    """Σ|R| of each position, [position]; 0 where special."""
-    magnitude = np.where(view.special_cells(), 0.0, np.nan_to_num(np.abs(view.values)))
-    return magnitude.sum(axis=tuple(i for i, dim in enumerate(view.dims) if dim != "position"))

@@ -5,14 +5,14 @@ tapping) shows token, position, value and share. Special tokens are grey, out of
 Answers that a metric appended stand behind the prompt, each after its word (answer, target, contrast).
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from lrp_lens.characters import direction, escape, isolated, token_pieces
+from lrp_lens.characters import direction, token_pieces
 from lrp_lens.errors import InputError
-from lrp_lens.plots.html import Html
+from lrp_lens.markup import Html, asset, hues, render
 from lrp_lens.plots.palette import (
     DARK,
     LIGHT,
@@ -20,19 +20,21 @@ from lrp_lens.plots.palette import (
     answer_begins,
     legend_words,
     limit,
+    negative_hue,
     positive_hue,
     require_dims,
 )
+from lrp_lens.plots.wording import By, Worded, text_dims, worded
 from lrp_lens.views import View
 
 
-def _style() -> str:
+def _style() -> Html:
     """The style sheet, with the hues of the light and the dark page filled in."""
-    css = (Path(__file__).parent / "token_heatmap.css").read_text(encoding="utf-8")
-    for name, hues in (("light", LIGHT), ("dark", DARK)):
-        variables = "".join(f"--lrp-{hue}: {','.join(map(str, rgb))};" for hue, rgb in hues.items())
-        css = css.replace(f"/* {name} hues */", variables)
-    return f"<style>{css}</style>"
+    named = {
+        name: "".join(f"--lrp-{hue}: {','.join(map(str, rgb))};" for hue, rgb in colours.items())
+        for name, colours in (("light", LIGHT), ("dark", DARK))
+    }
+    return hues(asset("plots/token_heatmap.css"), named)
 
 
 STYLE = _style()
@@ -44,33 +46,38 @@ def token_heatmap_html(
     palette: Palette = "default",
     floor: float | None = None,
     style: bool = True,
+    by: By = "word",
 ) -> Html:
     """Coloured, wrapped tokens as an HTML fragment: a string, which a notebook draws.
 
     Args:
-        view: dims ("position",) or ("batch", "position"); several views (methods) give one row each, with its
-            name and its own scale, so that methods of unlike magnitude can be compared.
+        view: dims ("position",), ("word",) or ("sentence",), with or without a batch; several views (methods) give one
+            row each, with its name and its own scale, so that methods of unlike magnitude can be compared.
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
-        style: False leaves the <style> block out (a page with several maps needs it once).
+        style: False leaves the style sheet out (a page with several maps needs it once).
+        by: "word" puts the tokens of a word together, each with its value on hover; "position" shows every token.
 
     Raises:
         InputError: other dims, no view at all, or an unknown palette.
     """
     rows = _rows(view)
     for one in rows.values():
-        require_dims(one, (("position",),), "token_heatmap_html")
-    parts = [STYLE if style else "", '<div class="lrp-heat">']
+        require_dims(one, text_dims(), "token_heatmap_html")
+    shown_rows = {name: worded(one, by) for name, one in rows.items()}
+    rows = {name: one.view for name, one in shown_rows.items()}
     same_words = len({legend_words(one, palette) for one in rows.values()}) == 1
-    for i, (name, one) in enumerate(rows.items()):
-        top = limit(one, floor)
-        if len(rows) > 1:
-            parts.append(f'<div class="lrp-name">{escape(name)}</div>')
-        words = legend_words(one, palette) if i == 0 or not same_words else None
-        parts.append(_legend(one, top, palette, words))
-        way = direction(_ordinary(one))
-        parts.append(f'<div class="lrp-tokens" dir="{way}">{_tokens(one, top, palette)}</div>')
-    return Html("".join([*parts, "</div>"]))
+    shown = [
+        {
+            "name": name if len(rows) > 1 else "",
+            "legend": _legend(one, palette, floor) | {"words": i == 0 or not same_words},
+            "direction": direction(_ordinary(one)),
+            "tokens": list(_tokens(shown_rows[name], limit(one, floor), palette)),
+            "cautions": [said for said in one.cautions if said],
+        }
+        for i, (name, one) in enumerate(rows.items())
+    ]
+    return render("plots/token_heatmap.html", style=STYLE if style else "", rows=shown)
 
 
 def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
@@ -90,71 +97,53 @@ def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
 
 def _ordinary(view: View) -> list[str]:
     """The tokens that are not special: they say which way the prompt is read."""
-    labels, special = view.axis_labels("position"), view.special_cells()
+    labels, special = view.axis_labels(view.dims[0]), view.special_cells()
     return [token for token, marked in zip(labels, special, strict=True) if not marked]
 
 
-def _legend(view: View, top: float, palette: Palette, words: tuple[str, str] | None) -> str:
-    """Scale bar from -limit to +limit, with the meaning of the two colours where words are given."""
-    hues = [positive_hue(palette), "red" if positive_hue(palette) == "blue" else "blue"]
-    plus, minus = [f"rgb(var(--lrp-{hue},{','.join(map(str, LIGHT[hue]))}))" for hue in hues]
-    bar = (
-        f'<span class="lrp-bar" style="background:linear-gradient(90deg,{minus},transparent,{plus})"></span>'
-    )
-    unit = "of max |R|" if view.units == "fraction of max |R|" else view.units
-    scale = f"−{top:.3g}{bar}+{top:.3g} {escape(unit)}"
-    said = "" if words is None else f"<b>{isolated(words[0])}</b>, <b>{isolated(words[1])}</b> &nbsp; "
+def _legend(view: View, palette: Palette, floor: float | None) -> dict[str, Any]:
+    """The meaning of the two colours in words, the scale from -limit to +limit, and what the grey tokens hold."""
     share = view.special_share
-    grey = f" &nbsp; grey: special, out of the scale ({100 * share:.0f} % of Σ|R|)" if share else ""
-    return f'<div class="lrp-legend">{said}<span style="white-space:nowrap">{scale}</span>{grey}</div>'
+    return {
+        "meaning": legend_words(view, palette),
+        "limit": f"{limit(view, floor):.3g}",
+        "unit": "of max |R|" if view.units == "fraction of max |R|" else view.units,
+        "plus": f"rgb({_hue(positive_hue(palette))})",
+        "minus": f"rgb({_hue(negative_hue(palette))})",
+        "special": f"{100 * share:.0f} %" if share else "",
+    }
 
 
-def _tokens(view: View, top: float, palette: Palette) -> str:
+def _hue(hue: str) -> str:
+    return f"var(--lrp-{hue},{','.join(map(str, LIGHT['blue' if hue == 'blue' else 'red']))})"
+
+
+def _tokens(shown: Worded, top: float, palette: Palette) -> Iterator[dict[str, Any]]:
+    view = shown.view
     total = float(np.nansum(np.abs(view.values))) or 1.0
     special = view.special_cells()
-    spans: list[str] = []
-    for position, (token, value) in enumerate(zip(view.axis_labels("position"), view.values, strict=True)):
+    for position, (token, value) in enumerate(zip(view.axis_labels(shown.dim), view.values, strict=True)):
         if token == "" and value == 0 and special[position]:
             continue
-        if begins := answer_begins(view, position):
-            spans.append(f'<span class="lrp-answer">{escape(begins)}</span>')
-        spans.append(
-            _span(position, token, float(value), bool(special[position]), view.units, total, top, palette)
+        missing, number = bool(np.isnan(value)), float(value)
+        told = (
+            "missing"
+            if missing
+            else f"{number:+.4g} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
         )
-        if "\n" in token:
-            spans.append("<br>")
-    return "<wbr>".join(spans) or "<em>no tokens</em>"
-
-
-def _span(
-    position: int,
-    token: str,
-    value: float,
-    special: bool,
-    units: str,
-    total: float,
-    top: float,
-    palette: Palette,
-) -> str:
-    missing = np.isnan(value)
-    told = "missing" if missing else f"{value:+.4g} {units} · {100 * abs(value) / total:.1f} % of Σ|R|"
-    title = f"token {token!r} · position {position} · {told}" + (" · special token" if special else "")
-    attributes = f'tabindex="0" title="{escape(title)}"'
-    text = _visible(token)
-    if special:
-        shown = "n/a" if missing else f"{value:+.2g}"
-        return f'<span class="lrp-t lrp-s" {attributes}>{text}<small>{shown}</small></span>'
-    if missing:
-        return f'<span class="lrp-t lrp-m" {attributes}>{text}</span>'
-    hue = positive_hue(palette) if value >= 0 else ("red" if positive_hue(palette) == "blue" else "blue")
-    strength = min(abs(value) / top, 1.0)
-    colour = f"background-color:rgba(var(--lrp-{hue},{','.join(map(str, LIGHT[hue]))}),{strength:.3f})"
-    return f'<span class="lrp-t" {attributes} style="{colour}">{text}</span>'
-
-
-def _visible(token: str) -> str:
-    """Escaped token; marks for white space and escapes are faint."""
-    return "".join(
-        escape(said) if plain else f'<span class="lrp-w">{escape(said)}</span>'
-        for said, plain in token_pieces(token)
-    )
+        aside = " · special token" if special[position] else ""
+        if parts := shown.pieces(position):
+            aside += f" · tokens {', '.join(parts)}"
+        unit = "token" if len(shown.members[position]) == 1 and shown.tokens is not None else shown.unit
+        hue = positive_hue(palette) if number >= 0 else negative_hue(palette)
+        colour = f"background-color:rgba({_hue(hue)},{min(abs(number) / top, 1.0):.3f})"
+        plain = not special[position] and not missing
+        yield {
+            "answer": answer_begins(view, position),
+            "kind": " lrp-s" if special[position] else " lrp-m" if missing else "",
+            "title": f"{unit} {token!r} · {shown.place(position)} · {told}{aside}",
+            "style": colour if plain else "",
+            "pieces": token_pieces(token),
+            "value": ("n/a" if missing else f"{number:+.2g}") if special[position] else "",
+            "breaks": "\n" in token,
+        }

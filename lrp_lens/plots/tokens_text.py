@@ -20,29 +20,34 @@ from lrp_lens.plots.palette import (
     require_dims,
     visible_token,
 )
+from lrp_lens.plots.wording import By, text_dims, worded
 from lrp_lens.views import View
 
 _GROUND: RGB = (27, 30, 36)
 _INK = "rgb(240,242,245)"
 
 
-def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float | None = None) -> Text:
+def token_heatmap_text(
+    view: View, *, palette: Palette = "default", floor: float | None = None, by: By = "word"
+) -> Text:
     """Coloured tokens that wrap at the terminal's width, with the legend in words below.
 
     Args:
-        view: dims ("position",).
+        view: dims ("position",), ("word",) or ("sentence",).
         palette: "default" (blue positive) or "lrp" (red positive).
         floor: least value that may get full colour; None takes 0.1 for logits.
+        by: "word" puts the tokens of a word together; "position" shows every token.
 
     Raises:
         InputError: other dims, or an unknown palette.
     """
-    require_dims(view, (("position",),), "token_heatmap_text")
+    require_dims(view, text_dims(), "token_heatmap_text")
+    view = worded(view, by).view
     top = limit(view, floor)
     hues = {True: DARK[positive_hue(palette)], False: DARK[negative_hue(palette)]}
     special = view.special_cells()
     text = Text()
-    for position, (token, value) in enumerate(zip(view.axis_labels("position"), view.values, strict=True)):
+    for position, (token, value) in enumerate(zip(view.axis_labels(view.dims[0]), view.values, strict=True)):
         if token == "" and value == 0 and special[position]:
             continue
         if begins := answer_begins(view, position):
@@ -63,6 +68,8 @@ def token_heatmap_text(view: View, *, palette: Palette = "default", floor: float
         text.append(f" {words} ", style=f"{_INK} on rgb({colour[0]},{colour[1]},{colour[2]})")
         text.append(" ")
     text.append(f"full colour: {top:.3g} {shown(view.units)}", style="dim")
+    for said in view.cautions:
+        text.append(f"\ncaution: {shown(said)}" if said else "", style="yellow")
     return text
 
 

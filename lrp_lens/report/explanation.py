@@ -5,9 +5,9 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from lrp_lens.characters import escape, isolated
-from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.failures.explanation import Explanation
 from lrp_lens.files import require_writable, write_text
+from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots import (
     Palette,
     plot_components,
@@ -20,6 +20,7 @@ from lrp_lens.plots import (
 from lrp_lens.plots.ledger import layer_name
 from lrp_lens.plots.palette import negative_hue, positive_hue
 from lrp_lens.plots.positions import touched_positions, touched_words
+from lrp_lens.plots.wording import worded
 from lrp_lens.report.page import Section, figure_block, page_html, switch_block
 from lrp_lens.views import View
 
@@ -40,7 +41,7 @@ def write_report(
     return write_text(path, explanation_html(explanation, palette=palette))
 
 
-def explanation_html(explanation: Explanation, *, palette: Palette = "default") -> str:
+def explanation_html(explanation: Explanation, *, palette: Palette = "default") -> Html:
     """The whole report as one self-contained HTML page.
 
     Args:
@@ -62,55 +63,50 @@ def explanation_html(explanation: Explanation, *, palette: Palette = "default") 
     )
 
 
-def _word(text: str, hue: str) -> str:
-    return f'<span class="{hue}-word">{escape(repr(text))}</span>'
-
-
-def _colours(explanation: Explanation, palette: Palette) -> str:
-    """The legend sentence."""
-    positive, negative = positive_hue(palette), negative_hue(palette)
-    first, second = _word(explanation.target.text, positive), _word(explanation.contrast.text, negative)
-    return (
-        f'<span class="{positive}-word">{positive}</span> pushes towards {first}, '
-        f'<span class="{negative}-word">{negative}</span> towards {second}'
-    )
-
-
-def _lead(explanation: Explanation, palette: Palette) -> str:
+def _pair(explanation: Explanation, palette: Palette) -> list[dict[str, str]]:
+    """Target and contrast as words in their colours."""
     hues = positive_hue(palette), negative_hue(palette)
-    target, contrast = explanation.target, explanation.contrast
-    roles = explanation.roles
-    title = f'<p class="eyebrow">{escape(explanation.title or explanation.model_name)}</p>'
-    words = [_word(target.text, hues[0]), _word(contrast.text, hues[1])]
-    first, second = words if explanation.metric_value >= 0 else reversed(words)
-    return (
-        f"{title}<h1>Why {first} and not {second}?</h1>"
-        f'<div class="prompt" dir="auto">{escape(explanation.prompt)}</div>'
-        f'<div class="cards">{_card(roles[0], target, hues[0])}{_card(roles[1], contrast, hues[1])}'
-        f'<div class="card"><span class="dim">preference</span><b>{explanation.metric_value:+.2f}</b>'
-        f"<small>logits, target − contrast</small></div></div>"
-    )
+    texts = explanation.target.text, explanation.contrast.text
+    return [{"text": repr(text), "hue": hue} for text, hue in zip(texts, hues, strict=True)]
 
 
-def _card(title: str, choice: Choice, hue: str) -> str:
-    return (
-        f'<div class="card {hue}"><span class="dim">{title}</span><b>{escape(repr(choice.text))}</b>'
-        f"<small>logit {choice.logit:.2f} · p = {choice.probability:.3f} · rank {choice.rank}</small></div>"
+def _lead(explanation: Explanation, palette: Palette) -> Html:
+    pair = _pair(explanation, palette)
+    first, second = pair if explanation.metric_value >= 0 else reversed(pair)
+    choices = explanation.target, explanation.contrast
+    cards = [
+        word
+        | {
+            "role": role,
+            "logit": f"{choice.logit:.2f}",
+            "probability": f"{choice.probability:.3f}",
+            "rank": choice.rank,
+        }
+        for word, role, choice in zip(pair, explanation.roles, choices, strict=True)
+    ]
+    return render(
+        "report/lead.html",
+        eyebrow=explanation.title or explanation.model_name,
+        first=first,
+        second=second,
+        prompt=explanation.prompt,
+        cards=cards,
+        preference=f"{explanation.metric_value:+.2f}",
     )
 
 
 def _tokens(explanation: Explanation, palette: Palette) -> Section:
-    top = explanation.top_tokens(6)
-    head = ["position", "token", "relevance"]
     rows = [
-        [str(row.position), f"<code>{escape(repr(row.token))}</code>", f"{row.value:+.3f}"]
-        for row in top.itertuples()
+        [row.positions, Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
+        for row in explanation.top_words(6).itertuples()
     ]
-    body = (
-        f"<p>{isolated(explanation.claim())} "
-        "<span class='dim'>Tap or hover over a token for its numbers.</span></p>"
-        f"{token_heatmap_html(explanation.tokens, palette=palette, style=False)}"
-        f"<details><summary>Largest tokens</summary>{_table(head, rows)}</details>"
+    unit = worded(explanation.tokens).unit
+    body = render(
+        "report/tokens.html",
+        claim=explanation.claim(),
+        unit=unit,
+        heat_map=token_heatmap_html(explanation.tokens, palette=palette, style=False),
+        table=table(["position", unit, Cell("relevance", kind="n")], rows),
     )
     return Section("Which words of the prompt did it", body)
 
@@ -124,113 +120,93 @@ def _check(explanation: Explanation) -> Section:
         random=[step.random for step in check.steps],
         interval=(check.steps[0].gap - verdict.high, check.steps[0].gap - verdict.low),
     )
+    head = [Cell("k", kind="n"), "token masked", Cell("gap", kind="n"), Cell("random", kind="n"), "says now"]
     rows = [
         [
-            str(step.masked),
-            "" if step.position is None else f"<code>{escape(repr(step.token))}</code> at {step.position}",
-            f"{step.gap:+.2f}",
-            step.control_words,
-            f"<code>{escape(repr(step.first_choice))}</code>",
+            Cell(str(step.masked), kind="n"),
+            "" if step.position is None else Cell(repr(step.token), code=True, after=f" at {step.position}"),
+            Cell(f"{step.gap:+.2f}", kind="n"),
+            Cell(step.control_words, kind="n"),
+            Cell(repr(step.first_choice), code=True),
         ]
         for step in check.steps
     ]
-    head = ["k", "token masked", "gap", "random", "says now"]
-    kind = verdict.outcome.name.lower().replace("_", "-")
-    body = (
-        f'<p class="verdict {kind}"><b>{escape(verdict.outcome.value.capitalize())}.</b> '
-        f"{isolated(' '.join(filter(None, (verdict.reading, check.overtakes))))}</p>"
-        f'<div class="columns"><div>{figure_block(figure, "masking")}</div>'
-        f"<div>{_table(head, rows, numeric=(0, 2, 3))}</div></div>"
-        f"<p><small>Gap: logit of the target − logit of the contrast. A masked token's embedding is replaced by the "
-        f"{escape(check.baseline)}; its position stays, and the model runs again without any rule. Special tokens and "
-        f"the last token, where the answer is read, are never masked. Random: {verdict.draws} random orders of the "
-        f"{check.maskable} maskable tokens, mean ± standard deviation of their gaps. The verdict compares means over "
-        "the whole curve, not single k: that of the blamed tokens is the dashed orange line, those of nine in ten "
-        "random orders lie in the grey band.</small></p>"
+    body = render(
+        "report/check.html",
+        kind=verdict.outcome.name.lower().replace("_", "-"),
+        outcome=verdict.outcome.value.capitalize(),
+        reading=" ".join(filter(None, (verdict.reading, check.overtakes))),
+        figure=figure_block(figure, "masking"),
+        table=table(head, rows),
+        baseline=check.baseline,
+        draws=verdict.draws,
+        maskable=check.maskable,
     )
     return Section("Is it true? Mask those words and look again", body)
 
 
 def _layers(explanation: Explanation, palette: Palette) -> Section:
-    view = explanation.layers
-    shown, tokens = touched_positions(view), view.shape[1]
-    figure = _layer_map(view, palette, len(shown), "layers")
-    if len(shown) < tokens:
+    columns = worded(explanation.layers)
+    shown, count = touched_positions(columns.view), columns.view.shape[1]
+    figure = _layer_map(explanation.layers, palette, len(shown), len(shown) < count, "layers")
+    if len(shown) < count:
         figure = switch_block(
-            f"only the tokens that carry most of it: {touched_words(view, shown)}",
+            f"only the {columns.unit}s that carry most of it: {touched_words(columns.view, shown)}",
             figure,
-            _layer_map(view, palette, tokens, "layers-of-all-tokens"),
+            _layer_map(explanation.layers, palette, count, False, "layers-of-all-tokens"),
         )
-    said = f"Relevance of the residual stream at every layer and position: {_colours(explanation, palette)}."
-    return Section("Where it travels: layer × position", f"<p>{said}</p>{figure}")
+    body = render("report/layers.html", pair=_pair(explanation, palette), figure=figure)
+    return Section("Where it travels: layer × position", body)
 
 
-def _layer_map(view: View, palette: Palette, columns: int, name: str) -> str:
-    """The map of so many positions, wide enough for a label each."""
+def _layer_map(view: View, palette: Palette, columns: int, touched: bool, name: str) -> Html:
+    """The map of so many columns, wide enough for a label each."""
     width = min(_LABEL_PIXELS * columns + _LAYER_PIXELS, _WIDEST)
-    figure = plot_layers(view, touched_only=columns < view.shape[1], width=2 * width, palette=palette)
+    figure = plot_layers(view, touched_only=touched, width=2 * width, palette=palette)
     return figure_block(figure, name, min_width=width)
 
 
 def _components(explanation: Explanation, palette: Palette) -> Section:
-    heads = _wrap("Attention heads", figure_block(plot_heads(explanation.heads, palette=palette), "heads"))
-    bars = _wrap(
-        "Largest components",
-        figure_block(plot_components(explanation.components, palette=palette), "components"),
+    heads = [f"{row.label} ({row.value:+.2f})" for row in explanation.top_heads(3).itertuples()]
+    mlps = [f"{row.component} ({row.value:+.2f})" for row in explanation.top_mlps(3).itertuples()]
+    body = render(
+        "report/components.html",
+        heads=", ".join(heads),
+        mlps=", ".join(mlps),
+        pair=_pair(explanation, palette),
+        head_figure=figure_block(plot_heads(explanation.heads, palette=palette), "heads"),
+        component_figure=figure_block(plot_components(explanation.components, palette=palette), "components"),
     )
-    best = ", ".join(f"{row.label} ({row.value:+.2f})" for row in explanation.top_heads(3).itertuples())
-    mlps = ", ".join(f"{row.component} ({row.value:+.2f})" for row in explanation.top_mlps(3).itertuples())
-    said = f"Heads: {escape(best)}. MLPs: {escape(mlps)}. Colours: {_colours(explanation, palette)}."
-    return Section("Which heads and MLPs", f'<p>{said}</p><div class="columns">{heads}{bars}</div>')
-
-
-def _wrap(title: str, body: str) -> str:
-    return f"<div><b>{title}</b>{body}</div>"
+    return Section("Which heads and MLPs", body)
 
 
 def _ledger(explanation: Explanation, palette: Palette) -> Section:
     rows = [
-        [
-            escape(layer_name(row.layer)),
-            escape(str(row.name)),
-            escape(str(row.kind)),
-            f"{row.amount:+.4f}",
-        ]
+        [layer_name(row.layer), str(row.name), str(row.kind), Cell(f"{row.amount:+.4f}", kind="n")]
         for row in explanation.ledger[["layer", "name", "kind", "amount"]].itertuples(index=False, name="Row")
     ]
     figure: go.Figure = plot_ledger(explanation.ledger, palette=palette)
-    body = (
-        f"<p>The metric, {isolated(explanation.metric)}, is the sum of these parts; what they leave "
-        f"unexplained is {explanation.remainder:+.1e} logits.</p>{figure_block(figure, 'ledger')}"
-        f"<details><summary>All {len(rows)} entries</summary>"
-        f"{_table(['layer', 'name', 'kind', 'logits'], rows, numeric=(3,))}</details>"
+    body = render(
+        "report/ledger.html",
+        metric=explanation.metric,
+        remainder=f"{explanation.remainder:+.1e}",
+        figure=figure_block(figure, "ledger"),
+        count=len(rows),
+        table=table(["layer", "name", "kind", Cell("logits", kind="n")], rows),
     )
     return Section("The ledger: where every logit went", body)
 
 
 def _about(explanation: Explanation) -> Section:
+    seconds = explanation.seconds
+    steps = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
     facts = {
         "model": explanation.model_name,
         "rules": explanation.rules,
         "metric": explanation.metric,
         "prompt": f"{len(explanation.token_strings)} tokens",
         "first choices": ", ".join(f"{one.text!r} {one.probability:.3f}" for one in explanation.candidates),
-        "seconds": f"{sum(explanation.seconds.values()):.2f}: "
-        + ", ".join(f"{name} {value:.2f}" for name, value in explanation.seconds.items()),
+        "seconds": f"{sum(seconds.values()):.2f}: {steps}",
     }
-    rows = "".join(f"<dt>{name}</dt><dd>{isolated(text)}</dd>" for name, text in facts.items() if text)
-    notes = "".join(f"<li>{isolated(note)}</li>" for note in explanation.notes)
-    return Section(
-        "About this report", f"<dl>{rows}</dl>" + (f"<ul class='dim'>{notes}</ul>" if notes else "")
-    )
-
-
-def _table(head: list[str], rows: list[list[str]], numeric: tuple[int, ...] | None = None) -> str:
-    """Rows of escaped HTML; numeric columns (by default the last) are right-aligned."""
-    right = (len(head) - 1,) if numeric is None else numeric
-    mark = ["" if i not in right else ' class="n"' for i in range(len(head))]
-    titles = "".join(f"<th{mark[i]}>{escape(title)}</th>" for i, title in enumerate(head))
-    lines = "".join(
-        "<tr>" + "".join(f"<td{mark[i]}>{cell}</td>" for i, cell in enumerate(row)) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+    told = [(name, text) for name, text in facts.items() if text]
+    return Section("About this report", render("report/about.html", facts=told, notes=explanation.notes))

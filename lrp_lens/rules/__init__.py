@@ -59,6 +59,7 @@ from lrp_lens.rules.presets import (
     RELP_FROZEN_PATTERN,
     VARIANTS,
     as_rule_set,
+    conserving,
 )
 from lrp_lens.rules.rule import Hook, Rule, scaled
 from lrp_lens.rules.ruleset import Override, RuleSet
@@ -99,5 +100,6 @@ __all__ = [
     "SoftmaxRule",
     "TemperedSoftmax",
     "as_rule_set",
+    "conserving",
     "scaled",
 ]

@@ -4,6 +4,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lrp_lens.errors import RuleError, bare_name, did_you_mean
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.rules.activations import Identity, ProductWeights
 from lrp_lens.rules.attention import AttentionWeights, ConservingAttention
 from lrp_lens.rules.experts import ExpertWeights
@@ -85,6 +86,21 @@ VARIANTS = MappingProxyType(
 )
 """Name → RELP with another way through attention (docs/attention_rules.md).  Found by name like a preset, but not run
 where every preset is run by default."""
+
+
+def conserving(sites: Sites) -> str:
+    """The name of the first preset under which nothing but biases takes relevance at any of these sites; "" for none.
+
+    Example:
+        >>> from lrp_lens import load_demo_model
+        >>> from lrp_lens.hosts import resolve
+        >>> conserving(resolve(load_demo_model()))
+        'CP_LRP'
+    """
+    for rules in PRESETS.values():
+        if not any(rules.may_take(site) for site in sites.sites):
+            return rules.name
+    return ""
 
 
 def as_rule_set(rules: Any) -> RuleSet:

@@ -14,14 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.characters import isolated, shown
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError, UnknownNameError
 from lrp_lens.files import AnyPath
 from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.markup import Html, render
 from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.rules import conserving
 from lrp_lens.run import cache_storage, reductions
 from lrp_lens.run.balance import Balance
+from lrp_lens.run.conservation import caution
 from lrp_lens.run.ledger import Ledger
 from lrp_lens.views import View
 
@@ -83,6 +87,8 @@ class RelevanceCache(Mapping[str, Tensor]):
         rules: Any = None,
         balance: Balance | None = None,
         finished_ledger: Ledger | None = None,
+        sites: Sites | None = None,
+        finished_cautions: tuple[str, ...] = (),
     ) -> None:
         self.activations = TensorsByName(activations, n_layers, "activation")
         """What the model computed, [batch, pos, ...]; two rows for each prompt where a metric appends two answers."""
@@ -99,6 +105,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         self.metric, self.rules = metric, rules
         """The bound metric and the rule set (None after loading from a file)."""
         self._balance, self._ledger = balance, finished_ledger
+        self._sites, self._cautions = sites, finished_cautions
 
     def __getitem__(self, key: Key) -> Tensor:
         """Relevance at a hook point: activation ⊙ gradient, in float32 at least.
@@ -149,21 +156,39 @@ class RelevanceCache(Mapping[str, Tensor]):
         """What the ledger is closed from; None if `names_filter` left something out, or after loading from a file."""
         return self._balance
 
-    def __repr__(self) -> str:
-        return shown(f"RelevanceCache({', '.join(self._facts())})")
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Of each example, a sentence where its tokens account for less than half or more than twice of the metric."""
+        if not self._cautions and self._sites is not None and Names.EMBED in self:
+            tokens = self.sum_to_positions(Names.EMBED).double().tolist()
+            conserved, used = (
+                conserving(self._sites),
+                self.rules_text.splitlines()[0].removeprefix("RuleSet "),
+            )
+            self._cautions = tuple(
+                caution(metric, own, conserved, used)
+                for metric, own in zip(self.metric_value.double().tolist(), tokens, strict=True)
+            )
+        return self._cautions
 
-    def _repr_html_(self) -> str:
+    def __repr__(self) -> str:
+        cautions = [f"caution: {one}" for one in self.cautions[:_EXAMPLES_SHOWN] if one]
+        return shown(f"RelevanceCache({', '.join([*self._facts(), *cautions])})")
+
+    def _repr_html_(self) -> Html:
         """The same facts, and the token heat map of the first prompts; everything from the prompt is escaped."""
         from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
 
-        lines = "".join(f"<div><small>{isolated(fact)}</small></div>" for fact in self._facts())
-        shown = ""
+        parts = []
         if Names.EMBED in self:
             tokens = self.tokens()
-            shown = token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+            parts.append(
+                token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
+            )
         more = self.batch.n_examples - _EXAMPLES_SHOWN
-        rest = f"<div><small>and {more} more prompts</small></div>" if more > 0 and shown else ""
-        return f"<div><strong>RelevanceCache</strong>{lines}{shown}{rest}</div>"
+        if more > 0 and parts:
+            parts.append(render("markup/small.html", line=f"and {more} more prompts"))
+        return render("markup/result.html", title="RelevanceCache", lines=self._facts(), parts=parts)
 
     def _facts(self) -> tuple[str, ...]:
         """Hook points, prompts, metric with its value, rules."""
@@ -213,7 +238,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         return reductions.components(self)
 
     def segments(self, segments: Mapping[str, Any]) -> View:
-        """Token relevance summed over named parts of the prompt, [segment]; what no part holds is `(rest)`.
+        """Token relevance summed over named parts of the prompt, [segment]: `tokens().by(segments)`.
 
         Args:
             segments: name → (start, stop), or a list of such spans.

@@ -19,9 +19,9 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.run.ledger import Ledger
 
-KIND = "RelevanceCache/2"
-_WORDS = ("metric_text", "rules_text", "n_layers", "towards")
-_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles")
+KIND = "RelevanceCache/3"
+_WORDS = ("metric_text", "rules_text", "n_layers", "towards", "cautions")
+_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles", "pieces", "messages")
 _ROUNDING = 1e-2
 """Share of the ledger's magnitude by which its tokens may miss the relevance at the embeddings."""
 
@@ -50,6 +50,7 @@ def load(path: AnyPath) -> dict[str, Any]:
 
     with understood(path, KIND):
         fields = {"metric_value": tensors["metric_value"]} | {name: words[name] for name in _WORDS}
+        fields["finished_cautions"] = tuple(fields.pop("cautions"))
         fields |= {"activations": part("activation/"), "gradients": part("gradient/")}
         fields["batch"] = _batch(tensors["tokens"], tensors["special"], words["batch"])
         fields["towards"] = tuple(words["towards"]) if words["towards"] else None
@@ -63,7 +64,8 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     rows, length = ids.shape
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
     own = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
-    batch = TokenBatch(ids=ids, special=special, **own | {"strings": tuple(map(tuple, words["strings"]))})
+    own |= {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")}
+    batch = TokenBatch(ids=ids, special=special, **own)
     spans = zip(batch.starts, batch.lengths, strict=True)
     if len(batch.starts) != rows or not all(0 <= start < start + count <= length for start, count in spans):
         raise InputError(

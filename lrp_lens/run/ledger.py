@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import escape, shown
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, captioned, frame
 
 ROUNDING = {"float64": 1e-5, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest |remainder| / Σ|R| that rounding explains, by the dtype of the activations (measured on a model of 30 layers:
@@ -189,10 +190,9 @@ class Ledger:
     def __repr__(self) -> str:
         return str(self)
 
-    def _repr_html_(self) -> str:
-        table = self.to_dataframe()
-        html = shown(table.to_html(index=False, float_format=lambda value: f"{value:.5g}", na_rep=""))
-        return f"<p><strong>Warning:</strong> {escape(self.warning)}</p>{html}" if self.warning else html
+    def _repr_html_(self) -> Html:
+        table = frame(self.to_dataframe(), float_format=lambda value: f"{value:.5g}", na_rep="")
+        return captioned(table, warning=self.warning)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for JSON."""

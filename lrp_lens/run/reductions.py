@@ -1,6 +1,7 @@
 """From a RelevanceCache to Views: sums of relevance over hidden dimensions, positions, heads, segments."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +24,7 @@ class Cache(Protocol):
     metric_text: str
     rules_text: str
     towards: tuple[str, str] | None
+    cautions: tuple[str, ...]
 
     def __contains__(self, key: object) -> bool: ...
 
@@ -43,11 +45,16 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
     single, shown = cache.batch.single, cache.batch.shown
     special: np.ndarray | None = None
     answer: np.ndarray | None = None
+    text: dict[str, Any] = {}
     if "position" in dims:
         labels["position"] = shown.strings[0] if single else shown.strings
         special, answer = shown.special.cpu().numpy(), np.array(shown.answers)
         special, answer = (special[0], answer[0]) if single else (special, answer)
         answer = answer if (answer != "").any() else None
+        text["pieces"] = shown.pieces[0] if single else shown.pieces
+        if shown.messages:
+            spans = tuple({"message": own} for own in shown.messages)
+            text["spans"] = spans[0] if single else spans
     array, dims = (array[0], dims) if single else (array, ("batch", *dims))
     return View(
         values=array,
@@ -59,12 +66,14 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
         answer=answer,
         towards=cache.towards,
         notes=(f"metric: {cache.metric_text}", f"rules: {cache.rules_text.splitlines()[0]}"),
+        **text,
     )
 
 
 def tokens(cache: Cache) -> View:
     """Σ over d_model of embedding ⊙ gradient, per token."""
-    return _view(cache, cache.sum_to_positions(Names.EMBED), ("position",), "token relevance")
+    view = _view(cache, cache.sum_to_positions(Names.EMBED), ("position",), "token relevance")
+    return replace(view, cautions=cache.cautions)
 
 
 def positions(cache: Cache) -> View:
@@ -85,7 +94,8 @@ def layers(cache: Cache, mid: bool) -> View:
         names.append((Names.resid_post(layer), f"L{layer}"))
     values = torch.stack([cache.sum_to_positions(name) for name, _ in names], dim=1)
     labels = tuple(label for _, label in names)
-    return _view(cache, values, ("layer", "position"), "residual stream relevance", layer=labels)
+    view = _view(cache, values, ("layer", "position"), "residual stream relevance", layer=labels)
+    return replace(view, cautions=cache.cautions)
 
 
 def heads(cache: Cache, by_position: bool) -> View:
@@ -132,38 +142,10 @@ def components(cache: Cache) -> View:
     return _view(cache, values, ("component",), "component relevance", component=labels)
 
 
-def _spans(name: str, spans: Any, length: int) -> Iterable[tuple[int, int]]:
-    single = isinstance(spans, Sequence) and len(spans) == 2 and all(isinstance(edge, int) for edge in spans)
-    for span in [spans] if single or not isinstance(spans, Sequence) or isinstance(spans, str) else spans:
-        edges = tuple(span) if isinstance(span, Sequence) and not isinstance(span, str) else ()
-        integers = len(edges) == 2 and all(isinstance(edge, int) for edge in edges)
-        if not integers or not 0 <= edges[0] < edges[1] <= length:
-            raise InputError(
-                f"A segment is a span (start, stop) with 0 <= start < stop <= {length} tokens, or a list of spans; "
-                f"{name!r} has {span!r}."
-            )
-        yield edges[0], edges[1]
-
-
 def segments(cache: Cache, named: Mapping[str, Any]) -> View:
     """Token relevance summed over named spans; `(rest)` is what no span holds."""
     if not isinstance(named, Mapping):
         raise InputError(
             f"Segments have names; received {named!r}. Pass a mapping such as {{'question': (1, 5)}}."
         )
-    relevance = cache.sum_to_positions(Names.EMBED)
-    length = relevance.shape[1]
-    taken = torch.zeros(length, dtype=torch.bool, device=relevance.device)
-    parts = []
-    for name, spans in named.items():
-        inside = torch.zeros_like(taken)
-        for start, stop in _spans(name, spans, length):
-            inside[start:stop] = True
-        if bool((inside & taken).any()):
-            raise InputError(f"Segments do not overlap; {name!r} shares tokens with another. Split it.")
-        taken |= inside
-        parts.append((name, relevance[:, inside].sum(-1)))
-    parts.append(("(rest)", relevance[:, ~taken].sum(-1)))
-    values = torch.stack([value for _, value in parts], dim=1)
-    labels = tuple(name for name, _ in parts)
-    return _view(cache, values, ("segment",), "segment relevance", segment=labels)
+    return replace(tokens(cache).by(named), name="segment relevance")

@@ -200,6 +200,7 @@ def run_with_relevance(
         metric=bound,
         rules=rules,
         balance=balance,
+        sites=sites,
     )
     return output.detach(), cache
 

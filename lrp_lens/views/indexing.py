@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
 _PREFIX = {"layer": "L", "head": "H", "position": "tok_"}
+TEXT_DIMS = ("position", "word", "sentence")
+"""Dims of a text in its order: at most one in a view; special tokens and answers are marked along it."""
 
 
 def complete_labels(
@@ -36,7 +38,7 @@ def complete_labels(
 
 def is_ragged(labels: Mapping[str, tuple[Any, ...]], dim: str) -> bool:
     """True where labels[dim] holds one tuple per example instead of one string per index."""
-    return dim == "position" and any(isinstance(one, tuple) for one in labels.get(dim, ()))
+    return dim in TEXT_DIMS and any(isinstance(one, tuple) for one in labels.get(dim, ()))
 
 
 def check(
@@ -73,16 +75,37 @@ def check(
                 )
     if mark is not None:
         expected = tuple(values.shape[dims.index(dim)] for dim in special_dims(dims))
-        if "position" not in dims or mark.shape != expected:
+        if text_dim(dims) is None or mark.shape != expected:
             raise InputError(
                 f"{where}: {what} marks positions, shape {expected} here; received {mark.shape}. "
                 "Leave it out for a view without positions."
             )
 
 
+def check_pieces(
+    name: str, pieces: Any, labels: Mapping[str, tuple[Any, ...]], dims: tuple[str, ...]
+) -> None:
+    """Raise InputError unless there is a piece of text for every token."""
+    if pieces is None:
+        return
+    own = labels.get("position", ())
+    batched = "batch" in dims
+    rows, texts = (pieces if batched else (pieces,)), (own if is_ragged(labels, "position") else (own,))
+    if "position" not in dims or any(len(row) != len(texts[0]) for row in rows):
+        raise InputError(
+            f"View {name!r}: pieces are the texts of the tokens along 'position', one each (per example of a batch); "
+            f"received {pieces!r} for dims {dims}. Leave them out where they are not known."
+        )
+
+
 def special_dims(dims: tuple[str, ...]) -> tuple[str, ...]:
     """The dims that a special mask has, in order."""
-    return tuple(dim for dim in ("batch", "position") if dim in dims)
+    return tuple(dim for dim in dims if dim == "batch" or dim in TEXT_DIMS)
+
+
+def text_dim(dims: tuple[str, ...]) -> str | None:
+    """The dim along which the text runs, None without one."""
+    return next((dim for dim in dims if dim in TEXT_DIMS), None)
 
 
 def special_cells(values: np.ndarray, dims: tuple[str, ...], special: np.ndarray | None) -> np.ndarray:
@@ -121,18 +144,21 @@ def sum_over(view: "View", dim: str) -> "View":
     """See View.sum."""
     axis = _axis(view, dim)
     labels: dict[str, Any] = {name: own for name, own in view.labels.items() if name != dim}
-    special: Any = None if dim == "position" else view.special
-    answer: Any = None if dim == "position" else view.answer
-    if dim == "batch" and "position" in view.dims:
-        if is_ragged(view.labels, "position"):
-            if len(set(labels["position"])) > 1:
+    text, gone = text_dim(view.dims), dim in TEXT_DIMS
+    special: Any = None if gone else view.special
+    answer: Any = None if gone else view.answer
+    pieces: Any = None if gone else view.pieces
+    if dim == "batch" and text is not None:
+        if is_ragged(view.labels, text):
+            if len(set(labels[text])) > 1:
                 raise InputError(
                     "A sum over examples needs equal tokens at equal positions; received unequal prompts. "
                     "Sum over 'position' first, or select one example."
                 )
-            labels["position"] = labels["position"][0]
+            labels[text] = labels[text][0]
         special = None if special is None else special.any(axis=0)
         answer = None if answer is None else answer[0]
+        pieces = None if pieces is None else pieces[0]
     dims = tuple(name for name in view.dims if name != dim)
     return replace(
         view,
@@ -141,6 +167,9 @@ def sum_over(view: "View", dim: str) -> "View":
         labels=labels,
         special=special,
         answer=answer,
+        pieces=pieces,
+        spans=None if gone or dim == "batch" else view.spans,
+        cautions=() if dim == "batch" else view.cautions,
     )
 
 
@@ -160,8 +189,8 @@ def _select_one(view: "View", dim: str, key: Any) -> "View":
     notes = view.notes
     if is_ragged(labels, dim):
         labels[dim] = tuple(_take(one, key) for one in labels[dim])
-    elif dim == "batch" and is_ragged(labels, "position"):
-        labels["position"] = _take(labels["position"], key)
+    elif dim == "batch" and (text := text_dim(view.dims)) and is_ragged(labels, text):
+        labels[text] = _take(labels[text], key)
     if not is_ragged(view.labels, dim):
         labels[dim] = _take(labels[dim], key)
     if drop:
@@ -173,11 +202,31 @@ def _select_one(view: "View", dim: str, key: Any) -> "View":
         notes = (*notes, f"{dim}: {len(kept)} of {view.shape[axis]}, renumbered from 0")
     for name, mark in marks.items():
         if mark is not None and dim in special_dims(view.dims):
-            gone = drop and dim == "position"
+            gone = drop and dim in TEXT_DIMS
             marks[name] = None if gone else mark[(slice(None),) * special_dims(view.dims).index(dim) + (key,)]
     dims = tuple(name for name in view.dims if not (drop and name == dim))
     values = np.asarray(view.values[(slice(None),) * axis + (key,)])
-    return replace(view, values=values, dims=dims, labels=labels, notes=notes, **marks)
+    known = _text_after(view, dim, key)
+    return replace(view, values=values, dims=dims, labels=labels, notes=notes, **marks, **known)
+
+
+def _text_after(view: "View", dim: str, key: int | slice | list[int]) -> dict[str, Any]:
+    """What a view knows of its text, after a selection: neighbours stay neighbours in a run of tokens only."""
+    pieces: Any = view.pieces
+    spans, cautions = view.spans, view.cautions
+    if dim == "batch":
+        pieces = None if pieces is None else _take(pieces, key)
+        spans = None if spans is None else _take(spans, key)
+        if cautions:
+            cautions = (cautions[key],) if isinstance(key, int) else _take(cautions, key)
+    elif dim in TEXT_DIMS:
+        kept = range(view.shape[view.dims.index(dim)])[key] if isinstance(key, slice) else []
+        run = isinstance(kept, range) and kept.step == 1
+        spans = None
+        if pieces is not None:
+            each = [tuple(one[i] for i in kept) for one in (pieces if "batch" in view.dims else (pieces,))]
+            pieces = (tuple(each) if "batch" in view.dims else each[0]) if run else None
+    return {"pieces": pieces, "spans": spans, "cautions": cautions}
 
 
 def _take(labels: tuple[Any, ...], key: int | slice | list[int]) -> Any:

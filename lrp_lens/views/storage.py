@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 KIND = "View/1"
 _WORDS = ("dims", "labels", "name", "units", "towards", "notes")
+_TEXT = ("pieces", "spans", "cautions")
+"""Written since there are words; files without them have none."""
 
 
 def save(view: "View", path: AnyPath) -> None:
@@ -38,7 +40,8 @@ def parts_of(view: "View", prefix: str = "") -> tuple[dict[str, np.ndarray], dic
     if view.special is not None:
         arrays[f"{prefix}special"] = view.special
     words = {name: getattr(view, name) for name in _WORDS}
-    return arrays, words | {"answer": None if view.answer is None else view.answer.tolist()}
+    own = {"answer": None if view.answer is None else view.answer.tolist()}
+    return arrays, words | own | {name: getattr(view, name) for name in _TEXT}
 
 
 def fields_of(arrays: dict[str, np.ndarray], words: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -57,5 +60,15 @@ def fields_of(arrays: dict[str, np.ndarray], words: dict[str, Any], prefix: str 
         "name": words["name"],
         "units": words["units"],
         "answer": None if words["answer"] is None else np.array(words["answer"]),
+        "pieces": _tuples(words.get("pieces")),
+        "spans": _tuples(words.get("spans")),
+        "cautions": tuple(words.get("cautions") or ()),
         **tuples,
     }
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if isinstance(value, dict):
+        return {name: _tuples(one) for name, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lrp_lens.views.indexing import is_ragged, spread
+from lrp_lens.views.indexing import is_ragged, spread, text_dim
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
-_LABEL_COLUMN = {"position": "token", "layer": "layer_label"}
-_LABEL_ONLY = ("component", "segment")
+_LABEL_COLUMN = {"position": "token", "word": "text", "sentence": "text", "layer": "layer_label"}
+_LABEL_ONLY = ("component", "segment", "message")
 
 
 def to_dataframe(view: "View") -> pd.DataFrame:
@@ -36,7 +36,7 @@ def to_dataframe(view: "View") -> pd.DataFrame:
         pairs = zip(_cell_labels(view, "layer", index), _cell_labels(view, "head", index), strict=True)
         columns["label"] = [layer + head for layer, head in pairs]
     columns["value"] = view.values.reshape(-1)
-    if "position" in view.dims:
+    if text_dim(view.dims):
         columns["special"] = view.special_cells().reshape(-1)
         if view.answer is not None:
             columns["answer"] = spread(view.answer, view.dims, view.shape).reshape(-1)
@@ -76,6 +76,11 @@ def _cell_labels(view: "View", dim: str, index: dict[str, np.ndarray]) -> list[s
 
 def _padding(view: "View", frame: pd.DataFrame) -> pd.Series:
     """True for rows at padding positions: an empty label with value 0, in a batch or marked special."""
-    if "position" not in view.dims:
+    text = text_dim(view.dims)
+    if text is None:
         return pd.Series(False, index=frame.index)
-    return (frame["token"] == "") & (frame["value"] == 0) & (frame["special"] | ("batch" in view.dims))
+    return (
+        (frame[_LABEL_COLUMN[text]] == "")
+        & (frame["value"] == 0)
+        & (frame["special"] | ("batch" in view.dims))
+    )

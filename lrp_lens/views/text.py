@@ -4,12 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.characters import escape, isolated, shown
+from lrp_lens.characters import shown
+from lrp_lens.markup import Cell, Html, render, table
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
 _ROWS = 10
+_WIDE = 60
+"""Characters of a sentence in a table of plain text."""
+_CAUTIONS = 4
+"""Of a batch, so many sentences at most."""
 
 
 def numbers(values: np.ndarray | float, form: str = ".4g") -> str:
@@ -34,7 +39,12 @@ def facts(view: "View") -> list[str]:
     if in_order(view):  # states of one stream, one after the other: their sum means nothing
         line = f"{len(view.values)} stages, in order"
     lines.append(line + (f", {missing} missing" if missing else ""))
-    return lines + [f"note: {note}" for note in view.notes]
+    cautions = [
+        f"caution{f', example {i}' if 'batch' in view.dims else ''}: {one}"
+        for i, one in enumerate(view.cautions)
+        if one
+    ][:_CAUTIONS]
+    return lines + cautions + [f"note: {note}" for note in view.notes]
 
 
 def in_order(view: "View") -> bool:
@@ -53,6 +63,10 @@ def describe(view: "View") -> str:
         table = top.assign(value=[f"{value:+.4g}" for value in top["value"]])
         if "token" in table:
             table["token"] = [repr(token) for token in table["token"]]
+        if "text" in table:
+            table["text"] = [
+                repr(text if len(text) <= _WIDE else text[: _WIDE - 1] + "…") for text in table["text"]
+            ]
         lines.append(
             f"largest {len(top)} of {view.values.size} by |value|:" if view.values.size > _ROWS else "values:"
         )
@@ -60,30 +74,28 @@ def describe(view: "View") -> str:
     return shown("\n".join(lines))
 
 
-def describe_html(view: "View") -> str:
-    """The same as an HTML table; everything from the model or the prompt is escaped."""
+def describe_html(view: "View") -> Html:
+    """The same as an HTML table."""
     top = view.to_dataframe().dropna(subset=["value"]) if in_order(view) else view.top(2 * _ROWS)
     limit = float(top["value"].abs().max()) if len(top) else 0.0
-    head = "".join(f"<th>{escape(str(column))}</th>" for column in top.columns)
-    body = []
-    for row in top.itertuples(index=False):
-        record = dict(zip(top.columns, row, strict=True))
-        cells = [_cell(column, value, limit) for column, value in record.items()]
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    title, *rest = (isolated(line) for line in facts(view))
-    lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f"<div><strong>{title}</strong>{lines}{table}</div>"
+    rows = [
+        [_cell(column, value, limit) for column, value in zip(top.columns, row, strict=True)]
+        for row in top.itertuples(index=False)
+    ]
+    title, *lines = facts(view)
+    return render(
+        "markup/result.html", title=title, lines=lines, parts=[table([str(one) for one in top.columns], rows)]
+    )
 
 
 def _line(label: str, value: float | np.floating) -> str:
     return f"  {label:<12}{value:>+12.4g}"
 
 
-def _cell(column: str, value: Any, limit: float) -> str:
+def _cell(column: str, value: Any, limit: float) -> Cell:
     if column == "value":
         number = float(value)
         strength = 0.0 if limit == 0 else 0.8 * abs(number) / limit
         colour = "67,147,195" if number >= 0 else "214,96,77"
-        return f'<td style="background-color:rgba({colour},{strength:.2f})">{number:+.4g}</td>'
-    return f"<td>{escape(repr(value) if column == 'token' else str(value))}</td>"
+        return Cell(f"{number:+.4g}", style=f"background-color:rgba({colour},{strength:.2f})")
+    return Cell(repr(value) if column in ("token", "text") else str(value))

@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
-from lrp_lens.views import indexing, storage, table, text
+from lrp_lens.views import groups, indexing, storage, table, text
 
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
 
@@ -54,6 +54,14 @@ class View:
     """Positive values push towards the first token, negative values towards the second."""
     notes: tuple[str, ...] = ()
     """Provenance in words: rule set, metric, normalisation."""
+    pieces: Labels | None = None
+    """What each token adds to the text of those before it, "" where it ends inside a character; laid out as
+    labels["position"]. Words and sentences come from it; None where it is not known."""
+    spans: Any = None
+    """Spans that came with the prompt, {"message": {"user": ((3, 9),)}}; one such mapping per example of a batch."""
+    cautions: tuple[str, ...] = ()
+    """What a reader has to know before reading the numbers, a sentence per example, "" for nothing; said wherever the
+    view is shown."""
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -69,6 +77,7 @@ class View:
         for key, value in checked.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "notes", tuple(self.notes))
+        indexing.check_pieces(self.name, self.pieces, labels, dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,6 +163,34 @@ class View:
         """
         return float(self.values.sum()) if dim is None else indexing.sum_over(self, dim)
 
+    def by(self, parts: "str | Mapping[str, Any]") -> "View":
+        """Tokens put together: a dim of words, sentences, messages or named parts in the place of "position".
+
+        Each value is the sum of its tokens' values, in float64.  A special token is a word and a sentence of its own;
+        of a chat's messages all special tokens are left to `(special)`, other tokens to `(rest)`; named parts hold what
+        they name, and `(rest)` the rest.
+
+        Args:
+            parts: "word", "sentence", "message" (where the prompt was a chat), or name → (start, stop) or a list of
+                such spans of tokens.
+
+        Returns:
+            Dims with "word", "sentence", "message" or "segment" instead of "position".
+
+        Raises:
+            InputError: the view has no tokens, does not know their text, has no messages, or spans that overlap or lie
+                outside.
+
+        Example:
+            >>> view = View(np.array([1.0, 2.0, -1.0]), ("position",), {"position": (" multi", "ple", " .")},
+            ...             pieces=(" multi", "ple", " ."))
+            >>> view.by("word").labels["word"], view.by("word").values.tolist()
+            ((' multiple', ' .'), [3.0, -1.0])
+            >>> view.by({"end": (1, 3)}).values.tolist()
+            [1.0, 1.0]
+        """
+        return groups.by(self, parts)
+
     def select(self, **index: int | str | slice | list[int]) -> "View":
         """Pick along named axes: an int drops the axis, a slice or a list keeps it.
 
@@ -201,7 +238,8 @@ class View:
         """Tidy long form: one row per cell, an index column per dim, its label, value, special.
 
         Columns: batch; position and token; layer and layer_label; head; label ("L3H5"); component; value;
-        special (with a position dim). Padding positions are left out.
+        special (with a dim of text: position, word, sentence; the label of the last two is text). Padding positions are
+        left out.
         """
         return table.to_dataframe(self)
 

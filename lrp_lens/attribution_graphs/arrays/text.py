@@ -5,7 +5,6 @@
 3. What these leave out: the edges that stay at one token, as a count with its mass and its relevance.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,8 @@ from lrp_lens.attribution_graphs.arrays.folding import is_move, stays
 from lrp_lens.attribution_graphs.arrays.nodes import carrier_name, place_name
 from lrp_lens.attribution_graphs.arrays.paths import top_paths
 from lrp_lens.attribution_graphs.arrays.tables import edge_table, remainders
-from lrp_lens.characters import escape, isolated, shown
+from lrp_lens.characters import shown
+from lrp_lens.markup import Html, render, table
 
 if TYPE_CHECKING:
     from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph
@@ -65,30 +65,26 @@ def describe(graph: "AttributionGraph") -> str:
     return shown("\n".join([*lines, *_folded(graph)]))
 
 
-def describe_html(graph: "AttributionGraph") -> str:
-    """The same, with the mass dropped per transition; everything from the prompt is escaped."""
-    title, *rest = (isolated(line) for line in facts(graph))
-    lines = "".join(f"<div><small>{line}</small></div>" for line in rest)
-    folded = "".join(f"<div><small>{escape(line)}</small></div>" for line in _folded(graph))
-    dropped: list[Sequence[object]] = [
-        (
-            row["transition"],
-            row["edges_kept"],
+def describe_html(graph: "AttributionGraph") -> Html:
+    """The same, with the mass dropped per transition."""
+    title, *lines = facts(graph)
+    dropped = [
+        [
+            str(row["transition"]),
+            str(row["edges_kept"]),
             f"{row['total_mass']:.4g}",
             f"{100 * row['dropped_share']:.1f} %",
-        )
+        ]
         for row in graph.dropped().to_dict("records")
     ]
     paths, moves = _paths(graph), _moves(graph)
-    tables = _table(["relevance", "strongest paths"], paths) if paths else ""
+    parts = [table(["relevance", "strongest paths"], paths)] if paths else []
     if moves:
-        tables += f"<div><small>{_heading(graph, len(moves))}</small></div>"
-        tables += _table(["relevance", "from", "to", "carried by"], moves)
-    pruned = _table(["transition", "edges kept", "Σ|A|", "dropped"], dropped)
-    return (
-        f"<div><strong>{title}</strong>{lines}{tables}{folded}<details><summary>mass dropped per transition</summary>"
-        f"{pruned}</details></div>"
-    )
+        parts.append(render("markup/small.html", line=_heading(graph, len(moves))))
+        parts.append(table(["relevance", "from", "to", "carried by"], moves))
+    pruned = table(["transition", "edges kept", "Σ|A|", "dropped"], dropped)
+    parts.append(render("attribution_graphs/arrays/dropped.html", folded=_folded(graph), table=pruned))
+    return render("markup/result.html", title=title, lines=lines, parts=parts)
 
 
 def _paths(graph: "AttributionGraph") -> list[tuple[str, str]]:
@@ -121,11 +117,3 @@ def _folded(graph: "AttributionGraph") -> list[str]:
     """A line about the edges that are not listed as moves, if there are any."""
     still = stays(graph)
     return [str(still)] if still.edges else []
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    top = "".join(f"<th>{escape(one)}</th>" for one in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
