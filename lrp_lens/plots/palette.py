@@ -91,6 +91,12 @@ def scale_ticks(top: float) -> dict[str, list[float] | list[str]]:
     }
 
 
+def colour_axis(top: float, height: int, palette: Palette = "default") -> dict[str, Any]:
+    """The colours of several heat maps, from -top to top, with one bar beside a figure of that height."""
+    bar = {"thickness": 10, "x": 1.01, "len": min(1.0, 400 / height), **scale_ticks(top)}
+    return {"colorscale": colorscale(palette), "cmin": -top, "cmax": top, "cmid": 0, "colorbar": bar}
+
+
 def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
     """What positive and what negative colour mean, e.g. ("blue: towards ' Mary'", "red: towards ' John'")."""
     first, second = (
