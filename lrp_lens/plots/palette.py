@@ -6,7 +6,7 @@
 3. The legend is in words: "blue: towards ' Mary', red: towards ' John'".
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
