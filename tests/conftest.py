@@ -94,6 +94,17 @@ def word_model(request: pytest.FixtureRequest, word_directory: Path) -> Any:
     return load_model(word_directory, host=request.param, device="cpu")
 
 
+def pytest_collectstart() -> None:
+    """Import the large libraries before any module of lrp_lens.
+
+    What those import under jaxtyping's hook is compiled anew in every process, as the hook looks for bytecode of its
+    own.  Here, and not above, as the process that only hands out tests to workers collects none.
+    """
+    import pandas  # noqa: F401
+    import plotly.graph_objects  # noqa: F401
+    import transformer_lens.model_bridge  # noqa: F401
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests over the whole zoo run on `zoo_recipes.FIRST` in the first tier, on the rest of it in the full one.

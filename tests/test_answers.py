@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from lrp_lens import (
-    ATTN_LRP,
-    CP_LRP,
     PRESETS,
     RELP,
     InputError,
@@ -238,13 +236,15 @@ def _row_metrics() -> tuple[Metric, Metric]:
 ARCHITECTURES = ["llama", "gpt2", "bloom", "gemma2", "mistral", "gpt_oss", "gptj"]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("rules", [ATTN_LRP, CP_LRP, RELP], ids=lambda rules: rules.name)
-def test_a_graph_is_the_sum_of_its_rows(architecture: str, rules: Any) -> None:
+@pytest.mark.parametrize(
+    ("host", "architecture", "rules"),
+    zoo.under_rules([("bridge", name) for name in ARCHITECTURES], ["ATTN_LRP", "CP_LRP", "RELP"]),
+)
+def test_a_graph_is_the_sum_of_its_rows(host: str, architecture: str, rules: str) -> None:
     """Each row's graph by itself; what leads into the prompt adds up, each answer's tokens see their own row."""
     options = {"rules": rules, "mass": 1.0, "node_threshold": 0.0}
     with zoo.float64_throughout():
-        model = zoo.bridge(architecture, torch.float64)
+        model = zoo.shared(host, architecture)
         graph = attribution_graph(model, PROMPT, DIFF, **options)
         alone = [
             attribution_graph(model, row, metric, **options)

@@ -43,34 +43,33 @@ def largest(values: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------------------------- sums
-@pytest.mark.parametrize(("host", "name"), zoo.models())
-def test_edges_sum_to_what_arrives_and_to_what_leaves(host: str, name: str) -> None:
+@pytest.mark.parametrize(("host", "name", "preset"), zoo.under_rules(zoo.models(), PRESETS))
+def test_edges_sum_to_what_arrives_and_to_what_leaves(host: str, name: str, preset: str) -> None:
     """Into a reader: the relevance at its input.  Out of a writer: its relevance in the ordinary pass."""
-    model = zoo.shared(host, name)
-    for rules in PRESETS.values():
-        edges = component_edges(model, tokens(), metric=METRIC, rules=rules)
-        assert edges.error < tolerance(host) * largest(edges.values)
-        _, rel = run_with_relevance(model, tokens(), METRIC, rules=rules)
-        out, graph = edges.values.sum(2), edges.graph
-        labels = [str(writer) for writer in graph.writers]
-        scale = largest(out)
-        points = {"embed": Names.EMBED, "pos_embed": Names.POS_EMBED}
-        points |= {f"L{layer} MLP": Names.mlp_out(layer) for layer in range(graph.n_layers)}
-        for label, point in points.items():
-            if label in labels:
-                found = out[:, labels.index(label)]
-                if label.replace("MLP", "b_out") in labels and "MLP" in label:
-                    found = found + out[:, labels.index(label.replace("MLP", "b_out"))]
-                expected = rel[point].flatten(1).sum(1).numpy()
-                np.testing.assert_allclose(found, expected, atol=tolerance(host) * scale, rtol=0)
-        heads = rel.heads().values  # [batch, layer, head]
-        plain_norms = rules is GRADIENT and name.startswith(("gemma", "olmo2", "olmo3"))
-        if not plain_norms:  # a norm after attention ties heads together unless its scale is held constant
-            found = np.stack(
-                [out[:, [labels.index(f"L{layer}H{head}") for head in range(4)]] for layer in range(2)],
-                axis=1,
-            )
-            np.testing.assert_allclose(found, heads, atol=tolerance(host) * scale, rtol=0)
+    model, rules = zoo.shared(host, name), PRESETS[preset]
+    edges = component_edges(model, tokens(), metric=METRIC, rules=rules)
+    assert edges.error < tolerance(host) * largest(edges.values)
+    _, rel = run_with_relevance(model, tokens(), METRIC, rules=rules)
+    out, graph = edges.values.sum(2), edges.graph
+    labels = [str(writer) for writer in graph.writers]
+    scale = largest(out)
+    points = {"embed": Names.EMBED, "pos_embed": Names.POS_EMBED}
+    points |= {f"L{layer} MLP": Names.mlp_out(layer) for layer in range(graph.n_layers)}
+    for label, point in points.items():
+        if label in labels:
+            found = out[:, labels.index(label)]
+            if label.replace("MLP", "b_out") in labels and "MLP" in label:
+                found = found + out[:, labels.index(label.replace("MLP", "b_out"))]
+            expected = rel[point].flatten(1).sum(1).numpy()
+            np.testing.assert_allclose(found, expected, atol=tolerance(host) * scale, rtol=0)
+    heads = rel.heads().values  # [batch, layer, head]
+    plain_norms = rules is GRADIENT and name.startswith(("gemma", "olmo2", "olmo3"))
+    if not plain_norms:  # a norm after attention ties heads together unless its scale is held constant
+        found = np.stack(
+            [out[:, [labels.index(f"L{layer}H{head}") for head in range(4)]] for layer in range(2)],
+            axis=1,
+        )
+        np.testing.assert_allclose(found, heads, atol=tolerance(host) * scale, rtol=0)
 
 
 @pytest.mark.parametrize("name", zoo.HOOKED_NAMES)
@@ -89,25 +88,25 @@ ORACLE_NATIVE = tuple(name for name in zoo.NATIVE_NAMES if name not in ("solu_ln
 ORACLE_HOOKED = tuple(name for name in zoo.HOOKED_NAMES if name not in ("neox", "gptj", "phi"))
 
 
-@pytest.mark.parametrize(
-    ("host", "name"),
-    [*(("hooked", n) for n in ORACLE_HOOKED), *(("native", n) for n in ORACLE_NATIVE)],
-)
-def test_one_edge_at_a_time(host: str, name: str) -> None:
+ORACLE = [*(("hooked", n) for n in ORACLE_HOOKED), *(("native", n) for n in ORACLE_NATIVE)]
+
+
+@pytest.mark.parametrize(("host", "name", "preset"), zoo.under_rules(ORACLE, PRESETS))
+def test_one_edge_at_a_time(host: str, name: str, preset: str) -> None:
     """Every edge by autograd at an input of its own (parallel blocks have no such input; their sums are tested)."""
-    model = zoo.shared(host, name)
-    for rules, other in ((ATTN_LRP, None), (CP_LRP, None), (RELP, tokens(5)), (GRADIENT, tokens(5))):
-        expected = oracle.edges(model, tokens(), other, METRIC, rules)
-        edges = component_edges(model, tokens(), other, METRIC, rules=rules, positions=True)
-        labels = [
-            (str(edges.graph.writers[w]), str(edges.graph.readers[r]))
-            for w, r in np.argwhere(edges.graph.connected)
-        ]
-        assert set(labels) == set(expected)
-        found = np.moveaxis(edges.values[:, edges.graph.connected], 1, 0)
-        slow = torch.stack([expected[key] for key in labels]).detach().numpy()
-        np.testing.assert_allclose(found, slow, atol=EXACT * largest(slow), rtol=0)
-        assert not edges.values[:, ~edges.graph.connected].any()
+    model, rules = zoo.shared(host, name), PRESETS[preset]
+    other = tokens(5) if rules in (RELP, GRADIENT) else None
+    expected = oracle.edges(model, tokens(), other, METRIC, rules)
+    edges = component_edges(model, tokens(), other, METRIC, rules=rules, positions=True)
+    labels = [
+        (str(edges.graph.writers[w]), str(edges.graph.readers[r]))
+        for w, r in np.argwhere(edges.graph.connected)
+    ]
+    assert set(labels) == set(expected)
+    found = np.moveaxis(edges.values[:, edges.graph.connected], 1, 0)
+    slow = torch.stack([expected[key] for key in labels]).detach().numpy()
+    np.testing.assert_allclose(found, slow, atol=EXACT * largest(slow), rtol=0)
+    assert not edges.values[:, ~edges.graph.connected].any()
 
 
 @pytest.mark.skipif(not zoo.HAS_HOOKED_TRANSFORMER, reason="needs HookedTransformer")

@@ -100,23 +100,20 @@ def check(model: Any, rules: RuleSet, tolerance: float) -> None:
 
 
 # ------------------------------------------------------------------------------- closed form = definition
-@pytest.mark.parametrize(("host", "name"), zoo.models("hooked", "bridge"))
-def test_closed_form_is_the_definition(host: str, name: str) -> None:
+@pytest.mark.parametrize(("host", "name", "rules"), zoo.under_rules(zoo.models("hooked", "bridge"), PRESETS))
+def test_closed_form_is_the_definition(host: str, name: str, rules: str) -> None:
     with zoo.float64_throughout():
         model = zoo.shared(host, name)
-        for rules in PRESETS.values():
-            if rules.name == "GIM" and host == "bridge" and name in NO_PATTERN_EDITS:
-                with pytest.raises(SiteError, match="must reach the logits"):
-                    attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules)
-            else:
-                check(model, rules, TIGHT)
+        if rules == "GIM" and host == "bridge" and name in NO_PATTERN_EDITS:
+            with pytest.raises(SiteError, match="must reach the logits"):
+                attribution_graph(model, zoo.prompt_tokens(1, 9), METRIC, rules=rules)
+        else:
+            check(model, PRESETS[rules], TIGHT)
 
 
-@pytest.mark.parametrize("name", [name for _, name in zoo.models("native")])
-def test_closed_form_is_the_definition_on_native_configurations(name: str) -> None:
-    model = zoo.shared("native", name)
-    for rules in PRESETS.values():
-        check(model, rules, TIGHT)
+@pytest.mark.parametrize(("host", "name", "rules"), zoo.under_rules(zoo.models("native"), PRESETS))
+def test_closed_form_is_the_definition_on_native_configurations(host: str, name: str, rules: str) -> None:
+    check(zoo.shared(host, name), PRESETS[rules], TIGHT)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "qwen3", "gpt_oss", "bloom"])

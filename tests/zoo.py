@@ -58,12 +58,14 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Iterable
 from typing import Any
 from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
+import pytest
 import torch
 import transformers
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -73,6 +75,7 @@ from tests.zoo_recipes import (
     D_MLP,
     D_MODEL,
     D_VOCAB,
+    EVERY_RULE_SET,
     N_CTX,
     N_HEADS,
     N_LAYERS,
@@ -252,6 +255,18 @@ def models(*hosts: str) -> list[tuple[str, str]]:
     """(host, name) of every model of these hosts that lrp_lens takes; by default of all that are installed."""
     names = {"hooked": HOOKED_NAMES, "native": NATIVE_NAMES, "bridge": BRIDGE_NAMES}
     return [(host, name) for host in hosts or names for name in names[host] if name not in REFUSED]
+
+
+def under_rules(models: list[tuple[str, str]], rules: Iterable[str]) -> list[Any]:
+    """(host, name, rules) of every model under each rule set, to parametrise a test.
+
+    In the first tier the first rule set goes through all models, the others through `EVERY_RULE_SET`.
+    """
+    return [
+        pytest.param(host, name, one, marks=[pytest.mark.full] * (place > 0 and name not in EVERY_RULE_SET))
+        for host, name in models
+        for place, one in enumerate(rules)
+    ]
 
 
 _shared: dict[tuple[Any, ...], tuple[Any, dict[str, Any]]] = {}

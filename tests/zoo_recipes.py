@@ -141,3 +141,7 @@ FIRST = frozenset(
     attention_only_no_norm ln_gelu_new ln_silu ln_pre_gelu ln_parallel_gelu ln_gated_gelu rms_relu
     rms_pre_gated_silu""".split()
 )
+
+# What the first tier runs under every rule set, where a test does so over the whole zoo (`zoo.under_rules`): between
+# them LayerNorm and RMS norm, biases, learned and rotary positions, grouped queries, windows, sinks and experts.
+EVERY_RULE_SET = frozenset("gpt2 gpt_oss ln_gelu_new".split())

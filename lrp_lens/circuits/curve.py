@@ -29,7 +29,6 @@ from lrp_lens.views.statistics.intervals import percentile_interval
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
 RANDOM = "random"
-Level = Literal["edge", "node"]
 SELECTIONS = ("top", "greedy")
 
 

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import GREY, Palette, colorscale, plotly_text, scale_ticks, visible_token
+from lrp_lens.plots.palette import GREY, Palette, colour_axis, plotly_text, visible_token
 from lrp_lens.plots.positions import cut_label
 from lrp_lens.views import View
 
@@ -83,13 +83,7 @@ def plot_comparison(
         },
         margin={"l": 60, "r": 90, "t": 80, "b": 50},
         showlegend=False,
-        coloraxis={
-            "colorscale": colorscale(palette),
-            "cmin": -top,
-            "cmax": top,
-            "cmid": 0,
-            "colorbar": {"thickness": 10, "x": 1.01, "len": min(1.0, 400 / height), **scale_ticks(top)},
-        },
+        coloraxis=colour_axis(top, height, palette),
     )
     figure.update_annotations(font={"size": 12})
     return figure

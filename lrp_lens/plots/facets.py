@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from lrp_lens.errors import InputError
 from lrp_lens.plots.comparison import add_heat_map
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import Palette, colorscale, plotly_text, scale_ticks
+from lrp_lens.plots.palette import Palette, colour_axis, plotly_text
 from lrp_lens.views import View
 
 _ACROSS = 3
@@ -76,13 +76,7 @@ def plot_facets(
         width=340 * across + 60 if across < _ACROSS else 960,
         title={"text": plotly_text(f"{title} ({unit})" if title else unit), "font": {"size": 14}},
         margin={"l": 60, "r": 90, "t": 80, "b": 50},
-        coloraxis={
-            "colorscale": colorscale(palette),
-            "cmin": -top,
-            "cmax": top,
-            "cmid": 0,
-            "colorbar": {"thickness": 10, "x": 1.01, "len": min(1.0, 400 / height), **scale_ticks(top)},
-        },
+        coloraxis=colour_axis(top, height, palette),
     )
     figure.update_annotations(font={"size": 12})
     return figure

@@ -6,7 +6,7 @@
 3. The legend is in words: "blue: towards ' Mary', red: towards ' John'".
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -89,6 +89,12 @@ def scale_ticks(top: float) -> dict[str, list[float] | list[str]]:
         "tickvals": values,
         "ticktext": [signed(float(one), "+.2g") if one else "0" for one in values],
     }
+
+
+def colour_axis(top: float, height: int, palette: Palette = "default") -> dict[str, Any]:
+    """The colours of several heat maps, from -top to top, with one bar beside a figure of that height."""
+    bar = {"thickness": 10, "x": 1.01, "len": min(1.0, 400 / height), **scale_ticks(top)}
+    return {"colorscale": colorscale(palette), "cmin": -top, "cmax": top, "cmid": 0, "colorbar": bar}
 
 
 def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
