@@ -19,7 +19,7 @@ Values pass through by reference, so logits are bit-identical with and without g
 Gradients that are products of several numbers are formed in float32 at least.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -198,31 +198,33 @@ def frozen_normalizer(value: Tensor, inputs: Tensor, norm: Norm) -> Tensor:
     return _FrozenNormalizer.apply(value.detach(), inputs, gain, scale, norm.centred)
 
 
-def softmax_backward(scores: Tensor, gradient: Tensor, t: float, sink: Tensor | None = None) -> Tensor:
-    """Backward pass of the softmax at t · scores: p ⊙ (g - Σ p ⊙ g) with p = softmax(t · scores), [..., query, key].
+def softmax_backward(
+    scores: Tensor, gradient: Tensor, path: Iterable[tuple[float, float]], sink: Tensor | None = None
+) -> Tensor:
+    """Backward pass of the softmax at t · scores, p ⊙ (g - Σ p ⊙ g) with p = softmax(t · scores), [..., query, key].
 
     The inner derivative t is left out: so GIM defines its softmax at temperature 1 / t, and so the path t · scores
-    needs it.  Keys with the score -inf stay hidden; rows that see no key get 0.
+    needs it.  Keys with the score -inf receive 0; a row that sees no key has no softmax (NaN).
 
     Args:
         scores: what the softmax is taken of.
         gradient: g, at the pattern.
-        t: factor on the scores.
+        path: values of t, each with its weight in the sum that is returned.
         sink: logit of one more column, which the pattern does not show (g is 0 there); broadcasts to [..., query, 1].
 
     Example:
         >>> scores = torch.tensor([0.0, 0.0, -torch.inf])
-        >>> softmax_backward(scores, torch.tensor([1.0, 0.0, 0.0]), 0.5).tolist()
+        >>> softmax_backward(scores, torch.tensor([1.0, 0.0, 0.0]), [(0.5, 1.0)]).tolist()
         [0.25, -0.25, 0.0]
     """
-    top = scores.amax(-1, keepdim=True)
-    top = (top if sink is None else torch.maximum(top, sink)).clamp_min(torch.finfo(scores.dtype).min)
-    weights = (t * (scores - top)).exp()
-    total = weights.sum(-1, keepdim=True)
+    width, result = scores.shape[-1], torch.zeros_like(scores)
     if sink is not None:
-        total = total + (t * (sink - top)).exp()
-    p = weights / total.clamp_min(torch.finfo(total.dtype).tiny)
-    return p * (gradient - (p * gradient).sum(-1, keepdim=True))
+        scores = torch.cat([scores, sink.to(scores).expand(*scores.shape[:-1], 1)], dim=-1)
+    for t, weight in path:
+        p = torch.softmax(t * scores, dim=-1)[..., :width]
+        dot = torch.linalg.vecdot(p, gradient)[..., None]
+        result = torch.addcmul(result, p, gradient - dot, value=weight)
+    return result
 
 
 def rerouted(value: Tensor, inputs: Tensor | tuple[Tensor, ...], backward: Callable[[Tensor], Any]) -> Tensor:

@@ -114,7 +114,7 @@ class TemperedSoftmax(SoftmaxRule):
 
     def at_scores(self, rows: SoftmaxRows, gradient: Square) -> Square:
         """p ⊙ (g - Σ p ⊙ g) with p at the temperature; a sink's column only takes part in p's sum."""
-        return softmax_backward(rows.scores, gradient, 1 / float(self.temperature), rows.sink)
+        return softmax_backward(rows.scores, gradient, [(1 / self.temperature, 1.0)], rows.sink)
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,7 @@ class SecantSoftmax(SoftmaxRule):
 
     def at_scores(self, rows: SoftmaxRows, gradient: Square) -> Square:
         """Σ_n w_n p_n ⊙ (g - Σ p_n ⊙ g), p_n = softmax(t_n · S)."""
-        total = torch.zeros_like(rows.scores)
-        for t, weight in _quadrature(self.nodes):
-            total = total + weight * softmax_backward(rows.scores, gradient, t, rows.sink)
-        return total
+        return softmax_backward(rows.scores, gradient, _quadrature(self.nodes), rows.sink)
 
 
 @cache
