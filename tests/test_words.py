@@ -125,6 +125,14 @@ def test_words_of_single_bytes(text: str) -> None:
     assert list(words.axis_labels("word")) == TEXTS[text]
 
 
+@pytest.mark.parametrize("text", [text for text in TEXTS if not text.isascii()])
+def test_tokens_decoded_alone_would_cut_characters(text: str) -> None:
+    """What the test above is for: neighbours have to be decoded together."""
+    view = view_of(VOCABULARIES["bytes"], text)
+    alone = replace(view, pieces=view.axis_labels("position")).by("word")
+    assert list(alone.axis_labels("word")) != TEXTS[text]
+
+
 @pytest.mark.parametrize("name", VOCABULARIES)
 def test_words_are_the_same_in_every_vocabulary(name: str) -> None:
     text = (
