@@ -141,6 +141,7 @@ def test_tokens_are_chosen_where_none_are_given(model: torch.nn.Module) -> None:
     assert chosen.notes == (
         "target: the model's first choice",
         "contrast: the model's best choice besides the target",
+        *filter(None, chosen.tokens.cautions),
     )
     second = chosen.contrast.text
     other = explain(model, prompt, second, seeds=1)
@@ -199,7 +200,19 @@ def test_the_right_token_is_already_first(model: torch.nn.Module) -> None:
 
 def test_unknown_words_are_mentioned(model: torch.nn.Module) -> None:
     notes = explain(model, "lucy saw a zebra", seeds=1).notes
-    assert "words the model does not know, at positions" in notes[-1] and notes[-1].endswith("4")
+    (said,) = [note for note in notes if "words the model does not know, at positions" in note]
+    assert said.endswith("4")
+
+
+def test_what_the_tokens_do_not_hold_is_a_note(model: torch.nn.Module) -> None:
+    asked = ("then mary and john went to the park . john gave the key to", "mary", "john")
+    (said,) = explain(model, *asked, seeds=1).tokens.cautions
+    assert (
+        said.startswith("the tokens hold 29 % of the metric")
+        and said in explain(model, *asked, seeds=1).notes
+    )
+    kept = explain(model, *asked, seeds=1, rules="CP_LRP")
+    assert kept.tokens.cautions == ("",) and not any("of the metric" in note for note in kept.notes)
 
 
 def test_nothing_is_left_in_the_model(model: torch.nn.Module) -> None:

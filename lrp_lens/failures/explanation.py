@@ -126,8 +126,8 @@ class Explanation:
         if not len(favour):
             return f"No token of the prompt pushes towards {self.target.text!r}."
         said = [
-            f"{row.text!r} (position{'s' * ('–' in row.positions)} {row.positions}, {row.value:+.2f})"
-            for row in favour.itertuples()
+            f"{text!r} (position{'s' * ('–' in places)} {places}, {value:+.2f})"
+            for text, places, value in zip(*(favour[name].tolist() for name in favour), strict=True)
         ]
         return f"Towards {self.target.text!r} push most: {', '.join(said)}."
 

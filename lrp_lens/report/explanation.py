@@ -97,7 +97,7 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
 
 def _tokens(explanation: Explanation, palette: Palette) -> Section:
     rows = [
-        [row.positions, Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
+        [Cell(str(row.positions)), Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
         for row in explanation.top_words(6).itertuples()
     ]
     unit = worded(explanation.tokens).unit
@@ -120,7 +120,9 @@ def _check(explanation: Explanation) -> Section:
         random=[step.random for step in check.steps],
         interval=(check.steps[0].gap - verdict.high, check.steps[0].gap - verdict.low),
     )
-    head = [Cell("k", kind="n"), "token masked", Cell("gap", kind="n"), Cell("random", kind="n"), "says now"]
+    head: list[str | Cell] = [
+        Cell("k", kind="n"), "token masked", Cell("gap", kind="n"), Cell("random", kind="n"), "says now"
+    ]  # fmt: skip
     rows = [
         [
             Cell(str(step.masked), kind="n"),
@@ -182,7 +184,10 @@ def _components(explanation: Explanation, palette: Palette) -> Section:
 
 def _ledger(explanation: Explanation, palette: Palette) -> Section:
     rows = [
-        [layer_name(row.layer), str(row.name), str(row.kind), Cell(f"{row.amount:+.4f}", kind="n")]
+        [
+            *map(Cell, (layer_name(row.layer), str(row.name), str(row.kind))),
+            Cell(f"{row.amount:+.4f}", kind="n"),
+        ]
         for row in explanation.ledger[["layer", "name", "kind", "amount"]].itertuples(index=False, name="Row")
     ]
     figure: go.Figure = plot_ledger(explanation.ledger, palette=palette)

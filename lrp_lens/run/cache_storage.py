@@ -63,7 +63,7 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     """The rows of tokens, checked to fit together."""
     rows, length = ids.shape
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
-    own = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
+    own: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
     own |= {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")}
     batch = TokenBatch(ids=ids, special=special, **own)
     spans = zip(batch.starts, batch.lengths, strict=True)

@@ -24,7 +24,11 @@ class Cache(Protocol):
     metric_text: str
     rules_text: str
     towards: tuple[str, str] | None
-    cautions: tuple[str, ...]
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Of each example, what its tokens do not hold."""
+        ...
 
     def __contains__(self, key: object) -> bool: ...
 
@@ -51,7 +55,7 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
         special, answer = shown.special.cpu().numpy(), np.array(shown.answers)
         special, answer = (special[0], answer[0]) if single else (special, answer)
         answer = answer if (answer != "").any() else None
-        text["pieces"] = shown.pieces[0] if single else shown.pieces
+        text["pieces"] = shown.pieces[0] if single and shown.pieces else shown.pieces
         if shown.messages:
             spans = tuple({"message": own} for own in shown.messages)
             text["spans"] = spans[0] if single else spans

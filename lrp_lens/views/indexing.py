@@ -169,7 +169,7 @@ def sum_over(view: "View", dim: str) -> "View":
         answer=answer,
         pieces=pieces,
         spans=None if gone or dim == "batch" else view.spans,
-        cautions=() if dim == "batch" else view.cautions,
+        cautions=() if gone or dim == "batch" else view.cautions,
     )
 
 
@@ -222,7 +222,7 @@ def _text_after(view: "View", dim: str, key: int | slice | list[int]) -> dict[st
     elif dim in TEXT_DIMS:
         kept = range(view.shape[view.dims.index(dim)])[key] if isinstance(key, slice) else []
         run = isinstance(kept, range) and kept.step == 1
-        spans = None
+        spans, cautions = None, () if isinstance(key, int) else cautions
         if pieces is not None:
             each = [tuple(one[i] for i in kept) for one in (pieces if "batch" in view.dims else (pieces,))]
             pieces = (tuple(each) if "batch" in view.dims else each[0]) if run else None
