@@ -16,6 +16,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+TEMPLATE, COMPLETION = "template", "completion"
+"""Names of the stretches that no message has: what a chat template writes, and what the model has said so far."""
+
+
+class Segment(NamedTuple):
+    """A stretch of a prompt with a name: a message, what the template writes around it, a completion."""
+
+    name: str
+    """"system", "user 1", "assistant 1", ...; "template" for what the template writes, "completion", or "prompt"."""
+    role: str
+    """The message's role; else as the name."""
+    start: int
+    stop: int
+    """Exclusive."""
+
 
 class Branch(NamedTuple):
     """What is appended to a prompt for one row."""
@@ -67,6 +82,9 @@ class TokenBatch:
     """Number of answer tokens at the end of each row; empty for none."""
     roles: tuple[str, ...] = ()
     """Word for each row's answer; empty for none."""
+    segments: tuple[tuple[Segment, ...], ...] = ()
+    """Of each row, the named stretches of its prompt in order, counted in tokens from its first real one; together
+    they are the prompt.  Empty where nothing has a name: no messages, no completion."""
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:
@@ -193,6 +211,27 @@ class TokenBatch:
                         answers[example][column] = self.roles[row]
         return Shown(tuple(map(tuple, strings)), special.to(self.special.device), tuple(map(tuple, answers)))
 
+    @cached_property
+    def named_spans(self) -> tuple[tuple[Segment, ...], ...]:
+        """Of each example, the named stretches on its one axis of positions, answers behind the prompt included.
+
+        Empty for an example of which nothing has a name.
+        """
+        found = []
+        for example, row in enumerate(self.first_rows):
+            first = int(self.columns[row, self.starts[row]])
+            named = [
+                one._replace(start=first + one.start, stop=first + one.stop)
+                for one in (self.segments[row] if self.segments else ())
+            ]
+            for at, word in enumerate(self.shown.answers[example] if named else ()):
+                if word and named[-1].name == word and named[-1].stop == at:
+                    named[-1] = named[-1]._replace(stop=at + 1)
+                elif word:
+                    named.append(Segment(word, word, at, at + 1))
+            found.append(tuple(named))
+        return tuple(found)
+
     def example(self, index: int) -> "TokenBatch":
         """One example as a batch of its own, without padding on the left."""
         rows = self.rows_of(index)
@@ -214,6 +253,7 @@ class TokenBatch:
             examples=None if self.examples is None else (0,) * len(rows),
             forced=tuple(self.forced[row] for row in rows) if self.forced else (),
             roles=tuple(self.roles[row] for row in rows) if self.roles else (),
+            segments=tuple(self.segments[row] for row in rows) if self.segments else (),
         )
 
     @cached_property

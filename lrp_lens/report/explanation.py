@@ -85,7 +85,7 @@ def _lead(explanation: Explanation, palette: Palette) -> str:
     first, second = words if explanation.metric_value >= 0 else reversed(words)
     return (
         f"{title}<h1>Why {first} and not {second}?</h1>"
-        f'<div class="prompt" dir="auto">{escape(explanation.prompt)}</div>'
+        f'<div class="prompt" dir="auto">{escape(explanation.prompt)}</div>{_said(explanation)}'
         f'<div class="cards">{_card(roles[0], target, hues[0])}{_card(roles[1], contrast, hues[1])}'
         f'<div class="card"><span class="dim">preference</span><b>{explanation.metric_value:+.2f}</b>'
         f"<small>logits, target − contrast</small></div></div>"
@@ -110,9 +110,34 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
         f"<p>{isolated(explanation.claim())} "
         "<span class='dim'>Tap or hover over a token for its numbers.</span></p>"
         f"{token_heatmap_html(explanation.tokens, palette=palette, style=False)}"
+        f"{_messages(explanation)}"
         f"<details><summary>Largest tokens</summary>{_table(head, rows)}</details>"
     )
     return Section("Which words of the prompt did it", body)
+
+
+def _messages(explanation: Explanation) -> str:
+    """Relevance of each message, of the template and of the completion; nothing for a plain prompt."""
+    if explanation.segments is None:
+        return ""
+    rows = [
+        [escape(row.segment), f"{row.value:+.3f}"] for row in explanation.segments.to_dataframe().itertuples()
+    ]
+    table = _table(["message", "relevance"], rows)
+    said = escape(explanation.shares())
+    return f"<p>{said}</p><details><summary>By message</summary>{table}</details>"
+
+
+def _said(explanation: Explanation) -> str:
+    """The completion, the token in question marked."""
+    if explanation.position is None:
+        return ""
+    said, at = explanation.completion, explanation.position
+    before, after = "".join(said[:at]), "".join(said[at + 1 :])
+    return (
+        f'<div class="prompt" dir="auto"><small class="dim">completion, token {at}</small><br>{escape(before)}'
+        f"<mark>{escape(said[at])}</mark>{escape(after)}</div>"
+    )
 
 
 def _check(explanation: Explanation) -> Section:

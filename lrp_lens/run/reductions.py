@@ -145,8 +145,25 @@ def _spans(name: str, spans: Any, length: int) -> Iterable[tuple[int, int]]:
         yield edges[0], edges[1]
 
 
-def segments(cache: Cache, named: Mapping[str, Any]) -> View:
+def _own_segments(cache: Cache) -> dict[str, list[tuple[int, int]]]:
+    """The spans that the prompts came with, by name."""
+    spans = set(cache.batch.named_spans)
+    if len(spans) != 1 or () in spans:
+        raise InputError(
+            "A prompt of messages, or with a completion, has segments of its own, and a batch shares them only where "
+            f"all are alike; here {'none has any' if spans == {()} else 'they differ'}. Pass segments, e.g. "
+            "{'question': (1, 5)}."
+        )
+    named: dict[str, list[tuple[int, int]]] = {}
+    for one in spans.pop():
+        named.setdefault(one.name, []).append((one.start, one.stop))
+    return named
+
+
+def segments(cache: Cache, named: Mapping[str, Any] | None) -> View:
     """Token relevance summed over named spans; `(rest)` is what no span holds."""
+    own = named is None
+    named = _own_segments(cache) if named is None else named
     if not isinstance(named, Mapping):
         raise InputError(
             f"Segments have names; received {named!r}. Pass a mapping such as {{'question': (1, 5)}}."
@@ -163,7 +180,8 @@ def segments(cache: Cache, named: Mapping[str, Any]) -> View:
             raise InputError(f"Segments do not overlap; {name!r} shares tokens with another. Split it.")
         taken |= inside
         parts.append((name, relevance[:, inside].sum(-1)))
-    parts.append(("(rest)", relevance[:, ~taken].sum(-1)))
+    if not own or bool((~taken).any()):
+        parts.append(("(rest)", relevance[:, ~taken].sum(-1)))
     values = torch.stack([value for _, value in parts], dim=1)
     labels = tuple(name for name, _ in parts)
     return _view(cache, values, ("segment",), "segment relevance", segment=labels)
