@@ -124,7 +124,7 @@ def _place(position: int | str | None, pieces: Sequence[str]) -> int:
         found = [
             index
             for index, (piece, start) in enumerate(zip(pieces, starts, strict=True))
-            if text.startswith(wanted, start + len(piece) - len(piece.lstrip()))
+            if piece.strip() and text.startswith(wanted, start + len(piece) - len(piece.lstrip()))
         ]
     if len(found) != 1:
         count = "several times" if found else "nowhere at the beginning of a token"
