@@ -96,10 +96,10 @@ def decide(
             pieces = list(token_strings(model, ids))
             notes.append(f"{name}: {pieces[shared]!r}, where an answer of {len(ids)} tokens, {pieces}, parts")
         chosen.append(ids[shared] if ids else None)
-    return Decision(batch, length, *chosen, token_strings(model, said), at, tuple(notes))
+    return Decision(batch, length, chosen[0], chosen[1], token_strings(model, said), at, tuple(notes))
 
 
-def _place(position: int | str | None, pieces: Sequence[str]) -> int:
+def _place(position: Any, pieces: Sequence[str]) -> int:
     """Index of a completion's token."""
     numbered = ", ".join(f"{index} {piece!r}" for index, piece in enumerate(pieces[:_LISTED]))
     more = f", … ({len(pieces)} in all)" if len(pieces) > _LISTED else ""

@@ -121,7 +121,8 @@ def _messages(explanation: Explanation) -> str:
     if explanation.segments is None:
         return ""
     rows = [
-        [escape(row.segment), f"{row.value:+.3f}"] for row in explanation.segments.to_dataframe().itertuples()
+        [escape(str(row.segment)), f"{row.value:+.3f}"]
+        for row in explanation.segments.to_dataframe().itertuples()
     ]
     table = _table(["message", "relevance"], rows)
     said = escape(explanation.shares())

@@ -62,7 +62,7 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     """The rows of tokens, checked to fit together."""
     rows, length = ids.shape
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
-    own = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
+    own: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
     own["strings"] = tuple(map(tuple, words["strings"]))
     own["segments"] = tuple(tuple(Segment(*one) for one in row) for row in words.get("segments", ()))
     batch = TokenBatch(ids=ids, special=special, **own)
