@@ -104,8 +104,8 @@ def _place(position: Any, pieces: Sequence[str]) -> int:
     numbered = ", ".join(f"{index} {piece!r}" for index, piece in enumerate(pieces[:_LISTED]))
     more = f", … ({len(pieces)} in all)" if len(pieces) > _LISTED else ""
     listed = f"The completion's tokens: {numbered}{more}."
-    if isinstance(position, Integral) and not isinstance(position, bool):
-        if -len(pieces) <= position < len(pieces):
+    if not isinstance(position, bool) and isinstance(position, Integral):
+        if -len(pieces) <= int(position) < len(pieces):
             return int(position) % len(pieces)
         raise InputError(
             f"A position lies in [-{len(pieces)}, {len(pieces)}), the completion's tokens; received {position}. "
