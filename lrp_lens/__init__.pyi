@@ -30,6 +30,8 @@ from lrp_lens.failures import Case as Case
 from lrp_lens.failures import Explanation as Explanation
 from lrp_lens.failures import explain as explain
 from lrp_lens.hosts.loading import load_model as load_model
+from lrp_lens.hosts.tokens import message_segments as message_segments
+from lrp_lens.hosts.tokens import tokenize as tokenize
 from lrp_lens.masking import Faithfulness as Faithfulness
 from lrp_lens.masking import faithfulness as faithfulness
 from lrp_lens.metrics import Logit as Logit
@@ -76,6 +78,8 @@ from lrp_lens.rules import TemperedSoftmax as TemperedSoftmax
 from lrp_lens.rules.coverage import Coverage as Coverage
 from lrp_lens.rules.coverage import coverage as coverage
 from lrp_lens.run.cache import RelevanceCache as RelevanceCache
+from lrp_lens.run.generation import Generation as Generation
+from lrp_lens.run.generation import generate as generate
 from lrp_lens.run.ledger import Ledger as Ledger
 from lrp_lens.run.relevance import run_with_relevance as run_with_relevance
 from lrp_lens.views import View as View

@@ -1,6 +1,6 @@
 """A case: one prompt whose answer is to be explained, usually one that the model gets wrong."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,13 @@ Span = tuple[int, int]
 class Case:
     """A prompt with the token the model says, the token to compare it with, and named segments.
 
+    The decision may be one of a completion: `completion` with `position`; what the model says is then the completion's
+    token there, unless `target` names another.
+
     Raises:
-        InputError: If the prompt is empty, the two tokens are the same, or a span is empty, negative, out of
-            order or overlapping another span of its segment.
+        InputError: If the prompt is empty or no messages, the two tokens are the same, a completion comes without
+            position or the reverse, or a span is empty, negative, out of order or overlapping another span of its
+            segment.
 
     Example:
         >>> case = Case(
@@ -34,18 +38,25 @@ class Case:
         True
     """
 
-    prompt: str
-    """The text, without the token that begins every text."""
-    target: str
-    """The token the model says: the wrong one in a failure, the right one in a correct case."""
-    contrast: str
-    """The token to compare it with: the right one in a failure, the strongest wrong one in a correct case."""
+    prompt: str | Sequence[Mapping[str, str]]
+    """The text, without the token that begins every text; or messages, [{"role": ..., "content": ...}, ...]."""
+    target: str = ""
+    """What the model says: the wrong token in a failure, the right one in a correct case; of an answer of several
+    tokens the one that differs counts.  May be left out with a completion."""
+    contrast: str = ""
+    """What to compare it with: the right token in a failure, the strongest wrong one in a correct case; left out with a
+    completion, the model's best other choice."""
+    completion: str = ""
+    """What the model said behind the prompt, if the decision is one of its tokens."""
+    position: int | str | None = None
+    """Which of the completion's tokens: its index, or a piece of its text."""
     suite: str = ""
     """The kind of task the prompt belongs to."""
     correct: bool = False
     """Whether the model is right."""
     segments: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
-    """Segment name to token spans [start, stop), in order; position 0 is the token that begins the text.
+    """Segment name to token spans [start, stop), in order; position 0 is the token that begins the text.  For messages,
+    `message_segments` says where each stands.
     `evidence` is what a right answer has to be read from, `distractor` what pulls towards a wrong one."""
     logit_gap: float = float("nan")
     """Logit of `target` minus logit of `contrast` at the last position."""
@@ -54,9 +65,15 @@ class Case:
 
     def __post_init__(self) -> None:
         _check_types(vars(self))
-        if not self.prompt.strip():
+        if not (self.prompt.strip() if isinstance(self.prompt, str) else self.prompt):
             raise InputError(f"a case needs a prompt with at least one word, got {self.prompt!r}")
-        if not self.target or not self.contrast or self.target == self.contrast:
+        if (self.position is None) != (not self.completion):
+            raise InputError(
+                "a case is about one token of a completion, so completion and position come together, got"
+                f" completion={self.completion!r} and position={self.position!r}"
+            )
+        both = self.target and self.contrast
+        if self.target == self.contrast != "" or not (both or self.completion):
             raise InputError(
                 "a case compares two different tokens, got"
                 f" target={self.target!r} and contrast={self.contrast!r}"
@@ -68,22 +85,24 @@ class Case:
 
     @property
     def answer(self) -> str:
-        """The right token."""
+        """The right token, "" if it was left to the completion."""
         return self.target if self.correct else self.contrast
 
     def __hash__(self) -> int:  # the segments, a dictionary, cannot be hashed
-        return hash((self.prompt, self.target, self.contrast, self.suite))
+        return hash((str(self.prompt), self.target, self.contrast, self.suite, self.completion))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, for JSON."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         spans = {name: [list(span) for span in spans] for name, spans in self.segments.items()}
-        return values | {"segments": spans}
+        prompt = self.prompt if isinstance(self.prompt, str) else [dict(message) for message in self.prompt]
+        return values | {"segments": spans, "prompt": prompt}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Case":
         """The case that `to_dict` was called on; InputError for missing or unknown fields."""
-        known, required = set(cls.__dataclass_fields__), {"prompt", "target", "contrast"}
+        known, required = set(cls.__dataclass_fields__), {"prompt"}
+        required |= set() if values.get("completion") else {"target", "contrast"}
         unknown, missing = sorted(set(values) - known), sorted(required - set(values))
         if unknown or missing:
             raise InputError(
@@ -96,9 +115,13 @@ class Case:
 
 def _check_types(values: Mapping[str, Any]) -> None:
     """Text where text belongs, a whole number for the rank, and names for the segments."""
-    for name in ("prompt", "target", "contrast", "suite"):
-        if not isinstance(values.get(name, ""), str):
-            raise InputError(f"the {name} of a case is text, got {values[name]!r}")
+    for name in ("prompt", "target", "contrast", "suite", "completion"):
+        value = values.get(name, "")
+        messages = name == "prompt" and isinstance(value, list | tuple)
+        if not (messages and all(isinstance(one, Mapping) for one in value)) and not isinstance(value, str):
+            raise InputError(
+                f"the {name} of a case is text{' or messages' * (name == 'prompt')}, got {value!r}"
+            )
     segments, rank = values.get("segments", {}), values.get("answer_rank", 0)
     if not isinstance(segments, Mapping):
         raise InputError(
@@ -106,6 +129,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
         )
     if not isinstance(rank, int):
         raise InputError(f"answer_rank counts from 1 (0 if not known), got {rank!r}")
+    if not isinstance(values.get("position"), int | str | None):
+        raise InputError(f"the position of a case is a token's index or text, got {values['position']!r}")
 
 
 def _check_spans(name: str, spans: Any) -> tuple[Span, ...]:

@@ -262,7 +262,7 @@ def test_what_a_type_checker_would_catch_is_refused_without_one() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"prompt": 3}, "the prompt of a case is text, got 3"),
+        ({"prompt": 3}, "the prompt of a case is text or messages, got 3"),
         ({"target": b"a"}, "the target of a case is text"),
         ({"contrast": None}, "the contrast of a case is text"),
         ({"suite": 1}, "the suite of a case is text"),

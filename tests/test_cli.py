@@ -90,7 +90,10 @@ def test_module_version_and_bare_call() -> None:
         (["--prompt"], "--prompt"),
         (["--prompt", ""], "prompt is empty"),
         (["--prompt", " \n"], "prompt is empty"),
-        (["--prompt", "a", "--prompt-file", "b"], "only one of --prompt, --prompt-file, --ids and -"),
+        (
+            ["--prompt", "a", "--prompt-file", "b"],
+            "only one of --prompt, --prompt-file, --messages, --ids and -",
+        ),
         (["-", "--prompt", "a"], "only one of"),
         (["some words"], "Pass it as --prompt"),
         (["--prompt-file", "missing.txt"], "missing.txt"),
@@ -136,7 +139,7 @@ def test_a_hub_name_without_network(run) -> None:
     ("arguments", "words"),
     [
         (["--target", "zebra"], "'zebra'"),
-        (["--target", "mary john"], "'mary john' is 2"),
+        (["--target", "mary john", "--contrast", "mary"], "one begins the other"),
         (["--contrast", ""], "''"),
         (["--target", "mary", "--contrast", "mary"], "'mary'"),
     ],

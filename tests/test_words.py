@@ -14,6 +14,7 @@ from lrp_lens import LogitDiff, SequenceLogitDiff, decompose, load_demo_model, r
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.pieces import decoded, looked_up, token_pieces
+from lrp_lens.hosts.token_batch import Segment
 from lrp_lens.hosts.tokens import token_strings, tokenize
 from lrp_lens.plots import plot_layers, plot_sources, token_heatmap_html, token_heatmap_text
 from lrp_lens.plots.wording import worded
@@ -295,10 +296,11 @@ def test_answers_that_a_metric_appends_keep_their_pieces() -> None:
 
 def test_messages_travel_with_a_batch() -> None:
     model = load_demo_model()
-    batch = replace(tokenize(model, PROMPT), messages=({"user": ((1, 5),)},))
+    user = Segment("user 1", "user", 1, 5)
+    batch = replace(tokenize(model, PROMPT), segments=((user,),))
     _, cache = run_with_relevance(model, batch, LogitDiff("mary", "john"))
     messages = cache.tokens().by("message")
-    assert messages.axis_labels("message") == ("user", "(rest)", "(special)")
+    assert messages.axis_labels("message") == ("user 1", "(rest)", "(special)")
     assert messages.values[0] == pytest.approx(cache.tokens().values[1:5].sum(), rel=1e-5)
 
 

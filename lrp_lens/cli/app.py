@@ -106,16 +106,38 @@ def explain(
     ids: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="Token ids as the prompt, taken as they are.")
     ] = None,
+    messages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.json",
+            help='A conversation as the prompt, [{"role": "user", "content": "…"}, …]: use the model\'s chat template.',
+        ),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")
     ] = False,
     no_bos: Annotated[
         bool, typer.Option("--no-bos", help="Put no token that begins every text before the prompt.")
     ] = False,
+    completion: Annotated[
+        str | None, typer.Option(help="What the model said behind the prompt; explain one of its tokens.")
+    ] = None,
+    completion_file: Annotated[
+        str | None, typer.Option(help="Read the completion from this file, without its last line break.")
+    ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|TEXT",
+            help="Which token of the completion: its index (from 0, or back from -1) or a piece of its text "
+            "(in quotes of its own if it is a number).",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            help="The token to explain, with its leading space if it has one; else the first choice."
+            help="The token to explain, with its leading space if it has one; else the completion's, or the first "
+            "choice. Of several tokens, the one that differs from the contrast."
         ),
     ] = None,
     contrast: Annotated[
@@ -151,14 +173,18 @@ def explain(
     lrp-lens explain
 
     lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
+
+    lrp-lens explain --model CHAT_MODEL --chat --prompt "17 + 25?" --completion "17 + 25 = 42." --position -3
     """
-    from lrp_lens.cli.inputs import Request, read_prompt, require_outputs
+    from lrp_lens.cli.inputs import Request, parse_position, read_completion, read_prompt, require_outputs
 
     try:
         require_outputs(out, json, force)
         request = Request(
             model=model,
-            prompt=read_prompt(source, prompt, prompt_file, ids),
+            prompt=read_prompt(source, prompt, prompt_file, ids, messages),
+            completion=read_completion(completion, completion_file),
+            position=parse_position(position),
             target=target,
             contrast=contrast,
             rules=rules,

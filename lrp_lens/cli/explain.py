@@ -15,7 +15,6 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.hosts.chat import chat_ids
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_json, write_report
 from lrp_lens.rules import as_rule_set
@@ -34,14 +33,16 @@ def run(request: Request) -> Explanation:
     errors = terminal(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request)
-    prompt = request.prompt
-    if request.chat and isinstance(prompt, str):
-        prompt = chat_ids(model, prompt)
+    prompt: Any = request.prompt
+    if request.chat:
+        prompt = [{"role": "user", "content": prompt}]
     explanation = explain(
         model,
         prompt,
         request.target,
         request.contrast,
+        completion=request.completion,
+        position=request.position,
         case=demo_cases(DEMO_SUITE)[0] if prompt is None else None,
         rules=rules,
         top_k=request.top_k,

@@ -1,9 +1,11 @@
 """Arguments of the commands, checked before any work is done. No model library is imported here."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable
@@ -19,8 +21,12 @@ class Request:
 
     model: str | None = None
     """Hub name or directory; None is the demo model."""
-    prompt: str | list[int] | None = None
-    """Text or token ids; None explains a failure of the demo model."""
+    prompt: str | list[int] | list[dict[str, Any]] | None = None
+    """Text, token ids or messages; None explains a failure of the demo model."""
+    completion: str | None = None
+    """What the model said behind the prompt."""
+    position: int | str | None = None
+    """Which of the completion's tokens is explained: its index, or a piece of its text."""
     target: str | None = None
     contrast: str | None = None
     rules: str = "attn-lrp"
@@ -43,7 +49,13 @@ class Request:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise InputError(f"--dtype is one of {', '.join(DTYPES)}; received {self.dtype!r}.")
         if isinstance(self.prompt, list) and (self.chat or self.bos is not None):
-            raise InputError("--ids are taken as they are; pass them without --chat and --no-bos.")
+            what = "--messages" if self.prompt and isinstance(self.prompt[0], dict) else "--ids"
+            raise InputError(f"{what} are taken as they are; pass them without --chat and --no-bos.")
+        if (self.completion is None) != (self.position is None):
+            raise InputError(
+                "A completion is explained at one of its tokens; pass --completion (or --completion-file) and "
+                "--position together."
+            )
         if self.chat and self.bos is not None:
             raise InputError("A chat template brings its own BOS; pass --chat without --no-bos.")
         if self.prompt is not None:
@@ -52,13 +64,14 @@ class Request:
             "--model": self.model is not None,
             "--target": self.target is not None,
             "--contrast": self.contrast is not None,
+            "--completion": self.completion is not None,
             "--chat": self.chat,
             "--no-bos": self.bos is not None,
         }
         alone = [name for name, there in given.items() if there]
         if alone:
             raise InputError(
-                f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --ids or -."
+                f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --messages FILE, --ids or -."
             )
 
 
@@ -78,21 +91,75 @@ def parse_ids(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def read_prompt(
-    source: str | None, prompt: str | None, prompt_file: str | None, ids: str | None = None
-) -> str | list[int] | None:
-    """The prompt from one of its four places, None if none was given; `-` is standard input.
+def parse_position(text: str | None) -> int | str | None:
+    """A completion's position: an index where the text is a whole number, else a piece of text; quotes make it text.
+
+    Example:
+        >>> parse_position("-1"), parse_position("Paris"), parse_position("'32'")
+        (-1, 'Paris', '32')
+    """
+    if text is None:
+        return None
+    if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() else text
+
+
+def read_completion(completion: str | None, completion_file: str | None) -> str | None:
+    """The completion from one of its two places, None if none was given; `-` is standard input.
 
     Raises:
-        InputError: several places at once, an unreadable file, an empty prompt, or ids that are no numbers.
+        InputError: both at once, an unreadable file, or an empty completion.
     """
-    given = [one for one in (source, prompt, prompt_file, ids) if one is not None]
+    if completion is not None and completion_file is not None:
+        raise InputError(
+            "A completion comes from one place; pass only one of --completion and --completion-file."
+        )
+    text = completion if completion_file is None else _read(completion_file, "completion")
+    if text == "":
+        raise InputError("The completion is empty; pass what the model said.")
+    return text
+
+
+def _messages(path: str) -> list[dict[str, Any]]:
+    """Messages from a JSON file, or standard input for -."""
+    wanted = '[{"role": "user", "content": "..."}, ...]'
+    try:
+        found = json.loads(_read(path, "messages"))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--messages are JSON, {wanted}; {path!r} is not: {error}.") from error
+    if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+        raise InputError(
+            f"--messages are a list with at least one message, {wanted}; {path!r} holds another thing."
+        )
+    return found
+
+
+def read_prompt(
+    source: str | None,
+    prompt: str | None,
+    prompt_file: str | None,
+    ids: str | None = None,
+    messages: str | None = None,
+) -> str | list[int] | list[dict[str, Any]] | None:
+    """The prompt from one of its five places, None if none was given; `-` is standard input.
+
+    Raises:
+        InputError: several places at once, an unreadable file, an empty prompt, ids that are no numbers, or messages
+            that are none.
+    """
+    given = [one for one in (source, prompt, prompt_file, ids, messages) if one is not None]
     if len(given) > 1:
         raise InputError(
-            "A prompt comes from one place; pass only one of --prompt, --prompt-file, --ids and -."
+            "A prompt comes from one place; pass only one of --prompt, --prompt-file, --messages, --ids and -."
         )
     if not given:
         return None
+    if messages is not None:
+        return _messages(messages)
     if ids is not None:
         return parse_ids(ids)
     if source not in (None, "-"):
@@ -105,15 +172,15 @@ def read_prompt(
     return text
 
 
-def _read(path: str) -> str:
+def _read(path: str, what: str = "prompt") -> str:
     """A file's text, or standard input for -, without a byte-order mark and one trailing line break."""
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"Cannot read the prompt from {path!r}: {error.strerror}.") from error
+        raise InputError(f"Cannot read the {what} from {path!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"Cannot read the prompt from {path!r}: it is not UTF-8 text.") from error
+        raise InputError(f"Cannot read the {what} from {path!r}: it is not UTF-8 text.") from error
     return text.replace("\r\n", "\n").removesuffix("\n")
 
 

@@ -34,6 +34,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     console.print(Text(shown(source), style="dim"))
     _title(console, "Prompt")
     console.print(Padding(Text(shown(explanation.prompt)), (0, 2)))
+    if explanation.position is not None:
+        console.print(Padding(_completion(explanation), (0, 2)))
     console.print(_choices(explanation))
     for note in (
         one for one in explanation.notes if one not in explanation.tokens.cautions
@@ -42,6 +44,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     _title(console, "Which words did it")
     console.print(Padding(token_heatmap_text(explanation.tokens), (0, 2)))
     console.print(Padding(Text(explanation.claim()), (1, 2, 0, 2)))
+    if explanation.segments is not None:
+        console.print(Padding(Text(explanation.shares()), (0, 2)))
     heads, mlps = explanation.top_heads(_TOP), explanation.top_mlps(_TOP)
     tables = [_bars("Top heads", heads, "label"), _bars("Top MLPs", mlps, "component")]
     console.print(Padding(Columns(tables, padding=(0, 4)), (1, 0, 0, 2)))
@@ -75,6 +79,13 @@ def _table(*columns: str, title: str | None = None) -> Table:
         words = column in ("", "token", "kind", "token masked", "says now")
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table
+
+
+def _completion(explanation: Explanation) -> Text:
+    """What the model said, the token in question marked."""
+    said, at = explanation.completion, explanation.position or 0
+    before, after = "".join(said[:at]), "".join(said[at + 1 :])
+    return Text.assemble(("completion: ", "dim"), shown(before), (shown(said[at]), "reverse"), shown(after))
 
 
 def _choices(explanation: Explanation) -> Padding:

@@ -1,47 +1,47 @@
 """Why did the model prefer this token to that one? One prompt, one pass of relevance, every view, one check.
 
-1. One forward and one backward pass: the two tokens are fixed between them (`pair`), from the logits at the last
+1. Where the decision is: behind the prompt, or at a token of a completion (`lrp_lens.hosts.completions`).
+2. One forward and one backward pass: the two tokens are fixed between them (`pair`), from the logits at the last
    position, the only ones that are unembedded.
-2. Views of that pass under a rule set: tokens, layers, heads, components, ledger.
-3. Check the claim: mask the tokens that relevance blames; does the preference give way? (see `masking`)
+3. Views of that pass under a rule set: tokens, layers, heads, components, ledger.
+4. Check the claim: mask the tokens that relevance blames; does the preference give way? (see `masking`)
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.pair import Pair, choice
-from lrp_lens.hosts.forward import vocabulary_size
+from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_id, token_strings, tokenize
+from lrp_lens.hosts.tokens import token_strings
 from lrp_lens.masking import Question
 from lrp_lens.masking.check import MaskingCheck, masking_check, require_counts
 from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.metrics import LogitDiff
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
-from lrp_lens.run.relevance import run_with_relevance
+from lrp_lens.run.generation import Generation
+from lrp_lens.run.relevance import Prompt, run_with_relevance
 from lrp_lens.views import View
 
 _CANDIDATES = 5
-TokenIds = Sequence[int] | Int[Tensor, "..."]
 
 
 def explain(
     model: Any,
-    prompt: str | Case | TokenIds | None = None,
+    prompt: Prompt | Case | None = None,
     target: str | int | None = None,
     contrast: str | int | None = None,
     *,
+    completion: str | Sequence[int] | Generation | None = None,
+    position: int | str | None = None,
     case: Case | None = None,
     rules: RuleSet | str = ATTN_LRP,
     top_k: int = 5,
@@ -54,12 +54,16 @@ def explain(
 
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
-        prompt: text; or token ids, [pos] or [1, pos], taken as they are; or a case.
-        target: the token whose preference is explained, text of one token or its id; None takes the model's first
-            choice.
-        contrast: the token to compare it with, text of one token or its id; None takes the model's best other
-            choice.
-        case: prompt, target and contrast together, instead of these three.
+        prompt: text; messages, [{"role": "user", "content": "..."}, ...]; or token ids, [pos] or [1, pos], taken as
+            they are; or a case.
+        target: the token whose preference is explained, text or id; None takes the completion's token, or without one
+            the model's first choice.  Of answers of several tokens the first that differs is explained: what target
+            and contrast begin with alike is said already (the explanation's notes tell it).
+        contrast: the token to compare it with, text or id; None takes the model's best other choice.
+        completion: what the model said behind the prompt: text, token ids, or what `generate` returned.
+        position: which of the completion's tokens is explained: its index, from 0 or back from -1, or a piece of its
+            text that stands there once.  Prompt and completion up to it are the context.
+        case: prompt, target, contrast, completion and position together, instead of these.
         rules: a rule set or the name of a preset.
         top_k: how many of the blamed tokens the check masks at most.
         seeds: random orders of the check's control, run after every masked token; None takes as many as the length
@@ -73,8 +77,8 @@ def explain(
 
     Raises:
         InputError: no prompt, more than one prompt, ids outside the vocabulary, an unknown token, twice the same
-            token, a case together with a prompt, or top_k or seeds below 1.
-        MetricError: target or contrast is not a single token.
+            token, a completion without position, a case together with a prompt, or top_k or seeds below 1.
+        MetricError: target or contrast is no text of the vocabulary, or one of them begins the other.
         RuleError: no preset has this name, or a rule cannot be applied to this model.
 
     Example:
@@ -88,17 +92,19 @@ def explain(
     require_counts(top_k, seeds)
     if isinstance(prompt, Case) and case is None:
         prompt, case = None, prompt
-    prompt, target, contrast = _question(prompt, target, contrast, case)
-    batch = tokenize(model, prompt, None, prepend_bos)
-    if len(batch.ids) != 1:
-        raise InputError(f"An explanation is of one prompt; received a batch of {len(batch.ids)}.")
+    prompt, target, contrast, completion, position = _question(
+        prompt, target, contrast, completion, position, case
+    )
+    decision = decide(
+        model, prompt, target, contrast, completion=completion, position=position, prepend_bos=prepend_bos
+    )
+    batch = decision.batch
 
     def text_of(token: int) -> str:
         return token_strings(model, [token])[0]
 
-    wanted = [_token(model, one) for one in (target, contrast)]
-    pair = Pair(target=wanted[0], contrast=wanted[1], text_of=text_of)
-    rows, relevance = run_with_relevance(model, batch.ids, pair, rules=rules, logits="metric")
+    pair = Pair(target=decision.target, contrast=decision.contrast, text_of=text_of)
+    rows, relevance = run_with_relevance(model, batch, pair, rules=rules, logits="metric")
     metric = relevance.metric.metric
     logits, target_id, contrast_id = rows[0, 0].float(), metric.target[0], metric.contrast[0][0]
     seconds = {"relevance": perf_counter() - start}
@@ -106,6 +112,7 @@ def explain(
     start = perf_counter()
     views = [relevance.tokens(), relevance.layers(), relevance.heads(), relevance.components()]
     by_token, layers, heads, components = [_only_example(view) for view in views]
+    segments = _only_example(relevance.segments()) if batch.segments else None
     ledger = relevance.ledger()
     seconds["views"] = perf_counter() - start
 
@@ -119,7 +126,7 @@ def explain(
     best = logits.topk(min(_CANDIDATES, len(logits))).indices.tolist()
     seconds["masking"] = perf_counter() - start
     return Explanation(
-        prompt=prompt if isinstance(prompt, str) else "".join(batch.strings[0]),
+        prompt=prompt if isinstance(prompt, str) else "".join(batch.strings[0][: decision.prompt_length]),
         model_name=model_name or Path(str(getattr(model.cfg, "model_name", "model"))).name,
         token_strings=by_token.axis_labels("position"),
         target=choice(logits, target_id, text_of),
@@ -132,12 +139,16 @@ def explain(
         layers=layers,
         heads=heads,
         components=components,
+        segments=segments,
+        completion=decision.completion,
+        position=decision.position,
         ledger=ledger.to_dataframe(),
         remainder=float(torch.as_tensor(ledger.remainder).sum()),
         masking=masking,
         title="" if case is None else case.suite.replace("_", " "),
         correct=None if case is None else case.correct,
         notes=(
+            *decision.notes,
             *pair.notes(best[0]),
             *_unknown_words(model, batch),
             *filter(None, [ledger.warning, *by_token.cautions]),
@@ -147,21 +158,27 @@ def explain(
 
 
 def _question(
-    prompt: Any, target: str | int | None, contrast: str | int | None, case: Case | None
-) -> tuple[str | TokenIds, str | int | None, str | int | None]:
-    """Prompt, target and contrast, from the arguments or from the case."""
+    prompt: Any, target: Any, contrast: Any, completion: Any, position: Any, case: Case | None
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Prompt, target, contrast, completion and position, from the arguments or from the case."""
     if case is not None:
-        if not (prompt is None and target is None and contrast is None):
+        if any(one is not None for one in (prompt, target, contrast, completion, position)):
             raise InputError(
-                "A case brings its own prompt, target and contrast; pass either the case or those."
+                "A case brings its own prompt, target, contrast and completion; pass either the case or those."
             )
-        return case.prompt, case.target, case.contrast
+        return (
+            case.prompt,
+            case.target or None,
+            case.contrast or None,
+            case.completion or None,
+            case.position,
+        )
     empty = not prompt.strip() if isinstance(prompt, str) else prompt is None
     if empty:
         raise InputError(
             f"An explanation needs a prompt with at least one word, or token ids; received {prompt!r}."
         )
-    return prompt, target, contrast
+    return prompt, target, contrast, completion, position
 
 
 def _masking_question(model: Any, batch: TokenBatch, metric: LogitDiff) -> Question:
@@ -190,18 +207,6 @@ def _unknown_words(model: Any, batch: TokenBatch) -> tuple[str, ...]:
     if not positions:
         return ()
     return (f"words the model does not know, at positions {', '.join(map(str, positions))}",)
-
-
-def _token(model: Any, token: Any) -> int | None:
-    """The id of a target or contrast."""
-    if token is None or isinstance(token, str):
-        return None if token is None else token_id(model, token)
-    count = vocabulary_size(model)
-    if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= int(token) < count:
-        raise InputError(
-            f"A target or contrast is the text of one token or an id in [0, {count}); received {token!r}."
-        )
-    return int(token)
 
 
 def _only_example(view: View) -> View:

@@ -71,6 +71,12 @@ class Explanation:
     remainder: float
     """What the ledger cannot account for, in logits; a bug unless it is round-off."""
     masking: "MaskingCheck"
+    segments: View | None = None
+    """Tokens summed over messages, template and completion, dims (segment,); None for a plain prompt."""
+    completion: tuple[str, ...] = ()
+    """Tokens of the completion whose token `position` is explained; empty for none.  Those before it are among
+    `token_strings`."""
+    position: int | None = None
     title: str = ""
     """Name of the case, if any."""
     correct: bool | None = None
@@ -131,6 +137,14 @@ class Explanation:
         ]
         return f"Towards {self.target.text!r} push most: {', '.join(said)}."
 
+    def shares(self) -> str:
+        """The relevance of each message, of the template and of the completion in words; "" for a plain prompt."""
+        if self.segments is None:
+            return ""
+        rows = self.segments.to_dataframe()
+        said = ", ".join(f"{row.segment} {row.value:+.2f}" for row in rows.itertuples())
+        return f"By message: {said}."
+
     def to_json_dict(self) -> dict[str, Any]:
         """Everything but timings' provenance as plain lists, numbers and strings, ready for json.dumps."""
         plain = {"schema": SCHEMA} | {
@@ -148,13 +162,16 @@ class Explanation:
             )
         }
         plain["tokens"] = list(self.token_strings)
+        plain["completion"], plain["position"] = list(self.completion), self.position
         plain["notes"] = list(self.notes)
         plain["claim"] = self.claim()
         for name in ("target", "contrast"):
             plain[name] = asdict(getattr(self, name))
         plain["candidates"] = [asdict(one) for one in self.candidates]
         plain["views"] = {
-            name: _view(getattr(self, name)) for name in ("tokens", "layers", "heads", "components")
+            name: _view(getattr(self, name))
+            for name in ("tokens", "layers", "heads", "components", "segments")
+            if getattr(self, name) is not None
         }
         plain["ledger"] = [_record(row) for row in self.ledger.to_dict("records")]
         plain["masking"] = self.masking.to_dict()
@@ -190,6 +207,7 @@ class Explanation:
             f"  {self.roles[0]}: {self.target}",
             f"  {self.roles[1]}: {self.contrast}",
             f"  {self.claim()}",
+            *(f"  {said}" for said in (self.shares(),) if said),
             f"  {self.masking}",
         ]
         return shown("\n".join(lines))

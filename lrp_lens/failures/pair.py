@@ -25,8 +25,6 @@ class Pair(RunnerUp):
         InputError: target and contrast are the same token, when the logits are there.
     """
 
-    target: int | None = None
-    """Token id; None is the model's first choice."""
     contrast: int | None = None
     """Token id; None is the model's best choice besides the target."""
     text_of: Callable[[int], str] = field(default=str, compare=False, repr=False)

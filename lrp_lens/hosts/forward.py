@@ -65,6 +65,9 @@ def forward(
 
     Positions are counted from the first real token of each row on both hosts.  A hook before the unembedding may
     keep fewer of them (`read`).
+
+    Raises:
+        InputError: padding on the left in float64, where transformers' attention returns NaN.
     """
     left = getattr(model.tokenizer, "padding_side", "right") == "left"
     if mask is None and left and not is_bridge(model):
@@ -72,7 +75,14 @@ def forward(
         mask = torch.ones_like(tokens, dtype=torch.bool)
     options = {} if mask is None else {"attention_mask": mask.long()}
     with exclusive(model):
-        return model(tokens, return_type="logits", **options)
+        logits = model(tokens, return_type="logits", **options)
+    if mask is not None and logits.dtype == torch.float64 and bool(logits.detach().isnan().any()):
+        raise InputError(
+            "Padding on the left gives NaN here: transformers takes the softmax of float64 models in float32, where "
+            "float64's mask value is -inf and a row of padding 0 / 0. Pad on the right (the default), or load the "
+            "model in float32."
+        )
+    return logits
 
 
 def require_finite(logits: Tensor) -> None:

@@ -48,26 +48,42 @@ class KeyValues:
             after: how many tokens are not run again.
             rows: for each row, the one of the rows run last that begins with these tokens; needed if there are any.
         """
-        cut = (slice(None),) * (2 if self.bridge else 1) + (slice(after),)
+        cut = (slice(None),) * self._axis + (slice(after),)
         kept, self._layers = self._layers if after else [], []
         past: list[tuple[Tensor, Tensor]] = []
         while kept:  # a layer's are let go as soon as they are copied
             keys, values = kept.pop(0)
             past.append((keys[cut][rows], values[cut][rows]))
-        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, after, past)
+        return self._run(tokens, past, after)
 
-    def _of_bridge(self, tokens: Tensor, after: int, past: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def extend(self, tokens: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows read d_vocab"]:
+        """Logits of what follows each row that was run, all of its tokens kept."""
+        return self._run(tokens, self._layers, self._layers[0][0].shape[self._axis])
+
+    def keep(self, rows: list[int]) -> None:
+        """Let go of all rows but these."""
+        self._layers = [(keys[rows], values[rows]) for keys, values in self._layers]
+
+    @property
+    def _axis(self) -> int:
+        """Which axis of keys and values counts positions."""
+        return 2 if self.bridge else 1
+
+    def _run(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]], after: int) -> Tensor:
+        return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, past, after)
+
+    def _of_bridge(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]], after: int) -> Tensor:
         cache = DynamicCache()
-        for index, pair in enumerate(past):
-            cache.update(*pair, index)
+        for index, (keys, values) in enumerate(past):
+            cache.update(keys, values, index)
         logits = self.model(tokens, return_type="logits", past_key_values=cache, use_cache=True)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         return logits
 
-    def _of_hooked_transformer(self, tokens: Tensor, after: int, past: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _of_hooked_transformer(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]], after: int) -> Tensor:
         cache = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(tokens))
-        for entry, pair in zip(cache.entries, past, strict=False):
-            entry.past_keys, entry.past_values = pair
+        for entry, (keys, values) in zip(cache.entries, past, strict=False):
+            entry.past_keys, entry.past_values = keys, values
         cache.previous_attention_mask = tokens.new_ones((len(tokens), after))
         logits = self.model(
             tokens,

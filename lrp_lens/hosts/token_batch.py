@@ -8,14 +8,28 @@
    tokens of each answer (`per_position`, `shown`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+TEMPLATE, COMPLETION = "template", "completion"
+"""Names of the stretches that no message has: what a chat template writes, and what the model has said so far."""
+
+
+class Segment(NamedTuple):
+    """A stretch of a prompt with a name: a message, what the template writes around it, a completion."""
+
+    name: str
+    """"system", "user 1", "assistant 1", ...; "template" for what the template writes, "completion", or "prompt"."""
+    role: str
+    """The message's role; else as the name."""
+    start: int
+    stop: int
+    """Exclusive."""
 
 
 class Branch(NamedTuple):
@@ -36,8 +50,6 @@ class Shown(NamedTuple):
     """BOS, EOS and padding."""
     pieces: tuple[tuple[str, ...], ...] | None
     """What each token adds to the text of those before it; None where that is not known."""
-    messages: tuple[Mapping[str, Any], ...]
-    """Spans of a chat's messages, per example; empty for none."""
     answers: tuple[tuple[str, ...], ...]
     """Per token "" in the prompt, else the word for its answer: answer, target or contrast."""
 
@@ -74,8 +86,9 @@ class TokenBatch:
     """Word for each row's answer; empty for none."""
     pieces: tuple[tuple[str, ...], ...] = ()
     """What each token adds to the text of the row before it (see `hosts.pieces`), "" at padding; () where not known."""
-    messages: tuple[Mapping[str, Any], ...] = ()
-    """Spans of a chat's messages, per row: name → ((start, stop), ...) in tokens of the prompt; () for no chat."""
+    segments: tuple[tuple[Segment, ...], ...] = ()
+    """Of each row, the named stretches of its prompt in order, counted in tokens from its first real one; together
+    they are the prompt.  Empty where nothing has a name: no messages, no completion."""
 
     @property
     def real(self) -> Bool[Tensor, "row pos"]:
@@ -206,24 +219,29 @@ class TokenBatch:
             tuple(map(tuple, strings)),
             special.to(self.special.device),
             tuple(map(tuple, pieces_of)) if self.pieces else None,
-            self._messages(),
             tuple(map(tuple, answers)),
         )
 
-    def _messages(self) -> tuple[Mapping[str, Any], ...]:
-        """The spans of each example's messages on its axis of positions, from its first row."""
-        if not self.messages:
-            return ()
-        moved = []
-        for row in self.first_rows:
-            offset = int(self.columns[row, self.starts[row]])
-            moved.append(
-                {
-                    name: tuple((start + offset, stop + offset) for start, stop in spans)
-                    for name, spans in self.messages[row].items()
-                }
-            )
-        return tuple(moved)
+    @cached_property
+    def named_spans(self) -> tuple[tuple[Segment, ...], ...]:
+        """Of each example, the named stretches on its one axis of positions, answers behind the prompt included.
+
+        Empty for an example of which nothing has a name.
+        """
+        found = []
+        for example, row in enumerate(self.first_rows):
+            first = int(self.columns[row, self.starts[row]])
+            named = [
+                one._replace(start=first + one.start, stop=first + one.stop)
+                for one in (self.segments[row] if self.segments else ())
+            ]
+            for at, word in enumerate(self.shown.answers[example] if named else ()):
+                if word and named[-1].name == word and named[-1].stop == at:
+                    named[-1] = named[-1]._replace(stop=at + 1)
+                elif word:
+                    named.append(Segment(word, word, at, at + 1))
+            found.append(tuple(named))
+        return tuple(found)
 
     def example(self, index: int) -> "TokenBatch":
         """One example as a batch of its own, without padding on the left."""
@@ -252,7 +270,7 @@ class TokenBatch:
             )
             if self.pieces
             else (),
-            messages=tuple(self.messages[row] for row in rows) if self.messages else (),
+            segments=tuple(self.segments[row] for row in rows) if self.segments else (),
         )
 
     @cached_property

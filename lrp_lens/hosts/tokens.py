@@ -1,14 +1,15 @@
 """Text → token ids and back, the same on every host: one example at a time, then padded.
 
 A text gets the token that begins every text (BOS) where the model's configuration says so, but never a second one: a
-text that begins with it already, as one from a chat template does, gets none, and a `TextWarning` says so.
+text that begins with it already, as one from a chat template does, gets none, and a `TextWarning` says so.  Messages go
+through the chat template, which brings its own (`chat`); their names come with the tokens (`TokenBatch.segments`).
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -16,16 +17,25 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
+from lrp_lens.hosts.chat import ChatOptions, is_messages, over_tokens, render
 from lrp_lens.hosts.forward import device_of
 from lrp_lens.hosts.pieces import token_pieces
 from lrp_lens.hosts.scope import exclusive
-from lrp_lens.hosts.token_batch import Branch, TokenBatch
+from lrp_lens.hosts.token_batch import Branch, Segment, TokenBatch
 
 PaddingSide = Literal["left", "right"]
 
 
 class TextWarning(UserWarning):
     """A text was not read as its writer may think."""
+
+
+class Row(NamedTuple):
+    """The tokens of one prompt."""
+
+    ids: Sequence[int]
+    segments: tuple[Segment, ...] = ()
+    """Its named stretches; empty for none."""
 
 
 def _tokenizer(model: Any, what: str) -> Any:
@@ -125,6 +135,27 @@ def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
     return ids
 
 
+def _chat_row(model: Any, messages: Sequence[Any], prepend_bos: bool | None, options: ChatOptions) -> Row:
+    """A conversation: the template's text, with every special token that it has and no other."""
+    tokenizer = _tokenizer(model, "A conversation")
+    if prepend_bos is not None:
+        raise InputError(
+            f"A chat template brings its own BOS; received prepend_bos={prepend_bos} with messages. Leave it out."
+        )
+    text, spans = render(tokenizer, messages, options)
+    text = _encodable(text)
+    if spans is None or not tokenizer.is_fast:  # no places of characters
+        return Row(tokenizer(text, add_special_tokens=False)["input_ids"])
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Row(found["input_ids"], over_tokens(spans, found["offset_mapping"], len(text)))
+
+
+def _row(model: Any, prompt: object, prepend_bos: bool | None, options: ChatOptions) -> Row:
+    if is_messages(prompt):
+        return _chat_row(model, prompt, prepend_bos, options)
+    return Row(_prompt_ids(model, prompt, prepend_bos))
+
+
 def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -148,7 +179,7 @@ def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[in
         if odd is not None:
             raise InputError(f"Token ids are integers; received {odd!r}, a bool, among them.")
         return [int(item) for item in prompt]
-    raise InputError(f"A prompt is text or token ids; received {type(prompt).__name__}.")
+    raise InputError(f"A prompt is text, messages or token ids; received {type(prompt).__name__}.")
 
 
 def _holds_ids(prompt: object) -> TypeGuard[Sequence[int]]:
@@ -173,30 +204,54 @@ def _prompts(prompt: object) -> tuple[list[object], bool]:
     if isinstance(prompt, str):
         return [prompt], True
     if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
-        if prompt and _holds_ids(prompt):
+        if prompt and (_holds_ids(prompt) or is_messages(prompt)):
             return [prompt], True
         return list(prompt), False
-    raise InputError(f"A prompt is text, a list of texts, or token ids; received {type(prompt).__name__}.")
+    if isinstance(prompt, Mapping):
+        raise InputError("Messages are a list; received one message alone. Put it into a list: [message].")
+    raise InputError(
+        f"A prompt is text, messages, token ids, or a list of texts or conversations; received {type(prompt).__name__}."
+    )
 
 
 def tokenize(
-    model: Any, prompt: object, padding_side: PaddingSide | None = None, prepend_bos: bool | None = None
+    model: Any,
+    prompt: object,
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+    *,
+    add_generation_prompt: bool | None = None,
+    continue_final_message: bool | None = None,
+    template_options: Mapping[str, Any] | None = None,
 ) -> TokenBatch:
     """Token ids of one or several prompts; texts get BOS where the model's configuration says so.
 
+    Every analysis calls this for its prompts, and takes what it returns as a prompt, too: call it where an option of
+    the chat template is to be another than the default.
+
     Args:
         model: its tokenizer, vocabulary and context length are used.
-        prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors; a TokenBatch is
-            returned as it is.
+        prompt: text; messages, [{"role": ..., "content": ...}, ...]; a list of these; token ids [pos] or [batch, pos],
+            or a list of id tensors; a TokenBatch is returned as it is.
         padding_side: where shorter prompts of a batch are padded; right by default (no mask needed).
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
-            Token ids are taken as they are.
+            Token ids are taken as they are, and messages get what their template writes.
+        add_generation_prompt: whether the template asks for an answer behind the messages; None where the last
+            message is not the assistant's.
+        continue_final_message: whether the assistant's last message is left open, to go on; None where it is the last.
+        template_options: the chat template's own variables, e.g. {"enable_thinking": False}.
 
     Raises:
-        InputError: for an empty prompt, ids outside the vocabulary, or more tokens than the context holds.
+        InputError: for an empty prompt, ids outside the vocabulary, more tokens than the context holds, messages of
+            another form, or such as the chat template refuses.
 
     Warns:
         TextWarning: if a text begins with BOS, so that none was added.
+
+    Example:
+        >>> from lrp_lens import load_demo_model, tokenize
+        >>> tokenize(load_demo_model(), "mary gave the key").strings
+        (('<bos>', 'mary', 'gave', 'the', 'key'),)
     """
     if isinstance(prompt, TokenBatch):
         return prompt
@@ -205,8 +260,36 @@ def tokenize(
     if not (prepend_bos is None or isinstance(prepend_bos, bool)):
         raise InputError(f"prepend_bos is True, False or None; received {prepend_bos!r}.")
     prompts, single = _prompts(prompt)
-    rows = [_prompt_ids(model, item, prepend_bos) for item in prompts]
-    return _padded(model, rows, padding_side == "left", single)
+    options = ChatOptions(add_generation_prompt, continue_final_message, template_options)
+    rows = [_row(model, item, prepend_bos, options) for item in prompts]
+    return padded(model, rows, padding_side == "left", single)
+
+
+def message_segments(model: Any, messages: object) -> dict[str, tuple[tuple[int, int], ...]]:
+    """Where the messages stand among the tokens: name → spans [start, stop), as `Case.segments` has them.
+
+    The names are "system", "user 1", "assistant 1", ..., and "template" for what the chat template writes around them
+    (a system message of its own, too).  Together they are all tokens.
+
+    Args:
+        model: its tokenizer's chat template is used.
+        messages: one conversation, or what `tokenize` made of it.
+
+    Raises:
+        InputError: what `tokenize` refuses, a prompt without messages, or a template that changes a message (other than
+            the white space at its ends), so that nobody can say where it stands.
+    """
+    batch = tokenize(model, messages)
+    if len(batch.ids) != 1 or not batch.segments:
+        why = "this prompt has none, or its chat template changes what they say"
+        raise InputError(
+            f"Segments are those of one conversation's messages; {why if len(batch.ids) == 1 else 'received a batch'}. "
+            "Pass messages, or name spans of tokens yourself."
+        )
+    spans: dict[str, tuple[tuple[int, int], ...]] = {}
+    for one in batch.segments[0]:
+        spans[one.name] = (*spans.get(one.name, ()), (one.start, one.stop))
+    return spans
 
 
 def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Branch]]) -> TokenBatch:
@@ -234,21 +317,21 @@ def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Bran
         start, length = batch.starts[example], batch.lengths[example]
         prompt = batch.ids[example, start : start + length].tolist()
         for branch in own:
-            rows.append([*prompt, *branch.ids])
+            rows.append(Row([*prompt, *branch.ids], batch.segments[example] if batch.segments else ()))
             examples.append(example)
             appended.append(branch)
-    padded = _padded(model, rows, any(batch.starts), batch.single)
+    longer = padded(model, rows, any(batch.starts), batch.single)
     return replace(
-        padded,
+        longer,
         examples=tuple(examples),
         forced=tuple(len(branch.ids) for branch in appended),
         roles=tuple(branch.role for branch in appended),
-        messages=tuple(batch.messages[example] for example in examples) if batch.messages else (),
     )
 
 
-def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool) -> TokenBatch:
+def padded(model: Any, named: Sequence[Row], left: bool, single: bool) -> TokenBatch:
     """Rows of token ids, checked and padded to one length."""
+    rows = [row.ids for row in named]
     d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
     for row in rows or [[]]:
         if not row:
@@ -283,6 +366,7 @@ def _padded(model: Any, rows: Sequence[Sequence[int]], left: bool, single: bool)
         special=special.to(device),
         single=single,
         pieces=tuple(pieces),
+        segments=tuple(row.segments for row in named) if any(row.segments for row in named) else (),
     )
 
 

@@ -82,7 +82,10 @@ def _cuts(
     Args:
         own: how many tokens each row shares with the row before, −1 for the first.
         base: position from which the chunk runs.
-        length, latest, tokens, pass_costs: see `passes`.
+        length: see `passes`, as the next three.
+        latest: as there.
+        tokens: as there.
+        pass_costs: as there.
     """
     inner = np.unique(own[(own > base) & (own <= latest)])
     points = [base, *inner.tolist(), length]

@@ -19,12 +19,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
+from lrp_lens.hosts.chat import is_messages
+from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.masking.replacement import Replacement, make_replacement, masked_logits
-from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, MetricLike, as_metric
+from lrp_lens.metrics import BoundMetric, LogitDiff, Metric, MetricLike, RunnerUp, as_metric
 
 
 @runtime_checkable
@@ -32,8 +35,8 @@ class CaseLike(Protocol):
     """What is read of a case, e.g. of `lrp_lens.Case`."""
 
     @property
-    def prompt(self) -> str:
-        """The text."""
+    def prompt(self) -> Any:
+        """Text, or messages."""
         ...
 
     @property
@@ -266,7 +269,8 @@ def questions(
             replacement.
     """
     require_seed(seed)
-    listed: list[Any] = [cases] if isinstance(cases, str | CaseLike) or _is_ids(cases) else list(cases)
+    alone = isinstance(cases, str | CaseLike | TokenBatch) or is_messages(cases) or _is_ids(cases)
+    listed: list[Any] = [cases] if alone else list(cases)
     if not listed:
         raise InputError("Faithfulness is measured on at least one case or prompt; received none.")
     several = isinstance(metric, Sequence)
@@ -276,8 +280,13 @@ def questions(
             f"There is one metric for all cases, or one for each; received {len(metrics)} metrics for "
             f"{len(listed)} cases."
         )
-    texts = [one.prompt if isinstance(one, CaseLike) else one for one in listed]
-    batches = [tokenize(model, text, None, prepend_bos) for text in texts]
+    asked = [
+        _asked(model, one, own, prepend_bos)
+        if isinstance(one, CaseLike)
+        else (tokenize(model, one, None, prepend_bos), own)
+        for one, own in zip(listed, metrics, strict=True)
+    ]
+    batches, metrics = [batch for batch, _ in asked], [own for _, own in asked]
     for index, batch in enumerate(batches):
         if len(batch.ids) != 1:
             raise InputError(
@@ -293,12 +302,27 @@ def questions(
     return [_question(model, *row, shared, [seed, index]) for index, row in enumerate(rows)], shared
 
 
+def _asked(
+    model: Any, case: CaseLike, metric: MetricLike | None, prepend_bos: bool | None
+) -> tuple[TokenBatch, MetricLike]:
+    """The prompt of a case, what its completion has said so far included, and the metric."""
+    said = (
+        {"completion": case.completion or None, "position": case.position} if isinstance(case, Case) else {}
+    )
+    if metric is not None:
+        return decide(model, case.prompt, **said, prepend_bos=prepend_bos).batch, metric
+    decision = decide(
+        model, case.prompt, case.target or None, case.contrast or None, **said, prepend_bos=prepend_bos
+    )
+    if decision.target is None or decision.contrast is None:
+        return decision.batch, RunnerUp(target=decision.target)
+    return decision.batch, LogitDiff(decision.target, decision.contrast)
+
+
 def _question(
     model: Any, case: Any, batch: TokenBatch, metric: Any, replacement: Replacement, seeds: list[int]
 ) -> Question:
     tokens, known = batch.ids[0], isinstance(case, CaseLike)
-    if metric is None and known:
-        metric = LogitDiff(case.target, case.contrast)
     seed = int(np.random.default_rng(seeds).integers(2**62))
     asked = as_metric(metric).resolve(model)
     question = Question(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
@@ -225,7 +225,8 @@ class LogProb(Metric):
 class RunnerUp(Metric):
     """Logit of the top token minus that of the runner-up: the default metric.
 
-    The two tokens are read from the logits and held constant, so its gradient is that of a LogitDiff.
+    The two tokens are read from the logits and held constant, so its gradient is that of a LogitDiff.  With a target,
+    that token's logit minus the largest other one.
 
     Example:
         >>> RunnerUp()(torch.tensor([[[0.0, 1.0, 5.0]]])).tolist()
@@ -233,6 +234,8 @@ class RunnerUp(Metric):
     """
 
     pos: int = -1
+    target: int | None = None
+    """Token id; None is the top token."""
 
     @property
     def chooses(self) -> bool:
@@ -242,11 +245,18 @@ class RunnerUp(Metric):
         return ((Term(self.pos, 0, 0.0),),)
 
     def remainder(self, rows: Float[Tensor, "batch read d_vocab"]) -> Float[Tensor, " batch"]:
-        ids = rows[:, 0].detach().topk(2, dim=-1).indices
-        top, second = rows[:, 0].gather(1, ids).unbind(-1)
-        return second - top
+        target, contrast = rows[:, 0].gather(1, self._ids(rows)).unbind(-1)
+        return contrast - target
 
     def concrete(self, rows: Float[Tensor, "batch read d_vocab"]) -> LogitDiff:
         """The LogitDiff, with a target and a contrast per example, that these logits select."""
-        target, contrast = rows[:, 0].topk(2, dim=-1).indices.unbind(-1)
+        target, contrast = self._ids(rows).unbind(-1)
         return LogitDiff(target.tolist(), contrast.tolist(), self.pos)
+
+    def _ids(self, rows: Float[Tensor, "batch read d_vocab"]) -> Int[Tensor, "batch 2"]:
+        """Target and contrast of each example."""
+        best = rows[:, 0].detach().topk(2, dim=-1).indices
+        if self.target is None:
+            return best
+        target = torch.full_like(best[:, :1], self.target)
+        return torch.cat([target, torch.where(best[:, :1] == target, best[:, 1:], best[:, :1])], dim=1)

@@ -2,6 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -90,6 +91,7 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
         first=first,
         second=second,
         prompt=explanation.prompt,
+        said=_said(explanation),
         cards=cards,
         preference=f"{explanation.metric_value:+.2f}",
     )
@@ -106,9 +108,30 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
         claim=explanation.claim(),
         unit=unit,
         heat_map=token_heatmap_html(explanation.tokens, palette=palette, style=False),
+        shares=explanation.shares() if explanation.segments is not None else "",
+        messages=_messages(explanation),
         table=table(["position", unit, Cell("relevance", kind="n")], rows),
     )
     return Section("Which words of the prompt did it", body)
+
+
+def _messages(explanation: Explanation) -> Html | None:
+    """Relevance of each message, of the template and of the completion; None for a plain prompt."""
+    if explanation.segments is None:
+        return None
+    rows = [
+        [Cell(str(row.segment)), Cell(f"{row.value:+.3f}", kind="n")]
+        for row in explanation.segments.to_dataframe().itertuples()
+    ]
+    return table(["message", Cell("relevance", kind="n")], rows)
+
+
+def _said(explanation: Explanation) -> dict[str, Any] | None:
+    """The completion, the token in question apart; None without one."""
+    if explanation.position is None:
+        return None
+    said, at = explanation.completion, explanation.position
+    return {"at": at, "before": "".join(said[:at]), "token": said[at], "after": "".join(said[at + 1 :])}
 
 
 def _check(explanation: Explanation) -> Section:

@@ -237,11 +237,15 @@ class RelevanceCache(Mapping[str, Tensor]):
         """
         return reductions.components(self)
 
-    def segments(self, segments: Mapping[str, Any]) -> View:
+    def segments(self, segments: Mapping[str, Any] | None = None) -> View:
         """Token relevance summed over named parts of the prompt, [segment]: `tokens().by(segments)`.
 
         Args:
-            segments: name → (start, stop), or a list of such spans.
+            segments: name → (start, stop), or a list of such spans; None takes the messages of a chat, what its
+                template writes, the completion and the metric's answers (`batch.named_spans`).
+
+        Raises:
+            InputError: spans that do not fit or overlap; None where nothing has a name, or the prompts' differ.
         """
         return reductions.segments(self, segments)
 

@@ -16,12 +16,12 @@ from lrp_lens.files.headers import understood
 from lrp_lens.files.shapes import require_shapes
 from lrp_lens.files.tensors import read, write
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.token_batch import Segment, TokenBatch
 from lrp_lens.run.ledger import Ledger
 
 KIND = "RelevanceCache/3"
 _WORDS = ("metric_text", "rules_text", "n_layers", "towards", "cautions")
-_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles", "pieces", "messages")
+_OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles", "pieces", "segments")
 _ROUNDING = 1e-2
 """Share of the ledger's magnitude by which its tokens may miss the relevance at the embeddings."""
 
@@ -65,12 +65,23 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
     own: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
     own |= {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")}
+    own["segments"] = tuple(tuple(Segment(*one) for one in row) for row in words.get("segments", ()))
     batch = TokenBatch(ids=ids, special=special, **own)
     spans = zip(batch.starts, batch.lengths, strict=True)
     if len(batch.starts) != rows or not all(0 <= start < start + count <= length for start, count in spans):
         raise InputError(
             f"RelevanceCache says where each of its {rows} rows of {length} tokens begins and how long it is; received "
             f"{batch.starts} and {batch.lengths}."
+        )
+    ends = {
+        (row[0].start, row[-1].stop - prompt)
+        for row, prompt in zip(batch.segments, batch.prompt_lengths, strict=False)
+        if row
+    }
+    if (batch.segments and len(batch.segments) != rows) or not ends <= {(0, 0)}:
+        raise InputError(
+            f"RelevanceCache names stretches of each of its {rows} prompts from beginning to end; received "
+            f"{[row[-1:] for row in batch.segments]}."
         )
     if [len(one) for one in batch.strings] != [length] * rows:
         raise InputError(

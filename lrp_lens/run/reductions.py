@@ -56,9 +56,8 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
         special, answer = (special[0], answer[0]) if single else (special, answer)
         answer = answer if (answer != "").any() else None
         text["pieces"] = shown.pieces[0] if single and shown.pieces else shown.pieces
-        if shown.messages:
-            spans = tuple({"message": own} for own in shown.messages)
-            text["spans"] = spans[0] if single else spans
+        spans = tuple({"message": _by_name(own)} for own in cache.batch.named_spans)
+        text["spans"] = (spans[0] if single else spans) if any(cache.batch.named_spans) else None
     array, dims = (array[0], dims) if single else (array, ("batch", *dims))
     return View(
         values=array,
@@ -146,10 +145,35 @@ def components(cache: Cache) -> View:
     return _view(cache, values, ("component",), "component relevance", component=labels)
 
 
-def segments(cache: Cache, named: Mapping[str, Any]) -> View:
+def _own_segments(cache: Cache) -> dict[str, list[tuple[int, int]]]:
+    """The spans that the prompts came with, by name."""
+    spans = set(cache.batch.named_spans)
+    if len(spans) != 1 or () in spans:
+        raise InputError(
+            "A prompt of messages, or with a completion, has segments of its own, and a batch shares them only where "
+            f"all are alike; here {'none has any' if spans == {()} else 'they differ'}. Pass segments, e.g. "
+            "{'question': (1, 5)}."
+        )
+    return _by_name(spans.pop())
+
+
+def _by_name(segments: Sequence[Segment]) -> dict[str, list[tuple[int, int]]]:
+    """Name → spans, in the order in which the names appear."""
+    named: dict[str, list[tuple[int, int]]] = {}
+    for one in segments:
+        named.setdefault(one.name, []).append((one.start, one.stop))
+    return named
+
+
+def segments(cache: Cache, named: Mapping[str, Any] | None) -> View:
     """Token relevance summed over named spans; `(rest)` is what no span holds."""
+    own = named is None
+    named = _own_segments(cache) if named is None else named
     if not isinstance(named, Mapping):
         raise InputError(
             f"Segments have names; received {named!r}. Pass a mapping such as {{'question': (1, 5)}}."
         )
-    return replace(tokens(cache).by(named), name="segment relevance")
+    view = tokens(cache).by(named)
+    if own:  # they hold every token
+        view = view.select(segment=list(named))
+    return replace(view, name="segment relevance")

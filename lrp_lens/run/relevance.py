@@ -9,7 +9,7 @@
 The model is left as it was found, also after an exception.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -43,10 +43,21 @@ from lrp_lens.run.recording import (
     with_completions,
 )
 
+Messages = TypeAliasType("Messages", Sequence[Mapping[str, Any]])
+"""[{"role": "user", "content": "..."}, ...]: a conversation, read through the tokenizer's chat template."""
 Prompt = TypeAliasType(
-    "Prompt", str | Sequence[str] | Sequence[int] | Int[Tensor, "..."] | Sequence[Tensor] | TokenBatch
+    "Prompt",
+    str
+    | Messages
+    | Sequence[str]
+    | Sequence[Messages]
+    | Sequence[int]
+    | Int[Tensor, "..."]
+    | Sequence[Tensor]
+    | TokenBatch,
 )
-"""Text, a list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors."""
+"""Text or messages, a list of these (a batch), token ids [pos] or [batch, pos], a list of id tensors; or what
+`tokenize` returned."""
 
 
 def ask(
@@ -96,7 +107,7 @@ def run_with_relevance(
 
     Args:
         model: a HookedTransformer or TransformerBridge in eval mode.
-        prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
+        prompt: text or messages, a list of these (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up at the last
             position.  Any callable logits [batch, pos, d_vocab] → [batch] works.
         rules: a rule set or the name of a preset; default AttnLRP.
