@@ -8,7 +8,7 @@ The residual stream is a sum over writers, so what reaches a reader is a sum, to
    norms' outputs.
 2. Writers: z · W_O and so on (`lrp_lens.circuits.writers`).  Readers: gradients through W and the norm
    (`lrp_lens.circuits.readers`).  No split-QKV inputs, no per-head results, no loop over edges.
-3. One matrix product per block of readers, over the writers that stand before it.
+3. One matrix product per group of readers, over the writers that stand before its last.
 
 Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
 reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted:
@@ -18,7 +18,7 @@ reader sum to the relevance that arrives there.  With one, the output is replace
     RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph, component_graph
-from lrp_lens.circuits.readers import reader_blocks, reader_names
+from lrp_lens.circuits.readers import ReaderBlock, reader_blocks, reader_names
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
@@ -48,6 +48,8 @@ QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
 """What readers' gradients ask of the rules."""
 BLOCK_BYTES = 256 * 2**20
 """Memory for the writers' outputs at once."""
+READERS = 48
+"""Readers that are scored by one product; a few at a time would wait for memory."""
 
 
 def component_edges(
@@ -206,27 +208,65 @@ def _score(
     scores = torch.zeros(shape, dtype=wide_dtype)
     arriving = torch.zeros(n_examples, len(graph.readers), dtype=wide_dtype)
     for examples, columns in _blocks(n_examples, length, graph):
-        outputs = writers.outputs(clean, examples, columns)
-        if corrupted is not None:
-            outputs -= writers.outputs(corrupted, examples, columns)
-        outputs = outputs.transpose(0, 1).contiguous()
-        for block in reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns):
-            before, gradients = outputs[:, : block.stop], block.gradients.transpose(0, 1)
-            stream = _stream(clean, block.stream, columns, examples, length)
+        outputs = _outputs(writers, clean, corrupted, examples, columns)
+        blocks = reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns)
+        for group in _groups(blocks):
+            streams = torch.stack([_stream(clean, one.stream, columns, examples, length) for one in group])
             if corrupted is not None:
-                stream = stream - _stream(corrupted, block.stream, columns, examples, length)
-            into = slice(block.first, block.first + gradients.shape[1])
-            arriving[examples, into] += (gradients.flatten(2) @ stream.flatten(1)[..., None])[..., 0].cpu()
-            if positions:
-                found = torch.einsum("bwpd,brpd->bwrp", before, gradients)
-                scores[examples, : block.stop, into, columns] = found.cpu()
-            else:  # a plain matrix product: einsum would copy the writers' outputs for every block
-                found = before.flatten(2) @ gradients.flatten(2).transpose(1, 2)
-                scores[examples, : block.stop, into] += found.cpu()
+                streams -= torch.stack(
+                    [_stream(corrupted, one.stream, columns, examples, length) for one in group]
+                )
+            sizes = torch.tensor([len(one.gradients) for one in group])
+            place = (torch.arange(len(group)).repeat_interleave(sizes), torch.arange(int(sizes.sum())))
+            gradients = torch.cat([one.gradients for one in group])
+            into, stop = slice(group[0].first, group[0].first + len(gradients)), group[-1].stop
+            for row, output in zip(range(n_examples)[examples], outputs[:, :stop], strict=True):
+                at = row - (examples.start or 0)
+                own, stream = gradients[:, at], streams[:, at]
+                arriving[row, into] += (stream.flatten(1) @ own.flatten(1).T).cpu()[place]
+                if positions:
+                    found = (output.transpose(0, 1) @ own.permute(1, 2, 0)).permute(1, 2, 0)
+                    scores[row, :stop, into, columns] = found.cpu()
+                else:
+                    scores[row, :stop, into] += (output.flatten(1) @ own.flatten(1).T).cpu()
+    scores[:, torch.from_numpy(~graph.connected)] = 0  # a group goes as far as its last reader does
     arriving = batch.per_example(arriving)
     if not positions:
         return batch.per_example(scores), arriving
     return batch.per_position(scores.movedim(-1, 1)).movedim(1, -1), arriving
+
+
+def _outputs(
+    writers: Writers,
+    clean: Mapping[str, Tensor],
+    corrupted: Mapping[str, Tensor] | None,
+    examples: slice,
+    columns: slice,
+) -> Tensor:
+    """What every writer writes, or its difference between both runs, [batch, writer, pos, d_model]."""
+    pieces = writers.pieces(clean, examples, columns)
+    if corrupted is not None:
+        both = zip(pieces, writers.pieces(corrupted, examples, columns), strict=True)
+        pieces = (own - other for own, other in both)
+    first, whole = 0, torch.empty(0)
+    for piece in pieces:
+        if not first:
+            whole = piece.new_empty(piece.shape[1], len(writers.graph.writers), *piece.shape[2:])
+        whole[:, first : first + len(piece)] = piece.transpose(0, 1)
+        first += len(piece)
+    return whole
+
+
+def _groups(blocks: Iterator[ReaderBlock]) -> Iterator[list[ReaderBlock]]:
+    """Blocks that are scored by one product: `READERS` readers or more, but for the last."""
+    group: list[ReaderBlock] = []
+    for block in blocks:
+        group.append(block)
+        if sum(len(one.gradients) for one in group) >= READERS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _stream(
