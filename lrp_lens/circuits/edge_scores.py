@@ -18,7 +18,8 @@ reader sum to the relevance that arrives there.  With one, the output is replace
     RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,6 @@ from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.ops.gates import wide
@@ -40,6 +40,7 @@ from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.path import midpoints, placed
 from lrp_lens.run.relevance import run_with_relevance
 
 Direction = Literal["noising", "denoising"]
@@ -103,6 +104,7 @@ def component_edges(
         (1, 21, 53)
     """
     rules = as_rule_set(rules)
+    shares: Sequence[float | None] = midpoints(steps)
     _check(corrupted, steps, direction)
     require_show(progress)
     sites = resolve(model)
@@ -121,8 +123,8 @@ def component_edges(
                 values[id(batch)] = pair.bound.read(rows)
     scores: Tensor | None = None
     arriving: Tensor | None = None
-    for share in progress_bar(_path(steps), what="steps", show=progress, unit="step"):
-        with attached(model, _interpolation(model, pair, runs, share)):
+    for share in progress_bar(shares if steps > 1 else [None], what="steps", show=progress, unit="step"):
+        with _at(model, pair, runs, share):
             _, cache = run_with_relevance(
                 model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
             )
@@ -147,9 +149,7 @@ def component_edges(
     )
 
 
-def _check(corrupted: Any, steps: Any, direction: str) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+def _check(corrupted: Any, steps: int, direction: str) -> None:
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
     if steps > 1 and direction == "denoising":
@@ -173,23 +173,12 @@ def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
     return f"{patching}, clean - corrupted, {where}"
 
 
-def _path(steps: int) -> list[float | None]:
-    """Shares of the clean run's embeddings at the points of the path; None for a run as it is."""
-    return [None] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
-
-
-def _interpolation(
-    model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None
-) -> list[tuple[Any, Any]]:
-    """Hooks that put the embeddings at one point of the path."""
+def _at(model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None) -> Any:
+    """A context in which the model runs at one point of the path; as it is for None."""
     if share is None:
-        return []
-    clean, corrupted = runs[id(pair.clean)][Names.EMBED], runs[id(pair.corrupted)][Names.EMBED]
-
-    def interpolate(tensor: Tensor, hook: Any) -> Tensor:
-        return (corrupted + share * (clean - corrupted)).to(tensor)
-
-    return [(resolve(model).embedding.point, interpolate)]
+        return nullcontext()
+    start, end = runs[id(pair.corrupted)][Names.EMBED], runs[id(pair.clean)][Names.EMBED]
+    return placed(model, start, end, share)
 
 
 def _score(
