@@ -22,7 +22,8 @@ from lrp_lens.circuits import (
     save_importances,
     select,
 )
-from lrp_lens.circuits.curve import FRACTIONS, cmd, cpr
+from lrp_lens.circuits.curve import cmd, cpr
+from lrp_lens.circuits.growing import FRACTIONS
 from lrp_lens.errors import InputError, SiteError
 from tests import zoo
 from tests.oracles import component_edges as oracle

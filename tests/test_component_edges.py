@@ -391,3 +391,32 @@ def test_refuses_models_and_prompts_that_do_not_fit() -> None:
         edges.view(layer=2)
     with pytest.raises(InputError, match="nothing is at"):
         ComponentEdges.load("nowhere.safetensors")
+
+
+def test_a_model_is_resolved_a_handful_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once for every record and block: that would grow with the layers."""
+    from lrp_lens import hosts
+
+    model, calls, entry = zoo.bridge("llama"), [], hosts._entry
+    monkeypatch.setattr(hosts, "_entry", lambda model: calls.append(1) or entry(model))
+    component_edges(model, tokens(), metric=METRIC, rules=RELP)
+    alone = len(calls)
+    component_edges(model, tokens(), tokens(5), METRIC, rules=RELP)
+    assert alone <= 8 and len(calls) - alone <= 10
+
+
+def test_groups_of_readers_do_not_change_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One product for one block, or for all blocks, whose first readers then stand before fewer writers."""
+    import lrp_lens.circuits.edge_scores as module
+
+    model, found = zoo.bridge("gpt2"), {}
+    for readers in (1, 10_000):
+        monkeypatch.setattr(module, "READERS", readers)
+        for positions in (False, True):
+            edges = component_edges(model, tokens(), tokens(5), METRIC, rules=RELP, positions=positions)
+            assert not edges.values[:, ~edges.graph.connected].any()
+            assert edges.error < FLOAT32_INSIDE * largest(edges.values)
+            found[readers, positions] = edges.values
+    for positions in (False, True):
+        np.testing.assert_allclose(found[1, positions], found[10_000, positions], atol=1e-12)
+    np.testing.assert_allclose(found[1, True].sum(-1), found[1, False], atol=1e-12)

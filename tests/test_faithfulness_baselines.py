@@ -173,7 +173,7 @@ def test_surrogates_see_what_leave_one_out_sees(question: Question) -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: integrated_gradients(0), "at least 1 step"),
+        (lambda: integrated_gradients(0), "points of the path, at least 1; received 0"),
         (lambda: ablation_regression(1), "ablations ≥ 2"),
         (lambda: ablation_regression(keep=1.0), "0 < keep < 1"),
         (lambda: ablation_regression(penalty=0.0), "penalty > 0"),

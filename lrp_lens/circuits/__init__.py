@@ -2,9 +2,10 @@
 
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.components import Component, ComponentGraph, component_graph
-from lrp_lens.circuits.curve import CircuitCurve, circuit_curve
+from lrp_lens.circuits.curve import CircuitCurve
 from lrp_lens.circuits.edge_scores import component_edges
 from lrp_lens.circuits.evaluate import CircuitValues, run_circuits
+from lrp_lens.circuits.growing import circuit_curve
 from lrp_lens.circuits.interchange import importances, load_importances, save_importances
 from lrp_lens.circuits.result import ComponentEdges
 

@@ -136,7 +136,7 @@ class Circuit:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one safetensors file."""
-        storage.save_circuit(self, path)
+        storage.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Circuit":
@@ -145,7 +145,7 @@ class Circuit:
         Raises:
             InputError: if there is no file, or it is not such a file.
         """
-        return cls(**storage.load_circuit(path))
+        return cls(**storage.load(cls.__name__, path))
 
     def __repr__(self) -> str:
         possible = self.graph.n_edges * (self.mask.shape[-1] if self.by_position else 1)

@@ -8,7 +8,7 @@ The residual stream is a sum over writers, so what reaches a reader is a sum, to
    norms' outputs.
 2. Writers: z · W_O and so on (`lrp_lens.circuits.writers`).  Readers: gradients through W and the norm
    (`lrp_lens.circuits.readers`).  No split-QKV inputs, no per-head results, no loop over edges.
-3. One matrix product per block of readers, over the writers that stand before it.
+3. One matrix product per group of readers, over the writers that stand before its last.
 
 Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
 reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted:
@@ -18,7 +18,8 @@ reader sum to the relevance that arrives there.  With one, the output is replace
     RELP                   relevance patching (Rezaei Jafari et al. 2508.21258)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -26,13 +27,12 @@ import torch
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph, component_graph
-from lrp_lens.circuits.readers import reader_blocks, reader_names
+from lrp_lens.circuits.readers import ReaderBlock, reader_blocks, reader_names
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.ops.gates import wide
@@ -40,6 +40,7 @@ from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.path import midpoints, placed
 from lrp_lens.run.relevance import run_with_relevance
 
 Direction = Literal["noising", "denoising"]
@@ -48,6 +49,8 @@ QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
 """What readers' gradients ask of the rules."""
 BLOCK_BYTES = 256 * 2**20
 """Memory for the writers' outputs at once."""
+READERS = 48
+"""Readers that are scored by one product; a few at a time would wait for memory."""
 
 
 def component_edges(
@@ -101,6 +104,7 @@ def component_edges(
         (1, 21, 53)
     """
     rules = as_rule_set(rules)
+    shares: Sequence[float | None] = midpoints(steps)
     _check(corrupted, steps, direction)
     require_show(progress)
     sites = resolve(model)
@@ -119,8 +123,8 @@ def component_edges(
                 values[id(batch)] = pair.bound.read(rows)
     scores: Tensor | None = None
     arriving: Tensor | None = None
-    for share in progress_bar(_path(steps), what="steps", show=progress, unit="step"):
-        with attached(model, _interpolation(model, pair, runs, share)):
+    for share in progress_bar(shares if steps > 1 else [None], what="steps", show=progress, unit="step"):
+        with _at(model, pair, runs, share):
             _, cache = run_with_relevance(
                 model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
             )
@@ -145,9 +149,7 @@ def component_edges(
     )
 
 
-def _check(corrupted: Any, steps: Any, direction: str) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+def _check(corrupted: Any, steps: int, direction: str) -> None:
     if direction not in ("noising", "denoising"):
         raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
     if steps > 1 and direction == "denoising":
@@ -171,23 +173,12 @@ def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
     return f"{patching}, clean - corrupted, {where}"
 
 
-def _path(steps: int) -> list[float | None]:
-    """Shares of the clean run's embeddings at the points of the path; None for a run as it is."""
-    return [None] if steps == 1 else [(step + 0.5) / steps for step in range(steps)]
-
-
-def _interpolation(
-    model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None
-) -> list[tuple[Any, Any]]:
-    """Hooks that put the embeddings at one point of the path."""
+def _at(model: Any, pair: Pair, runs: Mapping[int, Mapping[str, Tensor]], share: float | None) -> Any:
+    """A context in which the model runs at one point of the path; as it is for None."""
     if share is None:
-        return []
-    clean, corrupted = runs[id(pair.clean)][Names.EMBED], runs[id(pair.corrupted)][Names.EMBED]
-
-    def interpolate(tensor: Tensor, hook: Any) -> Tensor:
-        return (corrupted + share * (clean - corrupted)).to(tensor)
-
-    return [(resolve(model).embedding.point, interpolate)]
+        return nullcontext()
+    start, end = runs[id(pair.corrupted)][Names.EMBED], runs[id(pair.clean)][Names.EMBED]
+    return placed(model, start, end, share)
 
 
 def _score(
@@ -206,27 +197,65 @@ def _score(
     scores = torch.zeros(shape, dtype=wide_dtype)
     arriving = torch.zeros(n_examples, len(graph.readers), dtype=wide_dtype)
     for examples, columns in _blocks(n_examples, length, graph):
-        outputs = writers.outputs(clean, examples, columns)
-        if corrupted is not None:
-            outputs -= writers.outputs(corrupted, examples, columns)
-        outputs = outputs.transpose(0, 1).contiguous()
-        for block in reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns):
-            before, gradients = outputs[:, : block.stop], block.gradients.transpose(0, 1)
-            stream = _stream(clean, block.stream, columns, examples, length)
+        outputs = _outputs(writers, clean, corrupted, examples, columns)
+        blocks = reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns)
+        for group in _groups(blocks):
+            streams = torch.stack([_stream(clean, one.stream, columns, examples, length) for one in group])
             if corrupted is not None:
-                stream = stream - _stream(corrupted, block.stream, columns, examples, length)
-            into = slice(block.first, block.first + gradients.shape[1])
-            arriving[examples, into] += (gradients.flatten(2) @ stream.flatten(1)[..., None])[..., 0].cpu()
-            if positions:
-                found = torch.einsum("bwpd,brpd->bwrp", before, gradients)
-                scores[examples, : block.stop, into, columns] = found.cpu()
-            else:  # a plain matrix product: einsum would copy the writers' outputs for every block
-                found = before.flatten(2) @ gradients.flatten(2).transpose(1, 2)
-                scores[examples, : block.stop, into] += found.cpu()
+                streams -= torch.stack(
+                    [_stream(corrupted, one.stream, columns, examples, length) for one in group]
+                )
+            sizes = torch.tensor([len(one.gradients) for one in group])
+            place = (torch.arange(len(group)).repeat_interleave(sizes), torch.arange(int(sizes.sum())))
+            gradients = torch.cat([one.gradients for one in group])
+            into, stop = slice(group[0].first, group[0].first + len(gradients)), group[-1].stop
+            for row, output in zip(range(n_examples)[examples], outputs[:, :stop], strict=True):
+                at = row - (examples.start or 0)
+                own, stream = gradients[:, at], streams[:, at]
+                arriving[row, into] += (stream.flatten(1) @ own.flatten(1).T).cpu()[place]
+                if positions:
+                    found = (output.transpose(0, 1) @ own.permute(1, 2, 0)).permute(1, 2, 0)
+                    scores[row, :stop, into, columns] = found.cpu()
+                else:
+                    scores[row, :stop, into] += (output.flatten(1) @ own.flatten(1).T).cpu()
+    scores[:, torch.from_numpy(~graph.connected)] = 0  # a group goes as far as its last reader does
     arriving = batch.per_example(arriving)
     if not positions:
         return batch.per_example(scores), arriving
     return batch.per_position(scores.movedim(-1, 1)).movedim(1, -1), arriving
+
+
+def _outputs(
+    writers: Writers,
+    clean: Mapping[str, Tensor],
+    corrupted: Mapping[str, Tensor] | None,
+    examples: slice,
+    columns: slice,
+) -> Tensor:
+    """What every writer writes, or its difference between both runs, [batch, writer, pos, d_model]."""
+    pieces = writers.pieces(clean, examples, columns)
+    if corrupted is not None:
+        both = zip(pieces, writers.pieces(corrupted, examples, columns), strict=True)
+        pieces = (own - other for own, other in both)
+    first, whole = 0, torch.empty(0)
+    for piece in pieces:
+        if not first:
+            whole = piece.new_empty(piece.shape[1], len(writers.graph.writers), *piece.shape[2:])
+        whole[:, first : first + len(piece)] = piece.transpose(0, 1)
+        first += len(piece)
+    return whole
+
+
+def _groups(blocks: Iterator[ReaderBlock]) -> Iterator[list[ReaderBlock]]:
+    """Blocks that are scored by one product: `READERS` readers or more, but for the last."""
+    group: list[ReaderBlock] = []
+    for block in blocks:
+        group.append(block)
+        if sum(len(one.gradients) for one in group) >= READERS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _stream(

@@ -88,12 +88,16 @@ def reader_blocks(
         stop, stream = graph.stops[first], Names.resid_pre(layer)
         rule = rules.rule_for("norm", layer)
         x, norm = at(cache.activations, stream), input_norm(sites, layer, "attention")
-        parts = []
-        for part in "qkv":
-            weights = wide(input_weights(model, layer, part))
-            gradient = at(cache.gradients, Names.attention(layer, part))
-            parts.append(torch.einsum("bphe,hde->hbpd", gradient, weights.to(gradient)))
-        outputs = torch.cat(parts)
+        outputs = torch.cat(
+            [
+                torch.einsum(
+                    "bphe,hde->hbpd",
+                    at(cache.gradients, Names.attention(layer, part)),
+                    input_weights(model, layer, part).to(x),
+                )
+                for part in "qkv"
+            ]
+        )
         heads = rule.at_input(norm, outputs, x)
         yield ReaderBlock(first, stop, stream, heads)
         first, received = first + len(heads), heads.sum(0)

@@ -178,7 +178,7 @@ class ComponentEdges:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one safetensors file; nothing is pickled."""
-        storage.save_edges(self, path)
+        storage.save(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "ComponentEdges":
@@ -187,7 +187,7 @@ class ComponentEdges:
         Raises:
             InputError: if there is no file, or it is not such a file.
         """
-        return cls(**storage.load_edges(path))
+        return cls(**storage.load(cls.__name__, path))
 
     def __repr__(self) -> str:
         rows = self.to_dataframe().head(8)

@@ -12,44 +12,36 @@ if TYPE_CHECKING:
     from lrp_lens.circuits.circuit import Circuit
     from lrp_lens.circuits.result import ComponentEdges
 
-EDGES, CIRCUIT = "ComponentEdges/1", "Circuit/1"
-_TEXTS = ("method", "metric_text", "rules_text", "token_strings", "towards")
-_ARRAYS = ("values", "arriving", "metric", "corrupted_metric")
+_ARRAYS = {"ComponentEdges": ("values", "arriving", "metric", "corrupted_metric"), "Circuit": ("mask",)}
+_WORDS = {
+    "ComponentEdges": ("method", "metric_text", "rules_text", "token_strings", "towards"),
+    "Circuit": ("name",),
+}
 
 
-def save_edges(edges: "ComponentEdges", path: AnyPath) -> None:
-    """Write component edges."""
-    arrays = {name: getattr(edges, name) for name in _ARRAYS if getattr(edges, name) is not None}
-    words = {name: getattr(edges, name) for name in _TEXTS}
-    write(path, EDGES, arrays, words | {"graph": _plain(edges.graph)})
+def save(result: "ComponentEdges | Circuit", path: AnyPath) -> None:
+    """Write component edges or a circuit."""
+    name, graph = type(result).__name__, result.graph
+    arrays = {field: getattr(result, field) for field in _ARRAYS[name]}
+    words = {field: getattr(result, field) for field in _WORDS[name]}
+    words["graph"] = asdict(graph) | {"biases": sorted(graph.biases)}
+    write(path, f"{name}/1", {field: array for field, array in arrays.items() if array is not None}, words)
 
 
-def load_edges(path: AnyPath) -> dict[str, Any]:
-    """The fields of component edges."""
-    arrays, words = read(path, EDGES)
-    with understood(path, EDGES):
-        texts = {name: words[name] for name in _TEXTS}
-        texts["token_strings"] = tuple(map(tuple, texts["token_strings"]))
-        texts["towards"] = tuple(texts["towards"]) if texts["towards"] else None
-        return {"graph": _graph(words["graph"])} | {name: arrays.get(name) for name in _ARRAYS} | texts
+def load(name: str, path: AnyPath) -> dict[str, Any]:
+    """The fields of what `save` wrote, a class by its name.
+
+    Raises:
+        InputError: if there is no file, or it is not such a file.
+    """
+    arrays, words = read(path, f"{name}/1")
+    with understood(path, f"{name}/1"):
+        graph = words["graph"] | {"biases": frozenset(_tuples(words["graph"]["biases"]))}
+        fields = {field: _tuples(words[field]) for field in _WORDS[name]}
+        fields |= {field: arrays.get(field) for field in _ARRAYS[name]}
+        return fields | {"graph": ComponentGraph(**graph)}
 
 
-def save_circuit(circuit: "Circuit", path: AnyPath) -> None:
-    """Write a circuit."""
-    write(path, CIRCUIT, {"mask": circuit.mask}, {"name": circuit.name, "graph": _plain(circuit.graph)})
-
-
-def load_circuit(path: AnyPath) -> dict[str, Any]:
-    """The fields of a circuit."""
-    arrays, words = read(path, CIRCUIT)
-    with understood(path, CIRCUIT):
-        return {"graph": _graph(words["graph"]), "mask": arrays["mask"], "name": words["name"]}
-
-
-def _plain(graph: ComponentGraph) -> dict[str, Any]:
-    return asdict(graph) | {"biases": sorted(graph.biases)}
-
-
-def _graph(words: dict[str, Any]) -> ComponentGraph:
-    biases = frozenset((int(layer), name) for layer, name in words["biases"])
-    return ComponentGraph(**words | {"biases": biases})
+def _tuples(value: Any) -> Any:
+    """What JSON gives back as lists, as the tuples that were written."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -6,7 +6,7 @@
 3. An MLP writes its output without the output bias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,21 +104,26 @@ class Writers:
         through = norm.norm.linear(bias.to(scale).expand(*scale.shape[:-1], -1), scale)
         return through if own is None else through + own.to(through)
 
-    def outputs(
+    def pieces(
         self, activations: Mapping[str, Tensor], examples: slice = slice(None), positions: slice = slice(None)
-    ) -> Float[Tensor, "writer batch pos d_model"]:
-        """Every writer's output at some examples and positions."""
+    ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
+        """The writers' outputs at some examples and positions, sublayer by sublayer."""
 
         def at(name: str) -> Tensor:
             return activations[name][examples, positions]
 
-        rows = [wide(at(name))[None] for name in self.names()[: 1 + self.graph.positions]]
+        yield wide(at(Names.EMBED))[None]
+        if self.graph.positions:
+            yield wide(at(Names.POS_EMBED))[None]
         for layer in range(self.graph.n_layers):
-            rows.append(self.attention(layer, at(Names.attention(layer, "z"))))
+            yield self.attention(layer, at(Names.attention(layer, "z")))
             if self.graph.mlp:
                 raw, output = self.raw(layer), activations[Names.mlp_out(layer)]
                 before = None
                 if raw:  # flattened by some hosts
                     before = activations[raw].reshape(output.shape)[examples, positions]
-                rows.append(self.mlp(layer, at(Names.mlp_out(layer)), before))
-        return torch.cat(rows)
+                yield self.mlp(layer, at(Names.mlp_out(layer)), before)
+
+    def outputs(self, activations: Mapping[str, Tensor]) -> Float[Tensor, "writer batch pos d_model"]:
+        """Every writer's output."""
+        return torch.cat(list(self.pieces(activations)))

@@ -25,12 +25,12 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
-from lrp_lens.hosts.scope import attached, parameters_frozen
+from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.masking.methods import TokenMethod
 from lrp_lens.masking.question import Question
-from lrp_lens.masking.replacement import embedding_port
 from lrp_lens.patching.controls import rollout
+from lrp_lens.run.path import mean_gradient, midpoints
 
 
 def random_scores(question: Question) -> Float[np.ndarray, " pos"]:
@@ -49,51 +49,25 @@ def integrated_gradients(steps: int = 50) -> TokenMethod:
     Raises:
         InputError: fewer than one step.
     """
-    if steps < 1:
-        raise InputError(f"Integrated gradients needs at least 1 step; received {steps}.")
+    shares = midpoints(steps)
 
     def score(question: Question) -> Tensor:
-        length = question.batch.ids.shape[1]
-        maskable = torch.zeros(length, 1, dtype=torch.bool, device=question.tokens.device)
+        width = question.batch.ids.shape[1]
+        maskable = torch.zeros(width, 1, dtype=torch.bool, device=question.tokens.device)
         maskable[question.maskable] = True
-        fractions = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-        total: Tensor | None = None
-        for part in fractions.split(max(1, 2048 // question.batch.ids.numel())):
-            gradient, difference = _path_gradient(question, part, maskable)
-            total = gradient if total is None else total + gradient
-        assert total is not None
-        scores = question.batch.per_position((difference * total / steps).sum(-1))
+        replacement = torch.nn.functional.pad(question.replacement, (0, 0, 0, width - len(question.tokens)))
+
+        def masked(embedding: Tensor) -> Tensor:
+            return torch.where(maskable, replacement.to(embedding), embedding)
+
+        def value(logits: Tensor, copies: int) -> Tensor:
+            return question.bound(copies)(logits).sum()
+
+        gradient, difference = mean_gradient(question.model, question.batch.ids, masked, shares, value)
+        scores = question.batch.per_position((difference * gradient).sum(-1))
         return scores[0, : len(question.tokens)]
 
     return TokenMethod("integrated gradients", score, f"{steps}F + {steps}B")
-
-
-def _path_gradient(
-    question: Question, fractions: Float[Tensor, " step"], maskable: Tensor
-) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos d_model"]]:
-    """Σ over steps of the gradient at b + fraction · (x − b), and x − b."""
-    rows, width = question.batch.ids.shape
-    replacement = torch.nn.functional.pad(question.replacement, (0, 0, 0, width - len(question.tokens)))
-    leaves: list[Tensor] = []
-    differences: list[Tensor] = []
-
-    def interpolate(value: Tensor, hook: object = None) -> Tensor:
-        end = value[:rows]
-        start = torch.where(maskable, replacement.to(value), end)
-        differences.append((end - start).detach().double())
-        weights = fractions.to(value)[:, None, None, None]
-        leaves.append((start + weights * (end - start)).flatten(0, 1).detach().requires_grad_(True))
-        return leaves[0]
-
-    port = embedding_port(question.model)
-    with (
-        torch.enable_grad(),
-        parameters_frozen(question.model),
-        attached(question.model, [(port.point, interpolate)]),
-    ):
-        logits = forward(question.model, question.batch.ids.repeat(len(fractions), 1), None)
-        (gradient,) = torch.autograd.grad(question.bound(len(fractions))(logits).sum(), leaves[0])
-    return gradient.double().unflatten(0, (len(fractions), rows)).sum(0), differences[0]
 
 
 def pattern_points(model: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """Integrated gradients along the embedding path: coefficients averaged between the corrupted and the clean run.
 
-1. For k = 1 … m, run the model with token embeddings e + α_k (e′ - e), α_k = (k - ½) / m (midpoint rule), under the
-   rules, and go backward from the metric.
+1. At each point of the path from the corrupted to the clean embeddings (`lrp_lens.run.path`), run the model under the
+   rules and go backward from the metric.
 2. Average the gradients; the score of a patch is (a′ - a) ⊙ that average.
 
 Without rules: EAP-IG (inputs) of Hanna et al. 2403.17806, here for nodes.  At the embedding the scores sum to the
@@ -14,14 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_lens.errors import InputError
-from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import require_different
 from lrp_lens.patching.attribution import PatchingPass, patching_pass
 from lrp_lens.patching.inputs import PatchingMetric, activations, aligned, require_aligned
 from lrp_lens.rules import GRADIENT, RuleSet
+from lrp_lens.run.path import midpoints, placed
 
 
 def integrated_pass(
@@ -61,23 +59,15 @@ def integrated_pass(
         >>> get_attribution_patch_resid_pre(model, corrupted, clean, metric, backward=passed).shape
         torch.Size([4, 15])
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
+    shares = midpoints(steps)
     base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
     clean = aligned(model, clean_tokens, "clean", base.metric, prepend_bos).ids
     require_aligned((clean.shape[0], clean.shape[1]), (base.batch.ids.shape[0], base.batch.ids.shape[1]))
     require_different(clean, base.batch.ids)
-    point = resolve(model).embedding.point
     recognised = activations(model, clean, [Names.EMBED, Names.resid_pre(0)])
-    end = recognised[Names.EMBED]
     total: dict[str, Tensor] = {}
-    for step in range(steps):
-        share = (step + 0.5) / steps
-
-        def interpolate(tensor: Tensor, hook: Any, share: float = share) -> Tensor:
-            return tensor + share * (end.to(tensor) - tensor)
-
-        with attached(model, [(point, interpolate)]):
+    for share in shares:
+        with placed(model, None, recognised[Names.EMBED], share):
             passed = patching_pass(model, base.batch, patching_metric, rules=rules)
         for name, gradient in passed.gradients.items():
             total[name] = total[name] + gradient if name in total else gradient

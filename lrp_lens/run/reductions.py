@@ -1,6 +1,6 @@
 """From a RelevanceCache to Views: sums of relevance over hidden dimensions, positions, heads, segments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.names import Names, resolve_name
-from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.token_batch import Segment, TokenBatch
 from lrp_lens.run.ledger import Ledger
 from lrp_lens.views import View
 
