@@ -32,6 +32,9 @@ from lrp_lens.masking.question import Question
 from lrp_lens.masking.replacement import embedding_port
 from lrp_lens.patching.controls import rollout
 
+_TOKENS_AT_ONCE = 512
+"""Of a gradient: more are no faster, and their graph's memory costs time."""
+
 
 def random_scores(question: Question) -> Float[np.ndarray, " pos"]:
     """Independent standard normal scores."""
@@ -58,7 +61,7 @@ def integrated_gradients(steps: int = 50) -> TokenMethod:
         maskable[question.maskable] = True
         fractions = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
         total: Tensor | None = None
-        for part in fractions.split(max(1, 2048 // question.batch.ids.numel())):
+        for part in fractions.split(max(1, _TOKENS_AT_ONCE // question.batch.ids.numel())):
             gradient, difference = _path_gradient(question, part, maskable)
             total = gradient if total is None else total + gradient
         assert total is not None
