@@ -3,7 +3,7 @@
 1. Order the maskable tokens by score, largest first; equal scores are ordered at random (seeded).
 2. Plan how many tokens to mask: an even grid over the fractions for the areas, 1 … limit one by one for the flip
    counts, and the fractions of comprehensiveness and sufficiency.
-3. Mask them all at once (`Question.masked`; those of several methods before, too), MoRF and LeRF.  Insertion is the same curve read
+3. Mask them all at once (`Question.masked`), MoRF and LeRF.  Insertion is the same curve read
    backwards: inserting the most relevant tokens into an all-masked prompt is LeRF from right to left.
 4. Read off the measures (`measures`).
 """
