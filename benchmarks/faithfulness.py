@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--replacement", choices=get_args(ReplacementName), default="mean")
     parser.add_argument("--every-replacement", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mask-decision", action="store_true", help="mask the token of the decision, too")
     parser.add_argument("--checkpoint", type=Path, help="file with which an interrupted table goes on")
     parser.add_argument("--out", type=Path, help="folder for the per-case table and the figures")
     options = parser.parse_args()
@@ -94,6 +95,7 @@ def main() -> None:
             replacement=replacement,
             steps=options.steps,
             seed=options.seed,
+            mask_decision=options.mask_decision,
             checkpoint=options.checkpoint.with_suffix(f".{replacement}") if several else options.checkpoint,
         )
         elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
