@@ -122,12 +122,14 @@ def _evidence(question: Question) -> list[int] | None:
 
 
 def _function(function: Any) -> list[str]:
-    """A function's name and what it closes over."""
-    name = (
-        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-    )
-    made = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
-    return [name, *(f"{key}={_plain(value)}" for key, value in sorted(made.items()))]
+    """A function's name, its code and what it closes over; anything else by its repr."""
+    function = inspect.unwrap(function)
+    if not inspect.isfunction(function):
+        return [_plain(function)]
+    made = inspect.getclosurevars(function).nonlocals
+    code = function.__code__
+    said = [f"{function.__module__}.{function.__qualname__}", code.co_code.hex(), _plain(code.co_consts)]
+    return [*said, *(f"{name}={_plain(value)}" for name, value in sorted(made.items()))]
 
 
 def _plain(value: Any) -> str:
