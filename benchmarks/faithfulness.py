@@ -5,22 +5,16 @@
    correct cases, each method's ΔA minus the best relevance preset's (paired by case), and the cost.
 3. With --out, write the per-case table and the figures.
 
-Methods are shared out to single-threaded processes (two threads of one small matrix product wait for each other as
-soon as anything else runs); the result does not depend on how many there are.
+One thread: two of one small matrix product wait for each other as soon as anything else runs.
 
 `--every-replacement` repeats the table with each replacement: a ranking that depends on it is no ranking.
 """
 
 import argparse
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import pandas as pd
 import torch
 
 from lrp_lens.cases import Case
@@ -40,48 +34,6 @@ def selection(count: int) -> list[Case]:
     """Half failures, half correct cases."""
     return spread(demo_cases(correct=False), count // 2) + spread(
         demo_cases(correct=True), count - count // 2
-    )
-
-
-def share(methods: list[str], replacement: str, options: argparse.Namespace) -> tuple[Faithfulness, float]:
-    """Some of the methods on all cases, and the CPU seconds it took."""
-    torch.set_num_threads(1)
-    model, start = load_demo_model(device="cpu"), time.process_time()
-    result = faithfulness(
-        model,
-        selection(options.cases),
-        methods,
-        replacement=replacement,
-        steps=options.steps,
-        seed=options.seed,
-    )
-    return result, time.process_time() - start
-
-
-def joined(parts: list[Faithfulness], methods: list[str]) -> Faithfulness:
-    """Results of different methods on the same cases as one, methods in this order."""
-    found = [method for part in parts for method in part.methods]
-    order = [found.index(method) for method in methods]
-    views = []
-    for side in ("morf", "lerf"):
-        values = np.concatenate([getattr(part, side).values for part in parts], axis=1)[:, order]
-        first = getattr(parts[0], side)
-        views.append(replace(first, values=values, labels=dict(first.labels) | {"method": tuple(methods)}))
-    cases = pd.concat([part.cases for part in parts])
-    rank = cases["method"].map(methods.index)
-    cases = cases.assign(rank=rank).sort_values(["case", "rank"]).drop(columns="rank")
-    seconds = {
-        method: sum(part.seconds.get(method, 0.0) for part in parts) for method in [*methods, "masking"]
-    }
-    costs = {method: cost for part in parts for method, cost in part.costs.items()}
-    return replace(
-        parts[0],
-        cases=cases.reset_index(drop=True),
-        morf=views[0],
-        lerf=views[1],
-        methods=tuple(methods),
-        costs=costs,
-        seconds=seconds,
     )
 
 
@@ -126,27 +78,33 @@ def main() -> None:
     parser.add_argument("--replacement", choices=get_args(ReplacementName), default="mean")
     parser.add_argument("--every-replacement", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--mask-decision", action="store_true", help="mask the token of the decision, too")
+    parser.add_argument("--checkpoint", type=Path, help="file with which an interrupted table goes on")
     parser.add_argument("--out", type=Path, help="folder for the per-case table and the figures")
     options = parser.parse_args()
     chosen = get_args(ReplacementName) if options.every_replacement else (options.replacement,)
-    methods = [*PRESETS, *BASELINES]
-    jobs = max(1, min(options.jobs, len(methods)))
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for replacement in chosen:
-            start = time.perf_counter()
-            waiting = [pool.submit(share, methods[job::jobs], replacement, options) for job in range(jobs)]
-            parts, cpu = zip(*(one.result() for one in waiting), strict=True)
-            result = joined(list(parts), methods)
-            elapsed = time.perf_counter() - start
-            print(f"\n{result.to_markdown()}")
-            print_details(result)
-            print(
-                f"\n{elapsed:.0f} s ({sum(cpu):.0f} CPU s) in {jobs} processes; seconds of scores, all cases:"
-            )
-            print(", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items()))
-            if options.out:
-                write(result, options.out / replacement if options.every_replacement else options.out)
+    torch.set_num_threads(1)
+    model = load_demo_model(device="cpu")
+    for replacement in chosen:
+        start, cpu = time.perf_counter(), time.process_time()
+        several = options.every_replacement and options.checkpoint
+        result = faithfulness(
+            model,
+            selection(options.cases),
+            [*PRESETS, *BASELINES],
+            replacement=replacement,
+            steps=options.steps,
+            seed=options.seed,
+            mask_decision=options.mask_decision,
+            checkpoint=options.checkpoint.with_suffix(f".{replacement}") if several else options.checkpoint,
+        )
+        elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
+        print(f"\n{result.to_markdown()}")
+        print_details(result)
+        print(f"\n{elapsed:.0f} s ({cpu:.0f} CPU s, one thread); seconds of scores, all cases:")
+        print(", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items()), flush=True)
+        if options.out:
+            write(result, options.out / replacement if options.every_replacement else options.out)
 
 
 if __name__ == "__main__":

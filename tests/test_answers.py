@@ -34,7 +34,7 @@ from lrp_lens import (
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.masking.baselines import integrated_gradients
 from lrp_lens.masking.methods import relevance_method
-from lrp_lens.masking.question import questions
+from lrp_lens.masking.questions import questions
 from lrp_lens.metrics import Metric
 from lrp_lens.metrics.metric import Term
 from lrp_lens.patching import (

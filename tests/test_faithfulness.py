@@ -28,7 +28,8 @@ from lrp_lens.masking.baselines import pattern_points
 from lrp_lens.masking.curves import Plan, as_plan, curves, prefix_masks, relevance_order
 from lrp_lens.masking.measures import evidence_overlap
 from lrp_lens.masking.methods import as_methods, inapplicable
-from lrp_lens.masking.question import MaskedRuns, questions, require_seed
+from lrp_lens.masking.question import MaskedRuns
+from lrp_lens.masking.questions import questions, require_seed
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -223,7 +224,7 @@ def test_masked_tokens_really_are_replaced(name: str, replacement: str) -> None:
     tokens = zoo.prompt_tokens(1, 7)[0]
     metric = LogitDiff(3, 4, pos=-2)
     for model in hosts(name):
-        (question,), _ = questions(model, tokens, metric, replacement, 0)
+        (question,), _ = questions(model, tokens, metric, replacement, 0, mask_decision=True)
         masks = np.zeros((2, 7), dtype=bool)
         masks[0, [1, 4]] = True
         masks[1, 5] = True
@@ -283,13 +284,13 @@ def test_padding_as_replacement(model: Any) -> None:
 def test_batches_equal_single_passes(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     case = short_cases(1)[0]
     alone = []
-    (question,), _ = questions(model, case, None, "mean", 0)
+    (question,), _ = questions(model, case, None, "mean", 0, mask_decision=True)
     masks = np.random.default_rng(0).random((12, len(question.tokens))) < 0.4
     masks[:, 0] = False
     together = question.masked(masks)
     monkeypatch.setattr(replacement_module, "_TOKENS_AT_ONCE", 1)
     for row in masks:
-        (fresh,), _ = questions(model, case, None, "mean", 0)
+        (fresh,), _ = questions(model, case, None, "mean", 0, mask_decision=True)
         alone.append(fresh.masked(row[None]))
     np.testing.assert_allclose(together.values, [one.values[0] for one in alone], atol=1e-4)
     assert together.choices.tolist() == [int(one.choices[0]) for one in alone]
@@ -314,13 +315,26 @@ def test_masks_are_run_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert ran == [2]  # the unmasked prompt and one mask
 
 
-def test_bos_is_never_masked(model: Any) -> None:
-    (question,), _ = questions(model, short_cases(1)[0], None, "mean", 0)
-    assert 0 not in question.maskable and len(question.maskable) == len(question.tokens) - 1
-    mask = np.zeros((1, len(question.tokens)), dtype=bool)
-    mask[0, 0] = True
-    with pytest.raises(InputError, match="special ones excepted"):
-        question.masked(mask)
+def test_special_tokens_are_never_masked_and_the_decision_only_if_asked_for(model: Any) -> None:
+    case, text = short_cases(1)[0], "mary and john went to the park"
+    (asked,), _ = questions(model, case, None, "mean", 0, mask_decision=True)
+    (question,), _ = questions(model, case, None, "mean", 0)
+    length = len(question.tokens)
+    assert asked.maskable.tolist() == list(range(1, length))
+    assert question.maskable.tolist() == list(range(1, length - 1))  # as the check of `explain`
+    (early,), _ = questions(model, text, LogitDiff("mary", "john", pos=3), "mean", 0)
+    assert early.maskable.tolist() == [1, 2, 4, 5, 6, 7]
+    for position in (0, length - 1):
+        mask = np.zeros((1, length), dtype=bool)
+        mask[0, position] = True
+        with pytest.raises(InputError, match=rf"never masked are the positions \[0, {length - 1}\]"):
+            question.masked(mask)
+    asked.masked(mask)
+    scores = [BASELINES[name].scores(question) for name in ("leave-one-out", "integrated gradients")]
+    assert all(one[0] == one[-1] == 0 for one in scores)
+    with pytest.raises(InputError, match="special tokens and that of the decision excepted; case 0"):
+        questions(model, [torch.tensor([0, 5])], LogitDiff("mary", "john"), "mean", 0)
+    questions(model, [torch.tensor([0, 5])], LogitDiff("mary", "john"), "mean", 0, mask_decision=True)
 
 
 def test_the_table(model: Any) -> None:
@@ -341,9 +355,10 @@ def test_the_table(model: Any) -> None:
     stored = [case.logit_gap for case in cases]  # to three decimals
     np.testing.assert_allclose(one.morf.values[:, 0, 0], stored, atol=6e-4)
     np.testing.assert_allclose(one.morf.values[:, :, -1], one.lerf.values[:, :, -1], atol=1e-6)
-    # The areas are those of the curves, but that 21 points leave out 1/400 of a polygon with a corner at each of 19.
-    area = np.trapezoid(one.lerf.values - one.morf.values, dx=1 / 20, axis=-1)
-    np.testing.assert_allclose(area.reshape(-1), one.cases["delta_a"], rtol=2.6e-3)
+    # the areas are those of the curves: both ends are equal, and no case has more tokens than points
+    area = (one.lerf.values - one.morf.values).sum(-1) / 20
+    assert one.cases["tokens"].max() <= 20
+    np.testing.assert_allclose(area.reshape(-1), one.cases["delta_a"], atol=1e-4)
     assert "mean embedding over the vocabulary" in repr(one) and "ATTN_LRP" in repr(one)
     assert "seed 3" in one.to_markdown() and "<table" in one._repr_html_()
     assert not [point for point in model.hook_dict.values() if point.fwd_hooks]

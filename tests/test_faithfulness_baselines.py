@@ -10,7 +10,7 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.masking import BASELINES, Question, ablation_regression, integrated_gradients
 from lrp_lens.masking.baselines import lasso_weights
-from lrp_lens.masking.question import questions
+from lrp_lens.masking.questions import questions
 from lrp_lens.metrics import LogitDiff, LogProb
 from lrp_lens.patching import FACETS, attention_rollout, patching_pass
 from tests import zoo
@@ -42,7 +42,8 @@ def test_leave_one_out_is_exact(model: Any, question: Question) -> None:
             logits = model.run_with_hooks(question.tokens[None], fwd_hooks=[("hook_embed", hide)])[0, -1]
         return float(logits[target] - logits[contrast])
 
-    expected = [0.0] + [gap(None) - gap(position) for position in range(1, len(question.tokens))]
+    last = len(question.tokens) - 1
+    expected = [0.0] + [gap(None) - gap(position) for position in range(1, last)] + [0.0]
     scores = BASELINES["leave-one-out"].scores(question)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.abs(scores).max() > 0.1
@@ -67,7 +68,7 @@ def test_integrated_gradients_by_hand() -> None:
     """Two points of the midpoint rule, each a plain gradient at an interpolated embedding, in float64."""
     model = zoo.bridge("gpt2")
     tokens = zoo.prompt_tokens(1, 5)[0]
-    (question,), _ = questions(model, tokens, LogProb(4), "zero", 0)
+    (question,), _ = questions(model, tokens, LogProb(4), "zero", 0, mask_decision=True)
     embedding = model.embed(tokens[None]).detach()
     total = torch.zeros_like(embedding)
     for fraction in (0.25, 0.75):
@@ -158,10 +159,10 @@ def test_ablation_regression_runs_its_masks(question: Question, monkeypatch: pyt
     scores = ablation_regression(ablations=50, keep=0.75).scores(question)
     (masks,) = asked
     assert masks.shape == (50, len(question.tokens))
-    share = 3 * np.sqrt(0.25 * 0.75 / masks[:, 1:].size)  # three standard errors
-    assert masks[:, 1:].mean() == pytest.approx(0.25, abs=share) and not masks[:, 0].any()
-    weights = lasso_weights(~masks[:, 1:], original(question, masks).values, 0.01)
-    np.testing.assert_allclose(scores, np.concatenate([[0], weights]), atol=1e-8)
+    share = 3 * np.sqrt(0.25 * 0.75 / masks[:, 1:-1].size)  # three standard errors
+    assert masks[:, 1:-1].mean() == pytest.approx(0.25, abs=share) and not masks[:, [0, -1]].any()
+    weights = lasso_weights(~masks[:, 1:-1], original(question, masks).values, 0.01)
+    np.testing.assert_allclose(scores, np.concatenate([[0], weights, [0]]), atol=1e-8)
 
 
 def test_surrogates_see_what_leave_one_out_sees(question: Question) -> None:

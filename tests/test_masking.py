@@ -129,7 +129,9 @@ def test_masked_embeddings_are_replaced_and_nothing_else(name: str, monkeypatch:
         expected = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", literal)])[:, [11, 10]]
         assert (expected[1:] - expected[0]).abs().amax((1, 2)).min() > 1e-3
         for costs, at_once, chunks in ((10**9, 4096, 1), (0, 4096, 1), (0, 5, 3), (8, 20, 1)):
-            monkeypatch.setattr(replacement, "_PASS_COSTS", costs)  # at once; a pass for each cut; in chunks, too
+            monkeypatch.setattr(
+                replacement, "_PASS_COSTS", costs
+            )  # at once; a pass for each cut; in chunks, too
             monkeypatch.setattr(replacement, "_TOKENS_AT_ONCE", at_once)
             found = list(masked_logits(model, tokens, masks, mean, [-1, 10]))
             assert len(found) == chunks

@@ -3,7 +3,7 @@
 1. Order the maskable tokens by score, largest first; equal scores are ordered at random (seeded).
 2. Plan how many tokens to mask: an even grid over the fractions for the areas, 1 … limit one by one for the flip
    counts, and the fractions of comprehensiveness and sufficiency.
-3. Mask them all at once (`Question.masked`, in batches), MoRF and LeRF.  Insertion is the same curve read
+3. Mask them all at once (`Question.masked`), MoRF and LeRF.  Insertion is the same curve read
    backwards: inserting the most relevant tokens into an all-masked prompt is LeRF from right to left.
 4. Read off the measures (`measures`).
 """
@@ -62,6 +62,13 @@ class Plan:
     def tops(self, n: int) -> Int[np.ndarray, " fraction"]:
         """⌈f n⌉ for each fraction f."""
         return np.ceil(np.asarray(self.fractions, dtype=float) * n - 1e-9).astype(int)
+
+    def counts(self, n: int) -> tuple[Int[np.ndarray, " down"], Int[np.ndarray, " up"]]:
+        """Numbers of masked tokens at which anything is read, ascending: of MoRF, of LeRF."""
+        grid, tops = self.grid(n), self.tops(n)
+        return np.unique(np.concatenate([grid, self.one_by_one(n), tops])), np.unique(
+            np.concatenate([grid, n - tops])
+        )
 
 
 def as_plan(steps: Any, limit: Any, fractions: Any) -> Plan:
@@ -129,21 +136,28 @@ def prefix_masks(
     return place[None, :] <= counts[:, None]
 
 
-def curves(question: Question, scores: Float[np.ndarray, " pos"], plan: Plan) -> Curves:
-    """Both curves of one attribution and every measure.
+def curve_masks(
+    question: Question, scores: Float[np.ndarray, " pos"], plan: Plan
+) -> Bool[np.ndarray, "rows pos"]:
+    """Every mask of the curves of one attribution: MoRF, then LeRF.
 
     Args:
         question: the prompt with its metric.
         scores: one score per token, positive for tokens that push the metric up.
         plan: how many tokens are masked at each point.
     """
-    n, length = len(question.maskable), len(question.tokens)
     order = relevance_order(scores, question.maskable, question.rng("ties"))
+    counts, length = plan.counts(len(order)), len(question.tokens)
+    sides = zip((order, order[::-1]), counts, strict=True)
+    return np.concatenate([prefix_masks(way, count, length) for way, count in sides])
+
+
+def curves(question: Question, scores: Float[np.ndarray, " pos"], plan: Plan) -> Curves:
+    """Both curves of one attribution and every measure; arguments as of `curve_masks`."""
+    n = len(question.maskable)
     grid, singles, tops = plan.grid(n), plan.one_by_one(n), plan.tops(n)
-    down = np.unique(np.concatenate([grid, singles, tops]))
-    up = np.unique(np.concatenate([grid, n - tops]))
-    masks = [prefix_masks(order, down, length), prefix_masks(order[::-1], up, length)]
-    runs = question.masked(np.concatenate(masks))
+    down, up = plan.counts(n)
+    runs = question.masked(curve_masks(question, scores, plan))
     morf = {name: values[: len(down)] for name, values in vars(runs).items()}
     lerf = {name: values[len(down) :] for name, values in vars(runs).items()}
     at_grid, at_singles = np.searchsorted(down, grid), np.searchsorted(down, singles)

@@ -1,22 +1,26 @@
 """The table of token faithfulness: every method on every case, all perturbed prompts in batches.
 
 1. Tokenise the cases, fix each metric and each replacement (`question`).
-2. For each case and method: scores (`methods`, `baselines`), then both curves and all measures (`curves`).
+2. For each case: the scores of every method (`methods`, `baselines`); then the masked prompts of all their curves in
+   one batch, none of them twice (`Question.masked`); then both curves and all measures (`curves`).
 3. Collect one row per case and method; curves on a common grid; intervals over cases are taken in the result.
 """
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.hosts.forward import require_eval, require_gradients
-from lrp_lens.masking.curves import AOPC_FRACTIONS, Plan, as_plan, curves
+from lrp_lens.masking.checkpoint import Checkpoint, Measured, identity
+from lrp_lens.masking.curves import AOPC_FRACTIONS, Plan, as_plan, curve_masks, curves
 from lrp_lens.masking.measures import MEASURES
 from lrp_lens.masking.methods import MethodLike, TokenMethod, as_methods, inapplicable
-from lrp_lens.masking.question import Question, questions, require_seed
+from lrp_lens.masking.question import Question
+from lrp_lens.masking.questions import questions, require_seed
 from lrp_lens.masking.replacement import ReplacementName
 from lrp_lens.masking.result import Faithfulness
 from lrp_lens.metrics import MetricLike
@@ -36,11 +40,14 @@ def faithfulness(
     fractions: Sequence[float] = AOPC_FRACTIONS,
     seed: int = 0,
     prepend_bos: bool | None = None,
+    mask_decision: bool = False,
+    checkpoint: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Faithfulness:
     """Do the tokens that a method blames matter to the model?
 
-    An interrupted run (Ctrl-C) returns the cases that were finished, and says so.
+    An interrupted run (Ctrl-C) returns the cases that were finished, and says so.  The masked prompts of all methods
+    of a case are one batch, in which none stands twice and what several begin with is run once.
 
     Args:
         model: a HookedTransformer or TransformerBridge in eval mode.
@@ -55,15 +62,19 @@ def faithfulness(
         fractions: fractions of tokens of comprehensiveness and sufficiency.
         seed: seed of everything random: same seed, same result.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
-        progress: whether to show a progress bar; None: on terminals and in notebooks, after two seconds.
+        mask_decision: whether the token at the position where the answer is read may be masked, too; by default it
+            never is, as in the check of `explain`.
+        checkpoint: a file that keeps the finished cases; the same call goes on where an interrupted one stopped.
+        progress: whether to show progress; None: a bar on terminals and in notebooks after two seconds, a line every
+            ten seconds elsewhere.
 
     Returns:
         Per-case table, curves and summary with bootstrap intervals over cases.
 
     Raises:
         InputError: no cases, a prompt with nothing to mask, an unknown method or replacement, steps, limit,
-            fractions or seed out of range, train or inference mode, or scores that are not one finite number per
-            token.
+            fractions or seed out of range, train or inference mode, scores that are not one finite number per
+            token, or a checkpoint of other inputs.
         MetricError: a target or contrast that is not one token.
         RuleError, SiteError: a method that was asked for and cannot be applied to this model; before any work.
 
@@ -82,28 +93,28 @@ def faithfulness(
     require_gradients()
     require_eval(model)
     left_out = inapplicable(model, chosen, refuse=methods is not None)
-    listed, shared = questions(model, cases, metric, replacement, seed, prepend_bos)
+    listed, shared = questions(model, cases, metric, replacement, seed, prepend_bos, mask_decision)
     points = np.linspace(0, 1, (20 if steps is None else steps) + 1)
-    rows: list[list[dict[str, Any]]] = []
-    drawn: list[np.ndarray] = []
     seconds = {one.name: 0.0 for one in chosen} | {"masking": 0.0}
+    options = {"replacement": replacement, "seed": int(seed), "mask_decision": mask_decision}
+    kept = Checkpoint(checkpoint, lambda: identity(model, listed, chosen, plan, options), seconds)
     notes = tuple(f"{name} cannot be applied to this model: {reason}" for name, reason in left_out.items())
+    rest = listed[len(kept.done) :]
     try:
-        for question in progress_bar(listed, what="faithfulness", show=progress, unit="case"):
-            own, drawings = _measure(question, chosen, left_out, plan, points, seconds)
-            rows.append([{"case": len(rows)} | row for row in own])
-            drawn.append(drawings)
+        for question in progress_bar(rest, what="faithfulness", show=progress, unit="case"):
+            kept.add(_measure(question, chosen, left_out, plan, points, seconds))
     except KeyboardInterrupt:
-        if not rows:
+        if not kept.done:
             raise
-        notes = (*notes, f"Interrupted after {len(rows)} of {len(listed)} cases.")
+        notes = (*notes, f"Interrupted after {len(kept.done)} of {len(listed)} cases.")
+    done = kept.done
     labels = {
         "method": tuple(one.name for one in chosen),
         "masked": tuple(f"{100 * point:.4g} %" for point in points),
     }
     views = [
         View(
-            values=np.stack([one[side] for one in drawn[: len(rows)]]),
+            values=np.stack([one.drawn[side] for one in done]),
             dims=("batch", "method", "masked"),
             labels=labels,
             name=f"metric, {name} relevant tokens masked first",
@@ -113,7 +124,18 @@ def faithfulness(
         for side, name in enumerate(("most", "least"))
     ]
     return Faithfulness(
-        cases=pd.DataFrame([row for case in rows for row in case]),
+        cases=pd.DataFrame(
+            [
+                {
+                    "case": index,
+                    **_words(listed[index], case.metric),
+                    "method": method,
+                    **dict(zip(MEASURES, own, strict=True)),
+                }
+                for index, case in enumerate(done)
+                for method, own in zip(labels["method"], case.measures.tolist(), strict=True)
+            ]
+        ),
         morf=views[0],
         lerf=views[1],
         methods=labels["method"],
@@ -126,6 +148,16 @@ def faithfulness(
     )
 
 
+def _words(question: Question, metric: float) -> dict[str, Any]:
+    """What the rows of one case say of it."""
+    return {
+        "suite": question.suite,
+        "correct": question.correct,
+        "tokens": len(question.maskable),
+        "metric": metric,
+    }
+
+
 def _measure(
     question: Question,
     methods: Sequence[TokenMethod],
@@ -133,30 +165,26 @@ def _measure(
     plan: Plan,
     points: np.ndarray,
     seconds: dict[str, float],
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Rows of every method on one case, and its curves [2, method, point], interpolated between whole tokens.
+) -> Measured:
+    """Measures of every method on one case, and its curves, interpolated between whole tokens.
 
-    A method that is left out keeps its row, with NaN for every measure.
+    A method that is left out has NaN everywhere.
     """
-    rows, drawn = [], np.full((2, len(methods), len(points)), np.nan)
+    scores: dict[int, np.ndarray] = {}
     for index, method in enumerate(methods):
-        row: dict[str, Any] = {
-            "suite": question.suite,
-            "correct": question.correct,
-            "tokens": len(question.maskable),
-            "metric": question.full,
-            "method": method.name,
-        }
-        if method.name in left_out:
-            rows.append(row | dict.fromkeys(MEASURES, float("nan")))
-            continue
-        start = time.perf_counter()
-        scores = method.scores(question)
-        middle = time.perf_counter()
-        found = curves(question, scores, plan)
-        seconds[method.name] += middle - start
-        seconds["masking"] += time.perf_counter() - middle
+        if method.name not in left_out:
+            start = time.perf_counter()
+            scores[index] = method.scores(question)
+            seconds[method.name] += time.perf_counter() - start
+    start = time.perf_counter()
+    masks = [curve_masks(question, one, plan) for one in scores.values()]
+    question.masked(np.concatenate([question.single_masks(), *masks]))  # all at once, and remembered
+    measures = np.full((len(methods), len(MEASURES)), np.nan)
+    drawn = np.full((2, len(methods), len(points)), np.nan)
+    for index, own in scores.items():
+        found = curves(question, own, plan)
         drawn[0, index] = np.interp(points, found.masked, found.morf)
         drawn[1, index] = np.interp(points, found.masked, found.lerf)
-        rows.append(row | found.measures)
-    return rows, drawn
+        measures[index] = [found.measures[name] for name in MEASURES]
+    seconds["masking"] += time.perf_counter() - start
+    return Measured(question.full, measures, drawn)

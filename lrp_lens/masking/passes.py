@@ -77,16 +77,7 @@ def passes(
 def _cuts(
     own: Int[np.ndarray, " row"], base: int, length: int, latest: int, tokens: int, pass_costs: int
 ) -> list[int]:
-    """Where each pass of a chunk stops.
-
-    Args:
-        own: how many tokens each row shares with the row before, −1 for the first.
-        base: position from which the chunk runs.
-        length: see `passes`, as the next three.
-        latest: as there.
-        tokens: as there.
-        pass_costs: as there.
-    """
+    """Where each pass of a chunk stops; it runs from `base`, and `own` is `shared`, with −1 for its first row."""
     inner = np.unique(own[(own > base) & (own <= latest)])
     points = [base, *inner.tolist(), length]
     beginnings = [int((own < point).sum()) for point in points]
