@@ -25,9 +25,10 @@ from lrp_lens import (
 )
 from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
-from lrp_lens.patching.comparison import Comparison, Cost, Scores
+from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import FACETS
+from lrp_lens.patching.scored import Cost, Scores
 from lrp_lens.patching.statistics import (
     above_floor,
     bootstrap_weights,
