@@ -38,6 +38,11 @@ class KeyValues:
         self.model, self.bridge = model, is_bridge(model)
         self._layers: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def filled(self) -> bool:
+        """Whether rows were run."""
+        return bool(self._layers)
+
     def forward(
         self, tokens: Int[Tensor, "rows pos"], after: int = 0, rows: Int[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "rows read d_vocab"]:
@@ -94,6 +99,17 @@ class KeyValues:
         )
         self._layers = [(entry.past_keys, entry.past_values) for entry in cache.entries]
         return logits
+
+    def layer(self, index: int, rows: Int[Tensor, " copies"], after: int) -> Any:
+        """A cache of the host's own for one layer alone: what it kept of the first `after` tokens of some rows."""
+        keys, values = self._layers[index]
+        if self.bridge:
+            cache = DynamicCache()
+            cache.update(keys[rows, :, :after], values[rows, :, :after], index)
+            return cache
+        entry = _OwnCache.init_cache(self.model.cfg, self.model.cfg.device, len(rows)).entries[index]
+        entry.past_keys, entry.past_values = keys[rows, :after], values[rows, :after]
+        return entry
 
 
 def bytes_of_token(model: Any) -> int:

@@ -66,7 +66,7 @@ class Run:
         self, model: Any, sites: Sites, tokens: Int[Tensor, "row pos"], read: HookFunction | None = None
     ) -> None:
         self.model, self.sites, self.tokens = model, sites, tokens
-        self._past = KeyValues(model, each=True)
+        self._past = KeyValues(model)
         self._starts: dict[int, Start | None] = {}
         self._reading = [] if read is None else [(sites.unembed_input.point, read)]
         with torch.no_grad(), attached(model, self._reading), blocks_captured(model) as calls:
@@ -119,7 +119,7 @@ class Run:
                 with blocks_captured(
                     self.model, lambda layer, rows: self._past.layer(layer, rows, after)
                 ) as calls:
-                    self._past.forward(self.tokens[:, after:], after)
+                    self._past.forward(self.tokens[:, after:], after, torch.arange(len(self.tokens)))
             expected = [call.state[:, after:] for _, call in sorted(self._calls.items())]
             start = Start(after, calls)
             same = all(_same(calls[layer].state, state) for layer, state in enumerate(expected))

@@ -27,7 +27,7 @@ from lrp_lens.metrics import Metric
 from lrp_lens.patching.activation import Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
 from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
-from lrp_lens.patching.comparison import Comparison, Cost
+from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import Facet, facet_of
 from lrp_lens.patching.inputs import (
@@ -42,6 +42,7 @@ from lrp_lens.patching.inputs import (
 )
 from lrp_lens.patching.methods import Method, method_of
 from lrp_lens.patching.runs import Runs
+from lrp_lens.patching.scored import Cost
 from lrp_lens.patching.scoring import add_scores
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show

@@ -16,13 +16,14 @@ from torch import Tensor
 from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts.forward import device_of
 from lrp_lens.patching.activation import Options
-from lrp_lens.patching.comparison import Comparison, Cost, Scores
+from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.controls import random_draws
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.inputs import PatchingMetric
 from lrp_lens.patching.methods import Method
 from lrp_lens.patching.runs import Runs
+from lrp_lens.patching.scored import Cost, Scores
 
 
 def add_scores(
@@ -44,9 +45,9 @@ def add_scores(
         found, cost = _scores(runs, method, metric, facets)
         if options.checkpoint is not None:
             tensors = {facet.name: scores for facet, scores, _ in found if scores is not None}
-            why = {facet.name: reasons for facet, _, reasons in found}
-            words = {"method": method.words, "why": why, "cost": asdict(cost)}
-            options.checkpoint.write(part, tensors, words)
+            reasons = {facet.name: why for facet, _, why in found}
+            told = {"method": method.words, "why": reasons, "cost": asdict(cost)}
+            options.checkpoint.write(part, tensors, told)
     else:
         tensors, words = stored
         if words["method"] != method.words:

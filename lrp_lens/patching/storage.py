@@ -44,7 +44,8 @@ def load(path: AnyPath) -> "Comparison":
 
 
 def _comparison(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> "Comparison":
-    from lrp_lens.patching.comparison import Comparison, Cost, Scores
+    from lrp_lens.patching.comparison import Comparison
+    from lrp_lens.patching.scored import Cost, Scores
 
     options = {name: header[name] for name in _OPTIONS}
     result = Comparison(**options | {name: tuple(options[name]) for name in ("ks", "tokens")})
