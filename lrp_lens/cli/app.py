@@ -93,7 +93,8 @@ def explain(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model's name on the hub, or a local Hugging Face directory; the demo model if left out."
+            help="A model's name on the hub, a local Hugging Face directory, a .gguf file, or smollm2 or gemma3-270m "
+            "(`make models`); the demo model if left out."
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
@@ -151,6 +152,8 @@ def explain(
     lrp-lens explain
 
     lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
+
+    lrp-lens explain --model smollm2 --prompt "The capital of France is"
     """
     from lrp_lens.cli.inputs import Request, read_prompt, require_outputs
 

@@ -18,7 +18,7 @@ class Request:
     """What `lrp-lens explain` was asked."""
 
     model: str | None = None
-    """Hub name or directory; None is the demo model."""
+    """What `load_model` takes; None is the demo model."""
     prompt: str | list[int] | None = None
     """Text or token ids; None explains a failure of the demo model."""
     target: str | None = None
