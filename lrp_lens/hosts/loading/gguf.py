@@ -79,6 +79,7 @@ def read(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTok
             f" {architecture!r}, it cannot ({_short(error)}). Pass the model as a Hugging Face directory instead"
         ) from error
     _refuse_losses(path, model, report, fields, sizes)
+    model.config.architectures = [type(model).__name__]
     for name in _QUANTISER:  # plain weights now
         for owner in (model, model.config):
             owner.__dict__.pop(name, None)

@@ -81,7 +81,6 @@ def _gemma3(config: PreTrainedConfig) -> dict[str, Any]:
         "use_qk_norm": True,
         "use_attn_scale": True,
         "attn_scale": config.query_pre_attn_scalar**0.5,
-        "attn_scores_soft_cap": config.attn_logit_softcapping or -1.0,
         "output_logits_soft_cap": config.final_logit_softcapping or -1.0,
         "use_local_attn": any(local),
         "window_size": config.sliding_window,
