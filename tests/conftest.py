@@ -134,8 +134,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Over the whole zoo is a test that has cases of a dozen architectures or more; one with a choice of its own keeps it.
 
-    Tests of a real language model run in the full tier, and all of one model in the same worker (`--dist loadgroup`), so
-    that two workers do not hold it twice.
+    Tests of a real language model run in the full tier, and all of one model in the same worker
+    (`--dist loadgroup`), so that two workers do not hold it twice.
     """
     from tests.zoo_recipes import FIRST, NATIVE, RECIPES
 

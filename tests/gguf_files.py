@@ -1,4 +1,4 @@
-"""GGUF files written by gguf's own writer: a tiny Llama, its tokenizer, and the same weights as a Hugging Face directory."""
+"""GGUF files, written by gguf's own writer: a tiny Llama and its tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 WORDS = ["<s>", "</s>", *map(chr, range(ord("!"), ord("~") + 1)), "Ġ", "Ġa", "Ġb"]
 MERGES = ["Ġ a", "Ġ b"]
-SPECIAL = {"bos_token_id": 0, "eos_token_id": 1}
-SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+SIZES = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+)
 
 
 def tiny_llama() -> LlamaForCausalLM:

@@ -95,7 +95,11 @@ def test_what_is_cut_off_is_refused_wherever_it_is_cut(files: Path, tmp_path: Pa
     ("name", "content", "words"),
     [
         ("model.gguf", b"", r"must|format.*is empty"),
-        ("model.gguf", b"version https://git-lfs.github.com/spec/v1\n", r"begins with b'GGUF'; .* begins with b'vers'"),
+        (
+            "model.gguf",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            r"begins with b'GGUF'; .* begins with b'vers'",
+        ),
         ("model.gguf", b"GGUF" + bytes(range(256)) * 20, "broken or cut off"),
         ("model.gguf", b"GGUF" + b"\xff" * 3000, "broken or cut off"),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}", r"loaded by the directory they are in"),
@@ -133,7 +137,9 @@ LOST = "every weight of a GGUF file must arrive"
     ],
     ids=["unknown", "no language model", "a tensor missing", "Llama 3 scaling", "a bias", "rotary scaling"],
 )
-def test_what_transformers_would_leave_out_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+def test_what_transformers_would_leave_out_is_refused(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
     write_gguf(tmp_path / "odd.gguf", tiny_llama(), **options)
     with pytest.raises(InputError, match=words):
         load_model(tmp_path / "odd.gguf")
@@ -159,13 +165,15 @@ def test_one_of_several_files(tmp_path: Path) -> None:
 
 def test_without_the_package(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest)
+    )
     with pytest.raises(InputError, match="run `pip install gguf`"):
         load_model(files / "tiny.gguf")
 
 
 def test_the_command_takes_a_file(files: Path, tmp_path: Path) -> None:
-    arguments = ["explain", "--prompt", TEXT, "--seeds", "1", "--top-k", "1", "--out", str(tmp_path / "page.html")]
+    arguments = f"explain --seeds 1 --top-k 1 --out {tmp_path / 'page.html'} --prompt".split() + [TEXT]
     done = CliRunner().invoke(app, [*arguments, "--model", str(files / "tiny.gguf")])
     assert done.exit_code == 0, done.output
     assert "tiny.gguf" in (tmp_path / "page.html").read_text()

@@ -141,7 +141,9 @@ def save_gemma3(folder, **options):
     """A tiny random Gemma 3: a window of 4, one layer in two local; norm weights far from zero."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    fields = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=16)
+    fields = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=16
+    )
     fields |= dict(num_key_value_heads=1, vocab_size=434, max_position_embeddings=64, sliding_window=4)
     fields |= dict(query_pre_attn_scalar=24, initializer_range=0.25)
     fields |= dict(layer_types=["sliding_attention", "full_attention"])

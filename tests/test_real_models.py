@@ -17,12 +17,21 @@ def best(model: Any, prompt: str, bos: bool) -> list[tuple[str, float]]:
     """The two most likely next tokens with their logits."""
     with torch.no_grad():
         values, ids = model(model.to_tokens(prompt, prepend_bos=bos))[0, -1].topk(2)
-    return [(model.tokenizer.decode([one]), value) for one, value in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [
+        (model.tokenizer.decode([one]), value)
+        for one, value in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def facts(model: Any) -> tuple[Any, ...]:
     """The name, width, depth and vocabulary."""
-    return model.cfg.d_model, model.cfg.n_layers, model.cfg.n_heads, model.cfg.n_key_value_heads, model.cfg.d_vocab
+    return (
+        model.cfg.d_model,
+        model.cfg.n_layers,
+        model.cfg.n_heads,
+        model.cfg.n_key_value_heads,
+        model.cfg.d_vocab,
+    )
 
 
 @pytest.mark.parametrize("smollm2", REAL_HOSTS, indirect=True)

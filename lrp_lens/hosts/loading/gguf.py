@@ -154,7 +154,8 @@ def _refuse_losses(
         )
     prefix = f"{fields['general.architecture']}."
     scaling = fields.get(f"{prefix}rope.scaling.type") or "none"
-    if scaling != "none" and set(_rotary_types(getattr(config, "rope_parameters", None) or {})) <= {"default"}:
+    rotary = set(_rotary_types(getattr(config, "rope_parameters", None) or {}))
+    if scaling != "none" and rotary <= {"default"}:
         faults.append(f"its rotary scaling ({scaling}) is left out")
     for name in _SOFT_CAPS:
         said = fields.get(prefix + name)

@@ -85,9 +85,7 @@ def _hooked(source: str | Original, dtype: torch.dtype, device: str, options: di
     return hooked_from_original(source, dtype, device, options)
 
 
-def _opened(
-    name_or_path: str | Path, dtype: torch.dtype
-) -> AbstractContextManager[str | Original]:
+def _opened(name_or_path: str | Path, dtype: torch.dtype) -> AbstractContextManager[str | Original]:
     """What is meant: a packaged model, a file, a directory, or a name on the hub, which stays a name."""
     if isinstance(name_or_path, str) and name_or_path in packages.MODELS:
         return packages.opened(packages.MODELS[name_or_path], dtype)

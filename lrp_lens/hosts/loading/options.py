@@ -12,7 +12,8 @@ HostName = Literal["auto", "HookedTransformer", "TransformerBridge"]
 HOSTS = ("auto", "HookedTransformer", "TransformerBridge")
 
 try:
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens import HookedTransformer as HookedTransformer
+    from transformer_lens import HookedTransformerConfig as HookedTransformerConfig
 except ImportError:
     HookedTransformer = HookedTransformerConfig = None
 

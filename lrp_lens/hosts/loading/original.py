@@ -27,7 +27,9 @@ class Original:
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer, None where there is none."""
-        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True) if self.has_tokenizer else None
+        if not self.has_tokenizer:
+            return None
+        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
 
     def weights(self, dtype: torch.dtype) -> PreTrainedModel:
         """The Hugging Face model on the CPU, in eval mode, with plain attention.
