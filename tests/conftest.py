@@ -134,16 +134,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Over the whole zoo is a test that has cases of a dozen architectures or more; one with a choice of its own keeps it.
 
-    Tests of a real language model run in the full tier, and all of one model in the same worker
-    (`--dist loadgroup`), so that two workers do not hold it twice.
+    Tests of a real language model are marked `real` and run in the full tier, in a process of their own (Makefile).
     """
     from tests.zoo_recipes import FIRST, NATIVE, RECIPES
 
     cases: dict[str, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        for name in sorted(set(REAL_MODELS) & set(getattr(item, "fixturenames", ()))):
+        if set(REAL_MODELS) & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.full)
-            item.add_marker(pytest.mark.xdist_group(name))
+            item.add_marker(pytest.mark.real)
         for value in (getattr(item, "callspec", None) and item.callspec.params.values()) or ():
             if isinstance(value, str) and value in RECIPES.keys() | NATIVE.keys():
                 cases[item.nodeid.partition("[")[0]][value].append(item)

@@ -173,7 +173,7 @@ def test_without_the_package(files: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_command_takes_a_file(files: Path, tmp_path: Path) -> None:
-    arguments = f"explain --seeds 1 --top-k 1 --out {tmp_path / 'page.html'} --prompt".split() + [TEXT]
+    arguments = [*f"explain --seeds 1 --top-k 1 --out {tmp_path / 'page.html'} --prompt".split(), TEXT]
     done = CliRunner().invoke(app, [*arguments, "--model", str(files / "tiny.gguf")])
     assert done.exit_code == 0, done.output
     assert "tiny.gguf" in (tmp_path / "page.html").read_text()
