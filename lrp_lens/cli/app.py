@@ -93,7 +93,8 @@ def explain(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model's name on the hub, or a local Hugging Face directory; the demo model if left out."
+            help="A model's name on the hub, a local Hugging Face directory, a .gguf file, or smollm2 or gemma3-270m "
+            "(`make models`); the demo model if left out."
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
@@ -175,6 +176,8 @@ def explain(
     lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
 
     lrp-lens explain --model CHAT_MODEL --chat --prompt "17 + 25?" --completion "17 + 25 = 42." --position -3
+
+    lrp-lens explain --model smollm2 --prompt "The capital of France is"
     """
     from lrp_lens.cli.inputs import Request, parse_position, read_completion, read_prompt, require_outputs
 

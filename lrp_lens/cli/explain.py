@@ -61,14 +61,14 @@ def run(request: Request) -> Explanation:
 
 
 def _called(model: str | None) -> str:
-    """What to call the model: a directory by its last name."""
+    """What to call the model: a directory or a file by its last name."""
     if model is None:
         return "demo model"
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    return Path(model).resolve().name if Path(model).exists() else model
 
 
 def _load(request: Request) -> Any:
-    """The demo model, a local directory or a hub model; libraries' warnings are silenced."""
+    """The demo model, or what `load_model` takes; libraries' warnings are silenced."""
     name = request.model
     options: dict[str, Any] = {"device": request.device}
     if request.dtype is not None:

@@ -20,7 +20,7 @@ class Request:
     """What `lrp-lens explain` was asked."""
 
     model: str | None = None
-    """Hub name or directory; None is the demo model."""
+    """What `load_model` takes; None is the demo model."""
     prompt: str | list[int] | list[dict[str, Any]] | None = None
     """Text, token ids or messages; None explains a failure of the demo model."""
     completion: str | None = None

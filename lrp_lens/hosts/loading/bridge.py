@@ -1,0 +1,34 @@
+"""Into TransformerBridge, which runs the Hugging Face modules themselves."""
+
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from lrp_lens.hosts.loading.original import Original
+
+
+def bridge_from_hub(name: str, dtype: torch.dtype, device: str) -> Any:
+    """A model on the hub, by TransformerLens's own loader."""
+    return TransformerBridge.boot_transformers(name, dtype=dtype, device=device).eval()
+
+
+def bridge_from_original(original: Original, dtype: torch.dtype, device: str) -> Any:
+    """A local model; without a tokenizer, a bridge that takes token ids only.
+
+    Raises:
+        InputError: weights that are missing or broken.
+    """
+    if not original.has_tokenizer:
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        model = original.weights(dtype).to(device)
+        architecture = model.config.architectures[0]
+        return build_bridge_from_module(model, architecture, hf_config=model.config, dtype=dtype).eval()
+    read = {} if original.model is None else {"hf_model": original.weights(dtype).to(device)}
+    try:
+        return TransformerBridge.boot_transformers(
+            str(original.directory), dtype=dtype, device=device, **read
+        ).eval()
+    except OSError as error:
+        raise original.unreadable(error) from error

@@ -1,0 +1,53 @@
+"""The Hugging Face model that a host is made from: a directory, and its weights where they are read already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lrp_lens.errors import InputError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Original:
+    """A Hugging Face model in a local directory."""
+
+    directory: Path
+    """With config.json and, if there is one, the tokenizer."""
+    model: PreTrainedModel | None = None
+    """The weights, where they do not come from the directory."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the directory holds one."""
+        return any((self.directory / name).is_file() for name in _TOKENIZER_FILES)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, None where there is none."""
+        if not self.has_tokenizer:
+            return None
+        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
+
+    def weights(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The Hugging Face model on the CPU, in eval mode, with plain attention.
+
+        Raises:
+            InputError: weights that are missing or broken.
+        """
+        model = self.model
+        if model is None:
+            try:
+                model = AutoModelForCausalLM.from_pretrained(
+                    self.directory, dtype=dtype, local_files_only=True, attn_implementation="eager"
+                )
+            except OSError as error:
+                raise self.unreadable(error) from error
+        model.config.architectures = [type(model).__name__]
+        return model.eval().requires_grad_(True)  # TransformerLens's converters switch it off
+
+    def unreadable(self, error: OSError) -> InputError:
+        """The error that says so."""
+        return InputError(f"transformers cannot load the weights in {str(self.directory)!r}: {error}")
