@@ -347,8 +347,12 @@ def test_figures_show_words_and_their_tokens_on_hover() -> None:
     dims, labels = ("layer", "head", "position"), {"position": view.labels["position"]}
     sources = replace(layers, values=layers.values[None], dims=dims, labels=labels)
     assert plot_sources(sources).layout.xaxis.ticktext[1] == "·unhappy"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_figures_know_words_and_tokens_only() -> None:
     with pytest.raises(InputError, match="by='word' or by='position'"):
-        token_heatmap_html(view, by="letter")  # type: ignore[arg-type]
+        token_heatmap_html(pieces_view(), by="letter")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------ what tokens hold
