@@ -90,7 +90,8 @@ JOBS = (
 )
 PLAIN_WORDS = (
     "apple", "river", "stone", "paper", "window", "summer", "horse", "music", "table", "ocean", "silver", "garden",
-    "winter", "bread", "castle", "forest", "mirror", "bottle", "engine", "camera", "market", "pencil", "jacket", "island",
+    "winter", "bread", "castle", "forest", "mirror", "bottle", "engine", "camera", "market", "pencil", "jacket",
+    "island",
 )  # fmt: skip
 
 
@@ -115,7 +116,8 @@ def indirect_objects(random: np.random.Generator) -> Iterator[Prompt]:
 def capitals(random: np.random.Generator) -> Iterator[Prompt]:
     """The twin asks for another country."""
     templates = (
-        "The capital of {country} is", "The capital city of {country} is called", "People in {country} say that its capital is",
+        "The capital of {country} is", "The capital city of {country} is called",
+        "People in {country} say that its capital is",
         "Q: What is the capital of {country}?\nA: The capital is", "We flew to {country} and stayed in its capital,",
     )  # fmt: skip
     pairs = list(permutations(CAPITALS, 2))
@@ -184,7 +186,7 @@ def context_against_memory(random: np.random.Generator) -> Iterator[Prompt]:
 
 
 def greater_than(random: np.random.Generator) -> Iterator[Prompt]:
-    """A span of years within a century: the next digit is not below the first year's; the twin starts at its decade 0."""
+    """A span of years within a century: the next digit is not below the first year's; the twin starts in decade 0."""
     events = (
         "war",
         "trial",
