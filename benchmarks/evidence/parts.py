@@ -1,0 +1,221 @@
+"""The four measurements, each a table with one row per case (or pair) and method.
+
+- tokens: do the tokens that a method blames matter? `faithfulness` on right answers and failures.
+- components: does a method agree with activation patching, site by site? `compare`, denoising, by pair.
+- heads: does a head's relevance, or its direct part, tell what ablating it does? zero and mean ablation, by prompt.
+- circuits: how much of the metric do the best k % of component edges carry? `circuit_curve` on indirect objects, in
+  MIB's setting (Mueller et al. 2504.13151).
+"""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lrp_lens.views.statistics.agreement import pearson, spearman
+
+from benchmarks.evidence.cases import Answered, answered, decided, pairs
+from benchmarks.evidence.methods import (
+    COMPONENT_METHODS,
+    RULES,
+    TOKEN_BASELINES,
+    attention_of,
+    chosen_heads,
+    metric,
+)
+from benchmarks.evidence.tasks import Prompt
+from lrp_lens import compare, decompose, faithfulness, run_with_relevance
+from lrp_lens.circuits import circuit_curve, component_edges
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.hosts.tokens import tokenize
+
+SITES = (
+    "resid_pre", "attn_out", "mlp_out",
+    "attn_head_out_all_pos", "attn_head_q_all_pos", "attn_head_k_all_pos", "attn_head_v_all_pos",
+)  # fmt: skip
+STATISTICS = ("pearson", "spearman", "sign_agreement", "scale", "top_10")
+GROUP = 4
+"""Pairs that are patched together."""
+CIRCUIT_METHODS = ("EAP", "EAP-IG (5 steps)", *(name for name in RULES if name != "GRADIENT"))
+
+
+def tokens(
+    model: Any,
+    halves: dict[str, list[Prompt]],
+    half: str,
+    *,
+    replacement: str,
+    count: int,
+    seed: int,
+    checkpoint: Path,
+) -> pd.DataFrame:
+    """Token faithfulness of `count` right answers and `count` failures of one task."""
+    found = answered(model, halves[half])
+    chosen = decided(found, True, count) + decided(found, False, count)
+    methods: list[Any] = [*RULES, *TOKEN_BASELINES]
+    groups = pairs(answered(model, halves["development"]), 2 * GROUP, GROUP)
+    if groups:
+        methods.append(attention_of(chosen_heads(model, groups)))
+    result = faithfulness(
+        model,
+        [one.case() for one in chosen],
+        methods,
+        replacement=replacement,  # type: ignore[arg-type]
+        seed=seed,
+        checkpoint=checkpoint,
+    )
+    return result.cases.drop(columns=["auc_morf", "auc_lerf"])
+
+
+def components(model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int) -> pd.DataFrame:
+    """Agreement with activation patching of `count` pairs of one task: a row per pair, site and method."""
+    rows: list[dict[str, Any]] = []
+    done = 0
+    for group in pairs(answered(model, halves[half]), count, GROUP):
+        clean, corrupted = [one.text for one in group], [one.twin for one in group]
+        found = compare(
+            model, clean, corrupted, metric(group), sites=SITES, methods=COMPONENT_METHODS, ks=10, samples=0
+        )
+        for index, site, method in product(range(len(group)), SITES, COMPONENT_METHODS):
+            values = {name: found.on_prompts("metric", site, method, [index], name) for name in STATISTICS}
+            rows.append({"case": done + index, "site": site, "method": method, **values})
+        done += len(group)
+    return pd.DataFrame(rows)
+
+
+def heads(model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int) -> pd.DataFrame:
+    """Correlation over heads of the metric lost by ablating each with its relevance and its direct part."""
+    found = answered(model, halves[half])
+    chosen = decided(found, True, count)
+    if not chosen:
+        return pd.DataFrame(columns=["case", "ablation", "method", "pearson", "spearman"])
+    means = _mean_outputs(model, found)
+    rows = []
+    for index, one in enumerate(chosen):
+        asked = metric([one])
+        scores = {"direct part": np.asarray(decompose(model, one.text, asked).heads("direct").values)}
+        for rules in RULES:
+            _, relevance = run_with_relevance(model, one.text, asked, rules=rules)
+            scores[rules] = np.asarray(relevance.heads().values)
+        for ablation, replacement in (("zero", torch.zeros_like(means)), ("mean", means)):
+            lost = _lost(model, one, asked, replacement)[None]
+            for method, values in scores.items():
+                row = values.reshape(1, -1)
+                rows.append(
+                    {
+                        "case": index,
+                        "ablation": ablation,
+                        "method": method,
+                        "pearson": float(pearson(row, lost)[0]),
+                        "spearman": float(spearman(row, lost)[0]),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _mean_outputs(model: Any, found: list[Answered]) -> torch.Tensor:
+    """Mean of z over all positions of all prompts, [layer, head, d_head]."""
+    sites = list(resolve(model).of(AttentionSite))
+    totals: list[Any] = [0.0] * len(sites)
+    count = 0
+    for one in found:
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(value: torch.Tensor, hook: object = None, *, layer: int, kept: Any = kept) -> None:
+            kept[layer] = value[0].double().sum(0)
+
+        hooks = [(site.z.point, _with_layer(keep, index)) for index, site in enumerate(sites)]
+        batch = tokenize(model, one.text, None, None)
+        with torch.no_grad(), attached(model, hooks):
+            forward(model, batch.ids, None)
+        totals = [total + kept[index] for index, total in enumerate(totals)]
+        count += batch.ids.shape[1]
+    return torch.stack(totals) / count
+
+
+def _with_layer(function: Any, layer: int) -> Any:
+    def hook(value: torch.Tensor, hook: object = None) -> torch.Tensor | None:
+        found: torch.Tensor | None = function(value, hook, layer=layer)
+        return found
+
+    return hook
+
+
+def _lost(model: Any, one: Answered, asked: Any, replacement: torch.Tensor) -> np.ndarray:
+    """Metric lost by replacing each head's z at every position, [layer · head]; the heads of a layer are one batch."""
+    sites = list(resolve(model).of(AttentionSite))
+    batch = tokenize(model, one.text, None, None)
+    bound = asked.resolve(model)
+    with torch.no_grad():
+        whole = float(bound(forward(model, batch.ids, None))[0])
+        lost = []
+        for layer, site in enumerate(sites):
+            n_heads = replacement.shape[1]
+
+            def ablate(value: torch.Tensor, hook: object = None, *, layer: int) -> torch.Tensor:
+                changed = value.clone()
+                each = torch.arange(len(changed))
+                changed[each, :, each] = replacement[layer].to(value)[:, None]
+                return changed
+
+            with attached(model, [(site.z.point, _with_layer(ablate, layer))]):
+                logits = forward(model, batch.ids.repeat(n_heads, 1), None)
+            many = metric([one] * n_heads).resolve(model)
+            lost.append(whole - many(logits).double().cpu().numpy())
+    return np.concatenate(lost)
+
+
+def circuits(
+    model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int, judged: int
+) -> pd.DataFrame:
+    """Edges scored on `count` development pairs, circuits run on `judged` pairs of a half.
+
+    A row per method, ranking, size and pair: the metric of the circuit, of the whole model and with no edge at all,
+    from which `tables` makes f, CPR and CMD over any set of pairs.
+    """
+    groups = pairs(answered(model, halves["development"]), count, GROUP)
+    rankings = {}
+    for name in CIRCUIT_METHODS:
+        rules, steps = ("GRADIENT", 5 if "IG" in name else 1) if name.startswith("EAP") else (name, 1)
+        parts = [
+            component_edges(
+                model, [one.text for one in group], [one.twin for one in group], metric(group), rules=rules,
+                steps=steps, progress=False,
+            )
+            for group in groups
+        ]  # fmt: skip
+        rankings[name] = _mean_edges(parts)
+    tables, done = [], 0
+    for group in pairs(answered(model, halves[half]), judged, GROUP):
+        curve = circuit_curve(
+            model, rankings, [one.text for one in group], [one.twin for one in group], metric(group), n_resamples=1,
+            random_controls=3,
+        )  # fmt: skip
+        axes = (range(len(curve.methods)), range(len(curve.fractions)), range(len(group)))
+        tables += [
+            {
+                "case": done + pair,
+                "method": curve.methods[row],
+                "ranking": curve.rankings[row],
+                "fraction": curve.fractions[size],
+                "circuit": curve.values[row, size, pair],
+                "full": curve.full[pair],
+                "empty": curve.empty[pair],
+            }
+            for row, size, pair in product(*axes)
+        ]
+        done += len(group)
+    return pd.DataFrame(tables)
+
+
+def _mean_edges(parts: list[Any]) -> Any:
+    """Groups of prompts as one: the mean of the edges' scores over all of them."""
+    shares = np.concatenate([np.asarray(part.summed)[None] for part in parts]).mean(0, keepdims=True)
+    arriving = np.concatenate([part.arriving for part in parts]).mean(0, keepdims=True)
+    return replace(parts[0], values=shares, arriving=arriving)

@@ -1,0 +1,129 @@
+"""The command: parts × models × tasks, then the tables."""
+
+import argparse
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.evidence import parts, tables
+from benchmarks.evidence.methods import RULES
+from benchmarks.evidence.store import Store
+from benchmarks.evidence.tasks import BLIMP, TASKS, prompts
+from lrp_lens import load_model
+
+MODELS = ("smollm2", "gemma3-270m")
+PARTS = ("tokens", "heads", "components", "circuits")
+REPLACEMENTS = ("mean", "resample")
+RESULTS = Path(__file__).parent.parent / "results" / "evidence"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+COUNTS = {"tokens": 16, "heads": 8, "components": 32, "circuits": 32}
+"""Cases of a task: right answers and failures each; prompts; pairs; judged pairs."""
+QUICK = {"tokens": 2, "heads": 2, "components": 2, "circuits": 2}
+SCORED = 100
+"""Development pairs that edges are scored on (MIB)."""
+
+
+def measure(options: argparse.Namespace, store: Store) -> None:
+    """Every part of every task that is not in the store."""
+    models: dict[str, Any] = {name: load_model(name, device="cpu") for name in options.models}
+    tokenizers = [model.tokenizer for model in models.values()]
+    counts = QUICK if options.quick else COUNTS
+    data = options.data if options.data.exists() else None
+    blimp = [f"BLiMP {name}" for name in BLIMP] if data else []
+    for task in [*TASKS, *blimp]:
+        halves = prompts(task, tokenizers, data)
+        for name, model in models.items():
+            for part in options.parts:
+                count = counts[part]
+                keys = (part, name, task, options.half)
+                if part == "tokens":
+                    for replacement in REPLACEMENTS:
+                        checkpoint = store.path(*keys, replacement).with_suffix(".checkpoint")
+                        make: Any = partial(
+                            parts.tokens, model, halves, options.half, replacement=replacement, count=count,
+                            seed=options.seed, checkpoint=checkpoint,
+                        )  # fmt: skip
+                        _rows(store, (*keys, replacement), options, count, make)
+                        checkpoint.unlink(missing_ok=True)
+                elif part == "heads":
+                    make = partial(parts.heads, model, halves, options.half, count=count)
+                    _rows(store, keys, options, count, make)
+                elif part == "components" and task not in blimp:
+                    make = partial(parts.components, model, halves, options.half, count=count)
+                    _rows(store, keys, options, count, make)
+                elif part == "circuits" and task == "indirect objects":
+                    scored = count if options.quick else SCORED
+                    make = partial(parts.circuits, model, halves, options.half, count=scored, judged=count)
+                    _rows(store, keys, options, count, make)
+
+
+def _rows(store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, make: Any) -> None:
+    names = dict(zip(("part", "model", "task", "half", "replacement"), keys, strict=False))
+    print(f"{', '.join(keys)}", flush=True)
+
+    def table() -> pd.DataFrame:
+        rows = make()
+        for position, (name, key) in enumerate(list(names.items())[1:]):
+            rows.insert(position, name, key)
+        return rows
+
+    store.rows(keys, {"count": count, "seed": options.seed}, table)
+
+
+def show(store: Store, reference: str) -> str:
+    """All tables that there are rows for."""
+    makers: dict[str, list[tuple[str, Any]]] = {
+        "tokens": [
+            ("Tokens: does masking what a method blames change the preference?", tables.token_table),
+            (
+                "Tokens: paired differences",
+                lambda rows: tables.token_differences(rows, reference, RULES),
+            ),
+        ],
+        "components": [("Components: agreement with activation patching", tables.component_table)],
+        "heads": [("Heads: agreement with ablation", tables.head_table)],
+        "circuits": [("Circuits of component edges", tables.circuit_table)],
+    }
+    said = []
+    for part, made in makers.items():
+        rows = store.every(part)
+        if len(rows):
+            how = "; ".join(map(str, store.options(part)))
+            said += [f"## {title}\n\n{make(rows)}\n\nMade with {how}." for title, make in made]
+    return "\n\n".join(said)
+
+
+def main() -> None:
+    """Measure what is missing, then print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--half", default="held out", choices=("development", "held out"))
+    parser.add_argument(
+        "--quick", action="store_true", help="two cases of each task, into a folder of their own"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
+    )
+    parser.add_argument(
+        "--reference", default="ATTN_LRP", help="rule set that paired differences are taken to"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="folder of the results")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data, for BLiMP")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    folder = options.out or (RESULTS.with_name("evidence-quick") if options.quick else RESULTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(folder)
+    if not options.tables:
+        measure(options, store)
+    text = show(store, options.reference)
+    (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+    print(text)

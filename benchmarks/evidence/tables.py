@@ -1,0 +1,141 @@
+"""The rows of all cases as Markdown tables with intervals, for README and docs.
+
+Every interval is a 95 % bootstrap interval over cases; differences are paired by case, and their p is corrected by
+Holm for the number of rule sets compared (`lrp_lens.views.statistics.intervals`).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from lrp_lens.views.statistics.intervals import mean_interval, paired_differences, percentile_interval
+
+from benchmarks.evidence.parts import SITES
+from lrp_lens.circuits.curve import cmd, cpr
+
+TOKEN_MEASURES = {
+    "delta_a": "ΔA",
+    "comprehensiveness": "compr.",
+    "loo_correlation": "LOO ρ",
+    "evidence_top1": "top-1",
+}
+KEY = ["model", "task", "half", "case"]
+
+
+def markdown(rows: Iterable[Iterable[str]], header: list[str]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def cell(values: pd.Series) -> str:
+    """A mean with its interval."""
+    mean, low, high, n = mean_interval(values.to_numpy(dtype=np.float64))
+    if not n:
+        return "–"
+    return f"{mean:.2f}" if np.isnan(low) else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def token_table(rows: pd.DataFrame) -> str:
+    """One line per method: the measures, right answers and failures apart, for each model and replacement."""
+    parts = []
+    for (model, replacement), own in rows.groupby(["model", "replacement"], sort=False):
+        n = {kind: own[own["correct"] == kind].drop_duplicates(KEY).shape[0] for kind in (True, False)}
+        header = ["rules or method", *(f"{name}, right" for name in TOKEN_MEASURES.values()), "ΔA, failures"]
+        lines = []
+        for method, found in own.groupby("method", sort=False):
+            right, wrong = found[found["correct"]], found[~found["correct"]]
+            lines.append(
+                [str(method), *(cell(right[name]) for name in TOKEN_MEASURES), cell(wrong["delta_a"])]
+            )
+        parts.append(
+            f"**{model}**, masked embeddings become: {replacement}; {n[True]} right answers, {n[False]} failures\n\n"
+            + markdown(lines, header)
+        )
+    return "\n\n".join(parts)
+
+
+def token_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]) -> str:
+    """ΔA of each rule set minus that of the reference, paired by case, over everything in `rows`."""
+    wide = rows.pivot(index=[*KEY, "replacement"], columns="method", values="delta_a")
+    wide = wide.groupby(level=KEY).mean()
+    found = paired_differences(wide[[reference, *(one for one in methods if one != reference)]], reference)
+    lines = [
+        [row.method, f"{row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}]", str(row.n), f"{row.p_holm:.3g}"]
+        for row in found.itertuples()
+    ]
+    return markdown(lines, ["rules", f"ΔA minus that of {reference}", "cases", "p (Holm)"])
+
+
+def component_table(rows: pd.DataFrame, statistic: str = "pearson") -> str:
+    """One line per method, one column per site: the mean over pairs of the agreement with activation patching."""
+    parts = []
+    for model, own in rows.groupby("model", sort=False):
+        n = own.drop_duplicates(KEY).shape[0]
+        lines = [
+            [str(method), *(cell(found.loc[found["site"] == site, statistic]) for site in SITES)]
+            for method, found in own.groupby("method", sort=False)
+        ]
+        tasks = own["task"].nunique()
+        parts.append(
+            f"**{model}**, {statistic} with activation patching, mean over {n} pairs of {tasks} tasks\n\n"
+            + markdown(lines, ["rules or method", *SITES])
+        )
+    return "\n\n".join(parts)
+
+
+def head_table(rows: pd.DataFrame) -> str:
+    """One line per method: the correlation over heads of what ablation takes with the method's scores."""
+    parts = []
+    for model, own in rows.groupby("model", sort=False):
+        n = own.drop_duplicates(KEY).shape[0]
+        lines = [
+            [
+                str(method),
+                *(cell(found.loc[found["ablation"] == kind, "pearson"]) for kind in ("zero", "mean")),
+            ]
+            for method, found in own.groupby("method", sort=False)
+        ]
+        parts.append(
+            f"**{model}**, {n} prompts\n\n" + markdown(lines, ["rules", "zero ablation", "mean ablation"])
+        )
+    return "\n\n".join(parts)
+
+
+def circuit_table(rows: pd.DataFrame, resamples: int = 2000) -> str:
+    """CPR (signed ranking), the same with f clipped at 1, and CMD (absolute ranking), with intervals over pairs."""
+    parts = []
+    for model, own in rows.groupby("model", sort=False):
+        keys = own.drop_duplicates(KEY).shape[0]
+        weights = _weights(keys, resamples)
+        lines = []
+        for method, found in own.groupby("method", sort=False):
+            signed, absolute = (
+                _shares(found[found["ranking"].isin([ranking, "random"])], weights)
+                for ranking in ("signed", "absolute")
+            )
+            fractions = np.sort(found["fraction"].unique())
+            areas = (cpr(fractions, signed), cpr(fractions, signed.clip(max=1)), cmd(fractions, absolute))
+            lines.append([str(method), *map(_area, areas)])
+        parts.append(
+            f"**{model}**, {keys} pairs\n\n" + markdown(lines, ["ranking", "CPR", "CPR, f ≤ 1", "CMD"])
+        )
+    return "\n\n".join(parts)
+
+
+def _weights(n: int, resamples: int) -> np.ndarray:
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.concatenate([np.full((1, n), 1 / n), counts / n])
+
+
+def _shares(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+    """f(k) of all pairs (first row) and of every resample, [resample, size]."""
+    by_pair = rows.pivot_table(index="fraction", columns=KEY, values="circuit").to_numpy()
+    pairs = rows.drop_duplicates(KEY).sort_values(KEY)
+    full, empty = (weights @ pairs[name].to_numpy() for name in ("full", "empty"))
+    return (weights @ by_pair.T - empty[:, None]) / (full - empty)[:, None]
+
+
+def _area(samples: np.ndarray) -> str:
+    low, high = percentile_interval(samples[1:])
+    return f"{samples[0]:.2f} [{low:.2f}, {high:.2f}]"
