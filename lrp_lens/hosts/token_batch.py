@@ -203,7 +203,7 @@ class TokenBatch:
                 end = self.starts[row] + self.lengths[row]
                 answers[row][end - forced : end] = [self.roles[row]] * forced
             pieces = self.pieces or None
-            return Shown(self.strings, self.special, pieces, self._messages(), tuple(map(tuple, answers)))
+            return Shown(self.strings, self.special, pieces, tuple(map(tuple, answers)))
         strings, pieces_of = ([[""] * self.width for _ in range(self.n_examples)] for _ in range(2))
         special = torch.ones(self.n_examples, self.width, dtype=torch.bool)
         for row, columns in enumerate(self.columns.tolist()):
