@@ -89,7 +89,8 @@ def _cuts(
             cost = best[begin] + beginnings[end] * (run + copied) + number * pass_costs
             if cost < best[end]:
                 best[end], previous[end] = cost, begin
-    stops, end = [], len(points) - 1
+    stops: list[int] = []
+    end = len(points) - 1
     while end:
         begin, step = previous[end], max(1, tokens // beginnings[end])
         stops += range(points[end], points[begin], -step)
