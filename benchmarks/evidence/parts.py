@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lrp_lens.views.statistics.agreement import pearson, spearman
 
 from benchmarks.evidence.cases import Answered, answered, decided, pairs
 from benchmarks.evidence.methods import (
@@ -34,6 +33,7 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.views.statistics.agreement import pearson, spearman
 
 SITES = (
     "resid_pre", "attn_out", "mlp_out",

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from lrp_lens.views.statistics.intervals import mean_interval, paired_differences, percentile_interval
 
 from benchmarks.evidence.parts import SITES
 from lrp_lens.circuits.curve import cmd, cpr
+from lrp_lens.views.statistics.intervals import mean_interval, paired_differences, percentile_interval
 
 TOKEN_MEASURES = {
     "delta_a": "ΔA",

@@ -175,5 +175,5 @@ def segments(cache: Cache, named: Mapping[str, Any] | None) -> View:
         )
     view = tokens(cache).by(named)
     if own:  # they hold every token
-        view = view.select(segment=range(len(named)))
+        view = view.select(segment=slice(0, len(named)))
     return replace(view, name="segment relevance")
