@@ -27,7 +27,7 @@ from lrp_lens.patching import Method, compare, of_rules, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
-from lrp_lens.patching.facets import FACETS
+from lrp_lens.methods.facets import FACETS
 from lrp_lens.patching.scored import Cost, Scores
 from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.palette import plotly_text

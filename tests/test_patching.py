@@ -24,7 +24,7 @@ from lrp_lens import (
 )
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.patching.activation import activation_values
-from lrp_lens.patching.facets import BUNDLES, FACETS, PARTS, record_name
+from lrp_lens.methods.facets import BUNDLES, FACETS, PARTS, record_name
 from lrp_lens.patching.twins import CutOffWarning
 from tests import zoo
 

@@ -16,8 +16,8 @@ from lrp_lens.metrics import CallableMetric, Metric
 from lrp_lens.patching import waves
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.cells import Chosen, grouped
-from lrp_lens.patching.facets import FACETS, record_name
-from lrp_lens.patching.inputs import aligned
+from lrp_lens.methods.facets import FACETS, record_name
+from lrp_lens.methods.inputs import aligned
 from tests import zoo
 from tests.oracles.activation_patching import patch_one_by_one
 

@@ -37,7 +37,7 @@ class MaskedRuns:
 
 @dataclass(eq=False)
 class Question:
-    """One prompt with its metric; a token method is a function of it."""
+    """One prompt with its metric; methods score its tokens (`lrp_lens.methods.TokenQuestion`)."""
 
     model: Any
     """The HookedTransformer or TransformerBridge."""
