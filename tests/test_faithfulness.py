@@ -19,17 +19,17 @@ from lrp_lens.masking import (
     MEASURES,
     Faithfulness,
     Question,
-    TokenMethod,
     faithfulness,
-    relevance_method,
 )
 from lrp_lens.masking import replacement as replacement_module
-from lrp_lens.methods.attention import pattern_points
 from lrp_lens.masking.curves import Plan, as_plan, curves, prefix_masks, relevance_order
+from lrp_lens.masking.evaluate import inapplicable
 from lrp_lens.masking.measures import evidence_overlap
-from lrp_lens.masking.methods import as_methods, inapplicable
-from lrp_lens.masking.question import MaskedRuns
 from lrp_lens.masking.questions import questions, require_seed
+from lrp_lens.methods import METHODS, Method, relevance_method
+from lrp_lens.methods.attention import pattern_points
+from lrp_lens.methods.question import MaskedRuns
+from lrp_lens.methods.registry import as_methods
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -446,7 +446,7 @@ def test_differences_are_paired(model: Any) -> None:
         (dict(fractions=()), r"lie in \(0, 1\]"),
         (dict(methods=["telepathy"]), "received 'telepathy'"),
         (dict(methods=[]), "at least one"),
-        (dict(methods=["random", "random"]), "different names"),
+        (dict(methods=["random", "random"]), "names of their own"),
         (dict(methods=lambda q: np.zeros(3)), r"returned shape \(3,\)"),
         (dict(methods=lambda q: np.full(len(q.tokens), np.nan)), "NaN or infinite"),
         (dict(metric=[LogitDiff("mary", "john")] * 3), "3 metrics for 1 cases"),
@@ -465,8 +465,8 @@ def test_refusals_that_annotations_would_catch_first(model: Any) -> None:
         replacement_module.make_replacement(model, "magic", torch.tensor([3]))
     with pytest.raises(InputError, match="draws from the prompts' tokens"):
         replacement_module.make_replacement(model, "resample", torch.tensor([], dtype=torch.long))
-    with pytest.raises(InputError, match="a rule set, a name or a function"):
-        as_methods([3])
+    with pytest.raises(InputError, match="a rule set, a Method, a function"):
+        as_methods([3], "tokens")
 
 
 @pytest.mark.parametrize(
@@ -523,12 +523,12 @@ def test_a_host_without_patterns_is_refused_early(model: Any, monkeypatch: pytes
     def none(model: Any) -> Any:
         raise SiteError("no patterns")
 
-    gone = {name: replace(one, requires=none) for name, one in BASELINES.items() if "attention" in name}
+    gone = {name: replace(METHODS[name], requires=none) for name in BASELINES if "attention" in name}
     assert len(gone) == 2 and all(METHODS[name].requires is pattern_points for name in gone)
     assert inapplicable(model, list(gone.values()), refuse=False) == dict.fromkeys(gone, "no patterns")
     with pytest.raises(SiteError, match="no patterns"):
         inapplicable(model, list(gone.values()), refuse=True)
-    assert inapplicable(model, as_methods(None), refuse=True) == {}
+    assert inapplicable(model, as_methods(BASELINES, "tokens"), refuse=True) == {}
 
 
 def test_no_padding_token_to_replace_with() -> None:

@@ -8,11 +8,12 @@ import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.masking import BASELINES, Question, ablation_regression, integrated_gradients
-from lrp_lens.methods.ablation import lasso_weights
+from lrp_lens.masking import BASELINES, Question
 from lrp_lens.masking.questions import questions
+from lrp_lens.methods import METHODS, ablation_regression, attention_rollout, integrated_gradients
+from lrp_lens.methods.ablation import lasso_weights
 from lrp_lens.metrics import LogitDiff, LogProb
-from lrp_lens.patching import FACETS, attention_rollout, patching_pass
+from lrp_lens.patching import FACETS, patching_pass
 from tests import zoo
 
 
@@ -120,10 +121,10 @@ def test_random_is_seeded_and_differs_between_cases(model: Any) -> None:
     cases = [demo_cases()[0]] * 2
     one, two = (questions(model, cases, None, "mean", seed)[0] for seed in (0, 0))
     random = METHODS["random"]
-    np.testing.assert_array_equal(random.scores(one[0]), random.scores(two[0]))
-    assert (random.scores(one[0]) != random.scores(one[1])).all()
+    np.testing.assert_array_equal(random.token_scores(one[0]), random.token_scores(two[0]))
+    assert (random.token_scores(one[0]) != random.token_scores(one[1])).all()
     other = questions(model, cases, None, "mean", 1)[0]
-    assert (random.scores(one[0]) != random.scores(other[0])).all()
+    assert (random.token_scores(one[0]) != random.token_scores(other[0])).all()
 
 
 def test_lasso_recovers_a_linear_truth() -> None:
@@ -188,8 +189,8 @@ def test_refusals(build: Any, words: str) -> None:
 def test_nothing_left_behind(model: Any, question: Question) -> None:
     before = model(question.tokens[None])
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for method in BASELINES.values():
-        method.scores(question)
+    for name in BASELINES:
+        METHODS[name].token_scores(question)
     assert trainable == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not [point for point in model.hook_dict.values() if point.fwd_hooks]
     assert torch.equal(model(question.tokens[None]), before)

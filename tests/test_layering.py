@@ -40,7 +40,8 @@ ONLY = {
 
 # Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
 SHOWN_BY = dict.fromkeys(
-    ("views", "run", "attribution_graphs", "decomposition", "circuits", "methods", "patching", "masking"), "plots"
+    ("views", "run", "attribution_graphs", "decomposition", "circuits", "methods", "patching", "masking"),
+    "plots",
 ) | {"failures": "report"}
 
 # Libraries that only these rooms may import.

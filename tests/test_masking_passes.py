@@ -10,10 +10,11 @@ import torch
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import prefix
-from lrp_lens.masking import Question, TokenMethod, faithfulness, integrated_gradients, relevance_method
+from lrp_lens.masking import Question, faithfulness
 from lrp_lens.masking import replacement as replacement_module
 from lrp_lens.masking.passes import passes
 from lrp_lens.masking.replacement import masked_logits, mean_embedding
+from lrp_lens.methods import Method, integrated_gradients, relevance_method
 from lrp_lens.metrics import LogitDiff, SequenceLogit, SequenceLogitDiff
 from lrp_lens.rules import RELP, AttentionWeights
 from tests import zoo

@@ -29,8 +29,8 @@ from lrp_lens import (
 )
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.sites import AttentionSite, NormSite
-from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
 from lrp_lens.methods import as_method
+from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
 from lrp_lens.rules.softmax import plain_softmax
 from lrp_lens.run.cache import RelevanceCache

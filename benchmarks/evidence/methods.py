@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from lrp_lens.masking.baselines import pattern_points
+from lrp_lens.masking.methods import TokenMethod
 
 from benchmarks.evidence.cases import Answered
 from lrp_lens import LogitDiff
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
-from lrp_lens.masking.baselines import pattern_points
-from lrp_lens.masking.methods import TokenMethod
 from lrp_lens.masking.question import Question
 from lrp_lens.patching import get_act_patch_attn_head_out_all_pos
 from lrp_lens.rules import PRESETS

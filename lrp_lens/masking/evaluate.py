@@ -44,7 +44,7 @@ BASELINES = (
 def faithfulness(
     model: Any,
     cases: Any,
-    methods: Iterable[MethodLike] | MethodLike | None = None,
+    methods: "MethodLike | Iterable[MethodLike] | None" = None,
     *,
     metric: MetricLike | Sequence[MetricLike] | None = None,
     replacement: ReplacementName = "mean",

@@ -8,7 +8,8 @@ from lrp_lens.methods.ablation import ablation_regression
 from lrp_lens.methods.attention import attention_of, attention_rollout
 from lrp_lens.methods.chance import random_scores
 from lrp_lens.methods.integrated import integrated_gradients
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.methods.registry import METHODS, as_method
 from lrp_lens.methods.relevance import gradient_times_input, relevance_method
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lrp_lens.errors import InputError
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 
 
 def leave_one_out_scores(question: TokenQuestion) -> Float[np.ndarray, " pos"]:

@@ -25,7 +25,8 @@ from lrp_lens.methods.atp_star import read_softmax
 from lrp_lens.methods.attribution import PatchingPass, no_pass
 from lrp_lens.methods.facets import Facet
 from lrp_lens.methods.inputs import per_prompt
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 
 
 def pattern_points(model: Any) -> list[Any]:

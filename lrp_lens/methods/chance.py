@@ -15,7 +15,8 @@ from torch import Tensor
 from lrp_lens.errors import InputError
 from lrp_lens.methods.attribution import PatchingPass, no_pass
 from lrp_lens.methods.facets import Facet
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 
 
 def random_scores(like: Float[Tensor, "batch layer ..."], seed: int) -> Float[Tensor, "batch layer ..."]:

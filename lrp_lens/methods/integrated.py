@@ -27,7 +27,8 @@ from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different
 from lrp_lens.methods.attribution import PatchingPass, patching_pass
 from lrp_lens.methods.inputs import PatchingMetric, activations, aligned, require_aligned
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 from lrp_lens.run.path import mean_gradient, midpoints, placed
 

@@ -9,7 +9,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,52 +20,7 @@ from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.methods.attribution import PatchingPass, reasons
 from lrp_lens.methods.facets import Facet
 from lrp_lens.methods.inputs import PatchingMetric
-from lrp_lens.metrics import BoundMetric, Metric
-
-
-class MaskedValues(Protocol):
-    """What the model says under each mask."""
-
-    @property
-    def values(self) -> Float[np.ndarray, " rows"]:
-        """The metric."""
-
-
-class TokenQuestion(Protocol):
-    """What a method finds on a question about the tokens of one prompt; `lrp_lens.masking.Question` is one."""
-
-    model: Any
-    """The HookedTransformer or TransformerBridge."""
-    tokens: Tensor
-    """Token ids of the prompt, [pos]."""
-    strings: tuple[str, ...]
-    """Text of each token."""
-    maskable: np.ndarray
-    """Positions that may be masked, [n]."""
-    metric: Metric
-    """The metric, with token ids for this one example."""
-    replacement: Tensor
-    """What masked embeddings are replaced by, [pos, d_model]."""
-
-    @property
-    def batch(self) -> TokenBatch:
-        """What is run: the prompt, with the metric's answers."""
-
-    @property
-    def decision(self) -> int:
-        """Position at which the first choice is read."""
-
-    def rng(self, purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose: the same in every run, independent of other purposes."""
-
-    def bound(self, copies: int) -> BoundMetric:
-        """The metric bound to so many copies of the prompt's rows."""
-
-    def masked(self, masks: np.ndarray) -> MaskedValues:
-        """Run the model with tokens masked, True in [row, pos]."""
-
-    def leave_one_out(self) -> np.ndarray:
-        """Metric lost by masking each maskable token alone, [n]."""
+from lrp_lens.methods.question import TokenQuestion
 
 
 def plain(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:

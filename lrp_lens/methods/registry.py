@@ -24,7 +24,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 _SPELLED = {bare_name(name): method for method in METHODS.values() for name in (method.name, *method.aliases)}
 
-MethodLike = Method | RuleSet | str | Callable[[Any], Any]
+MethodLike = Method | RuleSet | str | Callable[..., Any]
 
 Ability = Literal["sites", "tokens"]
 

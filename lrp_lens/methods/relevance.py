@@ -17,7 +17,8 @@ from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.methods.attribution import PatchingPass, patching_pass
 from lrp_lens.methods.facets import Facet
 from lrp_lens.methods.inputs import PatchingMetric
-from lrp_lens.methods.method import Method, TokenQuestion
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.rules import GRADIENT, PRESETS, VARIANTS, RuleSet, as_rule_set
 from lrp_lens.run.relevance import run_with_relevance
 

@@ -68,7 +68,7 @@ def compare(
     metric: PatchingMetric | Mapping[str, PatchingMetric] | None = None,
     *,
     sites: str | Sequence[str] = SITES,
-    methods: MethodLike | Sequence[MethodLike] = DEFAULT_METHODS,
+    methods: "MethodLike | Sequence[MethodLike]" = DEFAULT_METHODS,
     ks: int | Sequence[int] = (5, 10, 20),
     samples: int = 1000,
     seed: int = 0,
