@@ -69,7 +69,8 @@ def _gradient_times_input(passed: PatchingPass, source: Any, facet: Facet) -> Te
 
 
 METHODS = (
-    *map(relevance_method, (PRESETS | VARIANTS).values()),
+    *(relevance_method(rules) for rules in (PRESETS | VARIANTS).values() if rules is not GRADIENT),
+    replace(relevance_method(GRADIENT), aliases=("AtP", "attribution patching")),
     replace(
         relevance_method(GRADIENT),
         name="GRADIENT_X_INPUT",

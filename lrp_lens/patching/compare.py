@@ -65,7 +65,7 @@ def compare(
     model: Any,
     clean: Any,
     corrupted: Any,
-    metric: PatchingMetric | Mapping[str, PatchingMetric] | None = None,
+    metric: "PatchingMetric | Mapping[str, PatchingMetric] | None" = None,
     *,
     sites: str | Sequence[str] = SITES,
     methods: "MethodLike | Sequence[MethodLike]" = DEFAULT_METHODS,
