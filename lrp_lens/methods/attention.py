@@ -10,6 +10,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -85,9 +86,14 @@ def attention_of(heads: Sequence[tuple[int, int]], name: str = "attention of cho
         >>> attention_of([(2, 0), (3, 1)]).name
         'attention of chosen heads'
     """
-    chosen = [tuple(one) for one in heads]
-    if not chosen or any(len(one) != 2 or min(one) < 0 for one in chosen):
-        raise InputError(f"Heads are pairs (layer, head) from 0, one at least; received {heads!r}.")
+    try:
+        chosen = [(index(layer), index(head)) for layer, head in heads]
+    except (TypeError, ValueError):
+        chosen = []
+    if not chosen or min(map(min, chosen)) < 0:
+        raise InputError(
+            f"Heads are pairs (layer, head), whole numbers from 0, one at least; received {heads!r}."
+        )
 
     def requires(model: Any) -> None:
         layers, n_heads = len(pattern_points(model)), model.cfg.n_heads

@@ -54,6 +54,7 @@ def relevance_method(rules: RuleSet | str) -> Method:
         requires=rules.plan,
         lrp=not rules.is_gradient,
         words=str(rules),
+        aliases=("attribution patching",) if rules.is_gradient else (),
     )
 
 
@@ -69,8 +70,7 @@ def _gradient_times_input(passed: PatchingPass, source: Any, facet: Facet) -> Te
 
 
 METHODS = (
-    *(relevance_method(rules) for rules in (PRESETS | VARIANTS).values() if rules is not GRADIENT),
-    replace(relevance_method(GRADIENT), aliases=("AtP", "attribution patching")),
+    *map(relevance_method, (PRESETS | VARIANTS).values()),
     replace(
         relevance_method(GRADIENT),
         name="GRADIENT_X_INPUT",
