@@ -1,7 +1,7 @@
 """Attention itself, and attention rollout: what the patterns say without a metric.  Neither has a sign.
 
 1. Attention of tokens: the pattern from the position of the decision, mean over layers and heads; or over given heads
-   only, as ATTNATTRIB of "On Mechanistic Circuits for Extractive Question-Answering" (2502.08059) reads it.
+   only, in the manner of ATTNATTRIB ("On Mechanistic Circuits for Extractive Question-Answering", 2502.08059).
 2. Attention rollout (Abnar & Zuidema 2005.00928, section 3): with A = mean over heads of P + I per layer, its rows
    normalised, the product of A over this and all later layers says how much of each stream arrives at the position
    that the metric reads.  It scores tokens, and sites of the residual stream only.
@@ -105,7 +105,8 @@ def attention_of(heads: Sequence[tuple[int, int]], name: str = "attention of cho
 
     def scores(question: TokenQuestion) -> Float[Tensor, " pos"]:
         requires(question.model)
-        rows = _patterns(question, lambda pattern: pattern[:, question.decision])
+        decision = question.decision
+        rows = _patterns(question, lambda pattern: pattern[:, decision])
         return torch.stack([rows[layer][head] for layer, head in chosen]).mean(0)
 
     return Method(name, tokens=scores, cost="1F", requires=requires, unsigned=True)
