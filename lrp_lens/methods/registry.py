@@ -27,6 +27,10 @@ _SPELLED = {bare_name(name): method for method in METHODS.values() for name in (
 MethodLike = Method | RuleSet | str | Callable[..., Any]
 
 Ability = Literal["sites", "tokens"]
+_NEEDS: dict[Ability, tuple[str, Ability, str]] = {
+    "sites": ("compare", "tokens", "faithfulness"),
+    "tokens": ("faithfulness", "sites", "compare"),
+}
 
 
 def as_method(method: Any) -> Method:
@@ -75,17 +79,13 @@ def as_methods(methods: Any, ability: Ability) -> tuple[Method, ...]:
         raise InputError(
             f"Methods have names of their own, and there is at least one; received {names}. Rename a rule set."
         )
+    place, other, elsewhere = _NEEDS[ability]
     for one in found:
         if getattr(one, ability) is None:
-            able = [name for name, other in METHODS.items() if getattr(other, ability) is not None]
-            place, other, other_place = (
-                ("compare", "tokens", "faithfulness")
-                if ability == "sites"
-                else ("faithfulness", "sites", "compare")
-            )
+            able = [name for name, known in METHODS.items() if getattr(known, ability) is not None]
             raise InputError(
-                f"{place} needs scores of {ability}; {one.name} has scores of {other} only, for {other_place}. Take "
-                f"it out, or pass a Method with {ability}=; those with scores of {ability} are {', '.join(able)}."
+                f"{place} needs scores of {ability}; {one.name} has scores of {other} only, for {elsewhere}. Take it "
+                f"out, or pass a Method with {ability}=; those with scores of {ability} are {', '.join(able)}."
             )
     return found
 
