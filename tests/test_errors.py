@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lrp_lens
 from lrp_lens.errors import InputError, LrpLensError, MetricError, RuleError, SiteError, UnknownNameError
-from lrp_lens.hosts.loading import NotHookedTransformerError
+from lrp_lens.hosts.loading.hooked import NotHookedTransformerError
 
 PACKAGE = Path(lrp_lens.__file__).parent
 KINDS = {InputError, MetricError, RuleError, SiteError}
