@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.overhead import transformer_bridge
 from lrp_lens import LogitDiff, load_model
+from lrp_lens.methods.facets import FACETS
+from lrp_lens.methods.inputs import aligned
 from lrp_lens.patching.activation import activation_values
-from lrp_lens.patching.facets import FACETS
-from lrp_lens.patching.inputs import aligned
 from tests.patched_alone import patch_one_by_one
 
 TEXT = "When{} and{} went to the store,{} gave a bottle of milk to"

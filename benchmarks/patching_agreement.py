@@ -27,10 +27,10 @@ SITES = (
     "attn_head_out_by_pos", "attn_head_q_by_pos", "attn_head_k_by_pos", "attn_head_v_by_pos",
     "attn_head_pattern_by_pos",
 )  # fmt: skip
-RANKED = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "IG", "RANDOM")
+RANKED = ("GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR_SIGNED", "integrated gradients", "random")
 METHODS = (
-    "GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR", "ATP_STAR_SIGNED", "ATP_QK_FIX", "IG", "IG_RELP",
-    "GRADIENT_X_INPUT", "ROLLOUT", "RANDOM",
+    "GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "ATP_STAR", "ATP_STAR_SIGNED", "ATP_QK_FIX",
+    "integrated gradients", "integrated gradients with RELP", "GRADIENT_X_INPUT", "attention rollout", "random",
 )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     clean, corrupted, answers, foils = pairs(options.pairs)
     metrics = {"logit difference": LogitDiff(answers, foils), "log-probability": LogProb(answers)}
     found = compare(model, clean, corrupted, metrics, sites=SITES, methods=METHODS, samples=options.samples)
-    print(f"{found!r}\nUnsigned methods (ATP_STAR, ROLLOUT) are compared with |exact|.\n")
+    print(f"{found!r}\nUnsigned methods (ATP_STAR, attention rollout) are compared with |exact|.\n")
     rows, floor = found.table(), found.noise_floor()
     for metric in metrics:
         print(f"Pearson with activation patching, {metric}\n")
@@ -127,7 +127,9 @@ def main() -> None:
     if options.figures:
         options.figures.mkdir(parents=True, exist_ok=True)
         for site in SITES:
-            found.plot(site, ("GRADIENT", "RELP", "IG")).write_html(options.figures / f"{site}.html")
+            found.plot(site, ("GRADIENT", "RELP", "integrated gradients")).write_html(
+                options.figures / f"{site}.html"
+            )
     chosen = suggest_rules(model, clean, corrupted, metrics["logit difference"], sites=SITES)
     print("\nRules chosen per site on half of the pairs, judged on the other half (Pearson)\n")
     print("| site | chosen | calibration | held out | best held out |\n|---|---|---|---|---|")

@@ -4,6 +4,7 @@ from lrp_lens import attribution_graphs as attribution_graphs
 from lrp_lens import circuits as circuits
 from lrp_lens import demo as demo
 from lrp_lens import masking as masking
+from lrp_lens import methods as methods
 from lrp_lens import metrics as metrics
 from lrp_lens import patching as patching
 from lrp_lens import plots as plots
@@ -34,6 +35,7 @@ from lrp_lens.hosts.tokens import message_segments as message_segments
 from lrp_lens.hosts.tokens import tokenize as tokenize
 from lrp_lens.masking import Faithfulness as Faithfulness
 from lrp_lens.masking import faithfulness as faithfulness
+from lrp_lens.methods import Method as Method
 from lrp_lens.metrics import Logit as Logit
 from lrp_lens.metrics import LogitDiff as LogitDiff
 from lrp_lens.metrics import LogProb as LogProb

@@ -32,9 +32,8 @@ from lrp_lens import (
     run_with_relevance,
 )
 from lrp_lens.attribution_graphs.arrays import AttributionGraph
-from lrp_lens.masking.baselines import integrated_gradients
-from lrp_lens.masking.methods import relevance_method
 from lrp_lens.masking.questions import questions
+from lrp_lens.methods import integrated_gradients, relevance_method
 from lrp_lens.metrics import Metric
 from lrp_lens.metrics.metric import Term
 from lrp_lens.patching import (
@@ -429,12 +428,14 @@ def test_masking_hides_the_prompt_and_never_the_answer() -> None:
                 total += float(of_row(answer, sign)(logits))
             assert value == pytest.approx(total, abs=1e-4)
     _, cache = run_with_relevance(model, PROMPT, DIFF, rules=RELP)
-    np.testing.assert_allclose(relevance_method(RELP).scores(question), cache.tokens().values[:6], atol=1e-6)
+    np.testing.assert_allclose(
+        relevance_method(RELP).token_scores(question), cache.tokens().values[:6], atol=1e-6
+    )
     (question,), _ = questions(model, PROMPT, DIFF, "mean", 0)
     everything = np.zeros((1, 6), dtype=bool)
     everything[0, question.maskable] = True
     lost = question.full - question.masked(everything).values[0]
-    scores = integrated_gradients(steps=400).scores(question)
+    scores = integrated_gradients(steps=400).token_scores(question)
     assert scores.sum() == pytest.approx(lost, rel=1e-4)
 
 

@@ -23,11 +23,12 @@ from lrp_lens import (
     SiteError,
     View,
 )
-from lrp_lens.patching import Method, compare, of_rules, suggest_rules
+from lrp_lens.methods import Method, relevance_method
+from lrp_lens.methods.facets import FACETS
+from lrp_lens.patching import compare, suggest_rules
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
-from lrp_lens.patching.facets import FACETS
 from lrp_lens.patching.scored import Cost, Scores
 from lrp_lens.plots.comparison import plot_comparison
 from lrp_lens.plots.palette import plotly_text
@@ -87,7 +88,12 @@ def test_the_table_holds_what_was_asked(found):
     known = rows.dropna(subset=["pearson"])
     assert (known.pearson_low <= known.pearson_high).all() and known.pearson.between(-1, 1).all()
     costs = rows.groupby("method")[["forwards", "backwards"]].agg(["min", "max"])
-    assert costs.loc["RELP"].tolist() == [2, 2, 1, 1] and costs.loc["IG"].tolist() == [8, 8, 6, 6]
+    assert costs.loc["RELP"].tolist() == [2, 2, 1, 1] and costs.loc["integrated gradients"].tolist() == [
+        8,
+        8,
+        6,
+        6,
+    ]
     assert rows[rows.site == "mlp_out"].exact_forwards.eq(2 * 4).all()
     assert found.to_dataframe().equals(found.to_dataframe()) and "6 prompts of 4 tokens" in repr(found)
     page = found._repr_html_()
@@ -122,9 +128,9 @@ def test_missing_cells_say_why(found):
     rows = found.table().set_index(["metric", "site", "method"])
     cut = rows.loc[("difference", "attn_head_k_by_pos", "CP_LRP")]
     assert np.isnan(cut.pearson) and cut.n_cells == 0 and "cut off by CP_LRP" in cut.note
-    rollout = rows.loc[("difference", "mlp_out", "ROLLOUT")]
+    rollout = rows.loc[("difference", "mlp_out", "attention rollout")]
     assert np.isnan(rollout.pearson) and "defined on resid_pre" in rollout.note
-    assert np.isfinite(rows.loc[("difference", "resid_pre", "ROLLOUT")].pearson)
+    assert np.isfinite(rows.loc[("difference", "resid_pre", "attention rollout")].pearson)
     star = rows.loc[("difference", "mlp_out", "ATP_STAR")]
     assert star.unsigned and np.isnan(star.sign_agreement)
 
@@ -244,27 +250,27 @@ def test_k_is_capped_by_what_is_ranked_and_by_the_cells_alike():
 def test_random_rankings_are_drawn_for_each_site_and_averaged(model, found):
     options = dict(sites=["resid_pre", "mlp_out"], methods="RANDOM", ks=3, samples=200)
     result = compare(model, CLEAN, CORRUPTED, METRIC, seed=1, **options)
-    draws = {site: result.scores["metric", site, "RANDOM"].draws for site in options["sites"]}
+    draws = {site: result.scores["metric", site, "random"].draws for site in options["sites"]}
     assert draws["resid_pre"].shape == draws["mlp_out"].shape == (20, 2, 4)
     both = np.corrcoef(draws["resid_pre"].ravel(), draws["mlp_out"].ravel())[0, 1]
     assert abs(both) < 0.3
     assert np.corrcoef(draws["mlp_out"].reshape(20, -1))[np.triu_indices(20, 1)].max() < 0.999
     again = compare(model, CLEAN, CORRUPTED, METRIC, seed=1, **options)
     other = compare(model, CLEAN, CORRUPTED, METRIC, seed=2, **options)
-    np.testing.assert_array_equal(draws["mlp_out"], again.scores["metric", "mlp_out", "RANDOM"].draws)
-    assert not np.allclose(draws["mlp_out"], other.scores["metric", "mlp_out", "RANDOM"].draws)
+    np.testing.assert_array_equal(draws["mlp_out"], again.scores["metric", "mlp_out", "random"].draws)
+    assert not np.allclose(draws["mlp_out"], other.scores["metric", "mlp_out", "random"].draws)
     rows = result.table().set_index("site")
     exact = result.view("mlp_out").values.ravel()
     each = [np.corrcoef(draw.ravel(), exact)[0, 1] for draw in draws["mlp_out"]]
     assert np.isclose(rows.pearson["mlp_out"], np.mean(each))
     assert rows.pearson_low["mlp_out"] < min(0, np.mean(each)) and rows.pearson_high["mlp_out"] > 0
-    assert np.isclose(result.on_prompts("metric", "mlp_out", "RANDOM", range(6), "pearson"), np.mean(each))
+    assert np.isclose(result.on_prompts("metric", "mlp_out", "random", range(6), "pearson"), np.mean(each))
     assert rows.note.str.startswith("mean over 20 random rankings").all()
 
 
 def test_costs_are_those_of_what_ran(model, found):
     costs = found.table().groupby("method")[["forwards", "backwards"]].max()
-    assert costs.loc["RANDOM"].tolist() == [0, 0] and costs.loc["ROLLOUT"].tolist() == [1, 0]
+    assert costs.loc["random"].tolist() == [0, 0] and costs.loc["attention rollout"].tolist() == [1, 0]
     assert costs.loc["ATP_STAR"].tolist() == [1 + 2 + 2 + 1, 3]  # run, drops, softmax twice (keys), clean run
     out = compare(model, CLEAN, CORRUPTED, METRIC, sites="mlp_out", methods="ATP_STAR", samples=0).table()
     assert out[["forwards", "backwards"]].values.tolist() == [[1 + 2 + 1, 3]]
@@ -433,7 +439,7 @@ def test_a_method_that_is_exact_agrees_exactly(model):
         values = activation_values(model, passed.tokens, source, facet, [METRIC], engine="batched")[0]
         return values - passed.value[:, None, None]
 
-    truth = Method("TRUTH", of_rules(GRADIENT).make, score)
+    truth = Method("TRUTH", sites=relevance_method(GRADIENT).sites, score=score)
     result = compare(model, CLEAN, CORRUPTED, METRIC, sites=["mlp_out"], methods=[truth], samples=10, ks=(3,))
     (row,) = result.table().to_dict("records")
     for name in ("pearson", "spearman", "sign_agreement", "top_3", "pearson_low"):

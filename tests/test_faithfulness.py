@@ -19,17 +19,17 @@ from lrp_lens.masking import (
     MEASURES,
     Faithfulness,
     Question,
-    TokenMethod,
     faithfulness,
-    relevance_method,
 )
 from lrp_lens.masking import replacement as replacement_module
-from lrp_lens.masking.baselines import pattern_points
 from lrp_lens.masking.curves import Plan, as_plan, curves, prefix_masks, relevance_order
+from lrp_lens.masking.evaluate import inapplicable
 from lrp_lens.masking.measures import evidence_overlap
-from lrp_lens.masking.methods import as_methods, inapplicable
-from lrp_lens.masking.question import MaskedRuns
 from lrp_lens.masking.questions import questions, require_seed
+from lrp_lens.methods import METHODS, Method, relevance_method
+from lrp_lens.methods.attention import pattern_points
+from lrp_lens.methods.question import MaskedRuns
+from lrp_lens.methods.registry import as_methods
 from lrp_lens.metrics import CallableMetric, Logit, LogitDiff, SequenceLogit
 from lrp_lens.plots import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.rules import ATTN_LRP, CP_LRP, PRESETS
@@ -330,7 +330,7 @@ def test_special_tokens_are_never_masked_and_the_decision_only_if_asked_for(mode
         with pytest.raises(InputError, match=rf"never masked are the positions \[0, {length - 1}\]"):
             question.masked(mask)
     asked.masked(mask)
-    scores = [BASELINES[name].scores(question) for name in ("leave-one-out", "integrated gradients")]
+    scores = [METHODS[name].token_scores(question) for name in ("leave-one-out", "integrated gradients")]
     assert all(one[0] == one[-1] == 0 for one in scores)
     with pytest.raises(InputError, match="special tokens and that of the decision excepted; case 0"):
         questions(model, [torch.tensor([0, 5])], LogitDiff("mary", "john"), "mean", 0)
@@ -339,7 +339,7 @@ def test_special_tokens_are_never_masked_and_the_decision_only_if_asked_for(mode
 
 def test_the_table(model: Any) -> None:
     cases = short_cases(2) + short_cases(2, correct=True)
-    methods = [ATTN_LRP, "CP_LRP", "random", TokenMethod("mine", lambda q: torch.arange(len(q.tokens)))]
+    methods = [ATTN_LRP, "CP_LRP", "random", Method("mine", tokens=lambda q: torch.arange(len(q.tokens)))]
     one, two = (faithfulness(model, cases, methods, seed=3, progress=False) for _ in range(2))
     assert one.methods == ("ATTN_LRP", "CP_LRP", "random", "mine")
     assert one.cases.equals(two.cases)
@@ -395,7 +395,7 @@ def test_a_rule_set_is_its_relevance(model: Any) -> None:
         _, relevance = run_with_relevance(
             model, case.prompt, LogitDiff(case.target, case.contrast), rules=rules
         )
-        scores = relevance_method(rules).scores(question)
+        scores = relevance_method(rules).token_scores(question)
         np.testing.assert_allclose(scores, relevance.tokens().values, atol=1e-4)
 
 
@@ -446,7 +446,7 @@ def test_differences_are_paired(model: Any) -> None:
         (dict(fractions=()), r"lie in \(0, 1\]"),
         (dict(methods=["telepathy"]), "received 'telepathy'"),
         (dict(methods=[]), "at least one"),
-        (dict(methods=["random", "random"]), "different names"),
+        (dict(methods=["random", "random"]), "names of their own"),
         (dict(methods=lambda q: np.zeros(3)), r"returned shape \(3,\)"),
         (dict(methods=lambda q: np.full(len(q.tokens), np.nan)), "NaN or infinite"),
         (dict(metric=[LogitDiff("mary", "john")] * 3), "3 metrics for 1 cases"),
@@ -465,8 +465,8 @@ def test_refusals_that_annotations_would_catch_first(model: Any) -> None:
         replacement_module.make_replacement(model, "magic", torch.tensor([3]))
     with pytest.raises(InputError, match="draws from the prompts' tokens"):
         replacement_module.make_replacement(model, "resample", torch.tensor([], dtype=torch.long))
-    with pytest.raises(InputError, match="a rule set, a name or a function"):
-        as_methods([3])
+    with pytest.raises(InputError, match="a rule set, a Method, a function"):
+        as_methods([3], "tokens")
 
 
 @pytest.mark.parametrize(
@@ -523,12 +523,12 @@ def test_a_host_without_patterns_is_refused_early(model: Any, monkeypatch: pytes
     def none(model: Any) -> Any:
         raise SiteError("no patterns")
 
-    gone = {name: replace(one, requires=none) for name, one in BASELINES.items() if "attention" in name}
-    assert len(gone) == 2 and all(BASELINES[name].requires is pattern_points for name in gone)
+    gone = {name: replace(METHODS[name], requires=none) for name in BASELINES if "attention" in name}
+    assert len(gone) == 2 and all(METHODS[name].requires is pattern_points for name in gone)
     assert inapplicable(model, list(gone.values()), refuse=False) == dict.fromkeys(gone, "no patterns")
     with pytest.raises(SiteError, match="no patterns"):
         inapplicable(model, list(gone.values()), refuse=True)
-    assert inapplicable(model, as_methods(None), refuse=True) == {}
+    assert inapplicable(model, as_methods(BASELINES, "tokens"), refuse=True) == {}
 
 
 def test_no_padding_token_to_replace_with() -> None:
@@ -588,7 +588,7 @@ def test_a_saved_result_is_the_same(model: Any, tmp_path: Path) -> None:
 
 def test_the_notebook_table_shades_from_worst_to_best(model: Any) -> None:
     def one(question: Question) -> np.ndarray:
-        return BASELINES["leave-one-out"].scores(question)
+        return METHODS["leave-one-out"].token_scores(question)
 
     def two(question: Question) -> np.ndarray:
         return -one(question)

@@ -8,11 +8,12 @@ import torch
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.masking import BASELINES, Question, ablation_regression, integrated_gradients
-from lrp_lens.masking.baselines import lasso_weights
+from lrp_lens.masking import BASELINES, Question
 from lrp_lens.masking.questions import questions
+from lrp_lens.methods import METHODS, ablation_regression, attention_rollout, integrated_gradients
+from lrp_lens.methods.ablation import lasso_weights
 from lrp_lens.metrics import LogitDiff, LogProb
-from lrp_lens.patching import FACETS, attention_rollout, patching_pass
+from lrp_lens.patching import FACETS, patching_pass
 from tests import zoo
 
 
@@ -44,7 +45,7 @@ def test_leave_one_out_is_exact(model: Any, question: Question) -> None:
 
     last = len(question.tokens) - 1
     expected = [0.0] + [gap(None) - gap(position) for position in range(1, last)] + [0.0]
-    scores = BASELINES["leave-one-out"].scores(question)
+    scores = METHODS["leave-one-out"].token_scores(question)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert np.abs(scores).max() > 0.1
 
@@ -57,11 +58,11 @@ def test_integrated_gradients_are_complete(model: Any, replacement: str) -> None
     masks[0, question.maskable] = True
     difference = question.full - question.masked(masks).values[0]
     errors = [
-        abs(integrated_gradients(steps).scores(question).sum() - difference) / abs(difference)
+        abs(integrated_gradients(steps).token_scores(question).sum() - difference) / abs(difference)
         for steps in (2, 200)
     ]
     assert errors[1] < 0.02 and errors[1] < errors[0]
-    assert integrated_gradients(3).scores(question)[0] == 0
+    assert integrated_gradients(3).token_scores(question)[0] == 0
 
 
 def test_integrated_gradients_by_hand() -> None:
@@ -81,18 +82,18 @@ def test_integrated_gradients_by_hand() -> None:
         (gradient,) = torch.autograd.grad(logits[0, -1].log_softmax(-1)[4], leaf)
         total += gradient / 2
     expected = (total * embedding).sum(-1)[0].numpy()
-    np.testing.assert_allclose(integrated_gradients(2).scores(question), expected, atol=1e-9)
+    np.testing.assert_allclose(integrated_gradients(2).token_scores(question), expected, atol=1e-9)
 
 
 def test_attention_by_hand(model: Any, question: Question) -> None:
     _, cache = model.run_with_cache(question.tokens[None])
     patterns = torch.stack([cache["pattern", layer][0].mean(0) for layer in range(model.cfg.n_layers)])
-    scores = BASELINES["attention"].scores(question)
+    scores = METHODS["attention"].token_scores(question)
     np.testing.assert_allclose(scores, patterns.mean(0)[-1].detach(), atol=1e-6)
     product = torch.eye(len(question.tokens))
     for pattern in patterns:
         product = (0.5 * pattern + 0.5 * torch.eye(len(pattern))) @ product
-    rollout = BASELINES["attention rollout"].scores(question)
+    rollout = METHODS["attention rollout"].token_scores(question)
     np.testing.assert_allclose(rollout, product[-1].detach(), atol=1e-6)
     assert rollout.sum() == pytest.approx(1, abs=1e-5)
 
@@ -108,7 +109,7 @@ def test_both_rollouts_are_the_papers_on_a_model_with_attention_sinks() -> None:
         assert pattern[-1].sum() < 0.999  # the sink takes the rest
         mixed = pattern + torch.eye(9)
         product = (mixed / mixed.sum(-1, keepdim=True)) @ product
-    by_token = BASELINES["attention rollout"].scores(asked)
+    by_token = METHODS["attention rollout"].token_scores(asked)
     passed = patching_pass(model, tokens, LogitDiff(3, 7), parts=["z"])
     by_stream = attention_rollout(passed, FACETS["resid_pre"])[0, 0]
     np.testing.assert_allclose(by_token, product[-1], atol=1e-6)
@@ -119,11 +120,11 @@ def test_both_rollouts_are_the_papers_on_a_model_with_attention_sinks() -> None:
 def test_random_is_seeded_and_differs_between_cases(model: Any) -> None:
     cases = [demo_cases()[0]] * 2
     one, two = (questions(model, cases, None, "mean", seed)[0] for seed in (0, 0))
-    random = BASELINES["random"]
-    np.testing.assert_array_equal(random.scores(one[0]), random.scores(two[0]))
-    assert (random.scores(one[0]) != random.scores(one[1])).all()
+    random = METHODS["random"]
+    np.testing.assert_array_equal(random.token_scores(one[0]), random.token_scores(two[0]))
+    assert (random.token_scores(one[0]) != random.token_scores(one[1])).all()
     other = questions(model, cases, None, "mean", 1)[0]
-    assert (random.scores(one[0]) != random.scores(other[0])).all()
+    assert (random.token_scores(one[0]) != random.token_scores(other[0])).all()
 
 
 def test_lasso_recovers_a_linear_truth() -> None:
@@ -156,7 +157,7 @@ def test_ablation_regression_runs_its_masks(question: Question, monkeypatch: pyt
         return original(self, masks)
 
     monkeypatch.setattr(Question, "masked", spy)
-    scores = ablation_regression(ablations=50, keep=0.75).scores(question)
+    scores = ablation_regression(ablations=50, keep=0.75).token_scores(question)
     (masks,) = asked
     assert masks.shape == (50, len(question.tokens))
     share = 3 * np.sqrt(0.25 * 0.75 / masks[:, 1:-1].size)  # three standard errors
@@ -166,8 +167,8 @@ def test_ablation_regression_runs_its_masks(question: Question, monkeypatch: pyt
 
 
 def test_surrogates_see_what_leave_one_out_sees(question: Question) -> None:
-    loo = BASELINES["leave-one-out"].scores(question)
-    scores = ablation_regression(ablations=512, keep=0.95).scores(question)
+    loo = METHODS["leave-one-out"].token_scores(question)
+    scores = ablation_regression(ablations=512, keep=0.95).token_scores(question)
     assert np.corrcoef(loo, scores)[0, 1] > 0.6
 
 
@@ -188,8 +189,8 @@ def test_refusals(build: Any, words: str) -> None:
 def test_nothing_left_behind(model: Any, question: Question) -> None:
     before = model(question.tokens[None])
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for method in BASELINES.values():
-        method.scores(question)
+    for name in BASELINES:
+        METHODS[name].token_scores(question)
     assert trainable == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not [point for point in model.hook_dict.values() if point.fwd_hooks]
     assert torch.equal(model(question.tokens[None]), before)
@@ -200,5 +201,5 @@ def test_metrics_at_other_positions(model: Any) -> None:
     (question,), _ = questions(model, text, LogitDiff("mary", "john", pos=5), "mean", 0)
     assert question.decision == 5
     for name in ("attention", "leave-one-out", "integrated gradients"):
-        scores = BASELINES[name].scores(question)
+        scores = METHODS[name].token_scores(question)
         assert np.abs(scores[6:]).max() < 1e-5 and np.abs(scores[1:6]).max() > 1e-3

@@ -18,7 +18,7 @@ from lrp_lens.rules import PRESETS, Rule
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
     "errors", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
-    "attribution_graphs", "decomposition", "circuits", "patching", "cases", "masking", "failures",
+    "attribution_graphs", "decomposition", "circuits", "methods", "patching", "cases", "masking", "failures",
     "plots", "report", "demo", "cli",
 )  # fmt: skip
 
@@ -40,7 +40,8 @@ ONLY = {
 
 # Results that draw or write themselves: `.plot()` and the like may import this room to the right, when called.
 SHOWN_BY = dict.fromkeys(
-    ("views", "run", "attribution_graphs", "decomposition", "circuits", "patching", "masking"), "plots"
+    ("views", "run", "attribution_graphs", "decomposition", "circuits", "methods", "patching", "masking"),
+    "plots",
 ) | {"failures": "report"}
 
 # Libraries that only these rooms may import.

@@ -10,10 +10,11 @@ import torch
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import prefix
-from lrp_lens.masking import Question, TokenMethod, faithfulness, integrated_gradients, relevance_method
+from lrp_lens.masking import Question, faithfulness
 from lrp_lens.masking import replacement as replacement_module
 from lrp_lens.masking.passes import passes
 from lrp_lens.masking.replacement import masked_logits, mean_embedding
+from lrp_lens.methods import Method, integrated_gradients, relevance_method
 from lrp_lens.metrics import LogitDiff, SequenceLogit, SequenceLogitDiff
 from lrp_lens.rules import RELP, AttentionWeights
 from tests import zoo
@@ -167,7 +168,7 @@ def table(path: Path | None, **changed: Any) -> Any:
     arguments: dict[str, Any] = dict(
         model=zoo.shared("bridge", "gpt2"),
         cases=[zoo.prompt_tokens(1, length)[0] for length in (6, 7, 8, 5)],
-        methods=[TokenMethod("mine", scores), "RELP", integrated_gradients(3)],
+        methods=[Method("mine", tokens=scores), "RELP", integrated_gradients(3)],
         metric=LogitDiff(3, 7),
         steps=4,
         checkpoint=path,
@@ -237,11 +238,11 @@ def test_checkpoints_of_other_models_rules_and_functions_are_refused(finished: P
         table(finished, model=model)
     for other in (
         relevance_method(RELP.replace(attention=AttentionWeights(0, 0, 1))),  # if it has another name or not
-        TokenMethod("RELP", scores),
+        Method("RELP", tokens=scores),
     ):
-        renamed = TokenMethod("RELP", other.function, "1F + 1B")
+        renamed = Method("RELP", tokens=other.tokens, cost="1F + 1B")
         with pytest.raises(InputError, match="written for other methods"):
-            table(finished, methods=[TokenMethod("mine", scores), renamed, integrated_gradients(3)])
+            table(finished, methods=[Method("mine", tokens=scores), renamed, integrated_gradients(3)])
     damaged = tmp_path / "damaged"
     damaged.write_bytes(finished.read_bytes()[:-9])
     with pytest.raises(InputError, match="an interrupted call wrote"):

@@ -29,8 +29,8 @@ from lrp_lens import (
 )
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.sites import AttentionSite, NormSite
+from lrp_lens.methods import as_method
 from lrp_lens.patching import get_lrp_patch_mlp_out, patching_pass
-from lrp_lens.patching.methods import method_of
 from lrp_lens.rules import AttentionRule, Hook, NormRule, SoftmaxRule, as_rule_set, scaled
 from lrp_lens.rules.softmax import plain_softmax
 from lrp_lens.run.cache import RelevanceCache
@@ -321,9 +321,9 @@ def test_every_entry_takes_names_of_rule_sets() -> None:
     assert "CP_LRP" in str(found)
     with pytest.raises(InputError, match=r"received 'cplpr'\. Did you mean 'CP_LRP'"):
         faithfulness(model, [tokens[0]], methods=["cplpr"], metric=METRIC)
-    assert method_of("attn-lrp").name == "ATTN_LRP"
+    assert as_method("attn-lrp").name == "ATTN_LRP"
     with pytest.raises(InputError, match=r"received 'ATPSTR'\. Did you mean 'ATP_STAR'"):
-        method_of("ATPSTR")
+        as_method("ATPSTR")
     for rules in (None, 3, "", "magic"):
         with pytest.raises(RuleError, match="rules is a RuleSet, or one of ATTN_LRP"):
             as_rule_set(rules)

@@ -20,11 +20,12 @@ from lrp_lens import (
     LogProb,
     RuleError,
     SiteError,
+    methods,
     patching,
 )
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.methods.facets import BUNDLES, FACETS, PARTS, record_name
 from lrp_lens.patching.activation import activation_values
-from lrp_lens.patching.facets import BUNDLES, FACETS, PARTS, record_name
 from lrp_lens.patching.twins import CutOffWarning
 from tests import zoo
 
@@ -288,7 +289,7 @@ def test_the_pattern_takes_its_half_of_the_product(llama):
     to_pattern = (own[last] * passed.gradients[last]).sum() / 2
     total = (own[record_name("z", 1)] * z).sum()
     torch.testing.assert_close(to_v + to_pattern, total)
-    scores = patching.gradient_times_input(passed, FACETS["attn_head_pattern_all_pos"])
+    scores = methods.gradient_times_input(passed, FACETS["attn_head_pattern_all_pos"])
     torch.testing.assert_close(scores[:, 1].sum(), to_pattern)
 
 
@@ -363,7 +364,7 @@ def test_an_integrated_pass_serves_the_end_of_its_path_only(gpt2):
         passed.scores(late, FACETS["mlp_out"])
     plain = patching.patching_pass(gpt2, CORRUPTED, METRIC)  # has no path, and serves any
     assert plain.scores(other, FACETS["mlp_out"]).isfinite().all()
-    assert patching.gradient_times_input(passed, FACETS["resid_pre"]).isfinite().all()
+    assert methods.gradient_times_input(passed, FACETS["resid_pre"]).isfinite().all()
 
 
 def test_both_names_of_the_metric_and_its_default(gpt2):
@@ -505,14 +506,14 @@ def test_controls(gpt2):
     stream = FACETS["resid_pre"]
     name = record_name("resid_pre", 1)
     product = (passed.activations[name] * passed.gradients[name]).sum(-1)
-    torch.testing.assert_close(patching.gradient_times_input(passed, stream)[:, 1], product)
-    rollout = patching.attention_rollout(passed, stream)
+    torch.testing.assert_close(methods.gradient_times_input(passed, stream)[:, 1], product)
+    rollout = methods.attention_rollout(passed, stream)
     torch.testing.assert_close(rollout.sum(-1), torch.ones(2, 2, dtype=torch.float64), atol=1e-6, rtol=0)
     assert (rollout >= 0).all()
     with pytest.raises(SiteError, match="defined on resid_pre"):
-        patching.attention_rollout(passed, FACETS["mlp_out"])
-    noise = patching.random_scores(rollout, seed=1)
-    assert torch.equal(noise, patching.random_scores(rollout, seed=1)) and noise.shape == rollout.shape
+        methods.attention_rollout(passed, FACETS["mlp_out"])
+    noise = methods.random_scores(rollout, seed=1)
+    assert torch.equal(noise, methods.random_scores(rollout, seed=1)) and noise.shape == rollout.shape
 
 
 def test_atp_star_counts_the_forwards_of_the_sites_it_scores(gpt2):

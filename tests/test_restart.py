@@ -12,12 +12,12 @@ import torch
 from lrp_lens import InputError, LogitDiff, LogProb, SequenceLogitDiff, SiteError, compare, patching
 from lrp_lens.hosts import dead, resolve, restart
 from lrp_lens.hosts.restart import Run
+from lrp_lens.methods.facets import FACETS, record_name
+from lrp_lens.methods.inputs import aligned
 from lrp_lens.metrics import CallableMetric, Metric
 from lrp_lens.patching import waves
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.cells import Chosen, grouped
-from lrp_lens.patching.facets import FACETS, record_name
-from lrp_lens.patching.inputs import aligned
 from tests import zoo
 from tests.patched_alone import patch_one_by_one
 
@@ -234,7 +234,7 @@ def test_compare_asks_once(monkeypatch):
 
 def test_an_interrupted_comparison_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
     model = zoo.shared("bridge", "llama")
-    options = dict(sites=["mlp_out", "attn_out"], methods=["GRADIENT", "RELP", "RANDOM"], samples=20)
+    options = dict(sites=["mlp_out", "attn_out"], methods=["GRADIENT", "RELP", "random"], samples=20)
     expected = compare(model, CLEAN, CORRUPTED, METRIC, **options)
     kept = dict(checkpoint=tmp_path / "kept", **options)
     room, done = sys.modules["lrp_lens.patching.activation"], []
@@ -283,12 +283,12 @@ def test_an_interrupted_comparison_goes_on_with_the_same_numbers(tmp_path, monke
 
 def test_layers_and_positions_of_a_comparison_are_cells_of_the_whole():
     model = zoo.shared("bridge", "llama")
-    options = dict(sites=["mlp_out", "attn_head_out_by_pos"], methods=["RELP", "RANDOM"], samples=0, ks=())
+    options = dict(sites=["mlp_out", "attn_head_out_by_pos"], methods=["RELP", "random"], samples=0, ks=())
     whole = compare(model, CLEAN, CORRUPTED, METRIC, **options)
     part = compare(model, CLEAN, CORRUPTED, METRIC, layers=[1], positions=[2, -1], **options)
     for key, scores in {
         **whole.exact,
-        **{k: v for k, v in whole.scores.items() if "RANDOM" not in k},
+        **{k: v for k, v in whole.scores.items() if "random" not in k},
     }.items():
         found = part.exact[key] if len(key) == 2 else part.scores[key]
         expected = np.full_like(scores.values, np.nan)
@@ -297,4 +297,4 @@ def test_layers_and_positions_of_a_comparison_are_cells_of_the_whole():
     rows = part.table().set_index(["site", "method"])
     assert rows.n_cells["mlp_out", "RELP"] == 2 == rows.exact_forwards["mlp_out", "RELP"]
     assert rows.n_cells["attn_head_out_by_pos", "RELP"] == 8
-    assert np.isfinite(rows.pearson["attn_head_out_by_pos", "RANDOM"])
+    assert np.isfinite(rows.pearson["attn_head_out_by_pos", "random"])

@@ -21,7 +21,6 @@ from benchmarks.evidence.methods import (
     COMPONENT_METHODS,
     RULES,
     TOKEN_BASELINES,
-    attention_of,
     chosen_heads,
     metric,
 )
@@ -33,6 +32,7 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.methods import attention_of
 from lrp_lens.views.statistics.agreement import pearson, spearman
 
 SITES = (

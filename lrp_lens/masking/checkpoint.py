@@ -20,8 +20,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable
 from lrp_lens.files.arrays import read, write
 from lrp_lens.masking.curves import Plan
-from lrp_lens.masking.methods import TokenMethod
 from lrp_lens.masking.question import Question
+from lrp_lens.methods.method import Method
 
 KIND = "FaithfulnessCheckpoint/1"
 _SAMPLED = 4096
@@ -91,7 +91,7 @@ class Checkpoint:
 def identity(
     model: Any,
     questions: Sequence[Question],
-    methods: Sequence[TokenMethod],
+    methods: Sequence[Method],
     plan: Plan,
     options: dict[str, Any],
 ) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def identity(
         "model": _model(model),
         "cases": _hashed(repr(cases)),
         "metric": _hashed(repr([_plain(one.metric) for one in questions])),
-        "methods": {one.name: _hashed(repr([one.cost, _function(one.function)])) for one in methods},
+        "methods": {one.name: _hashed(repr([one.cost, _function(one.tokens)])) for one in methods},
         "steps, limit or fractions": [plan.steps, plan.limit, list(plan.fractions)],
     }
 

@@ -1,7 +1,7 @@
 """The table of token faithfulness: every method on every case, all perturbed prompts in batches.
 
 1. Tokenise the cases, fix each metric and each replacement (`question`).
-2. For each case: the scores of every method (`methods`, `baselines`); then the masked prompts of all their curves in
+2. For each case: the scores of every method (`lrp_lens.methods`); then the masked prompts of all their curves in
    one batch, none of them twice (`Question.masked`); then both curves and all measures (`curves`).
 3. Collect one row per case and method; curves on a common grid; intervals over cases are taken in the result.
 """
@@ -14,24 +14,37 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrp_lens.errors import RuleError, SiteError
 from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.masking.checkpoint import Checkpoint, Measured, identity
 from lrp_lens.masking.curves import AOPC_FRACTIONS, Plan, as_plan, curve_masks, curves
 from lrp_lens.masking.measures import MEASURES
-from lrp_lens.masking.methods import MethodLike, TokenMethod, as_methods, inapplicable
 from lrp_lens.masking.question import Question
 from lrp_lens.masking.questions import questions, require_seed
 from lrp_lens.masking.replacement import ReplacementName
 from lrp_lens.masking.result import Faithfulness
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.registry import MethodLike, as_methods
 from lrp_lens.metrics import MetricLike
 from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.rules import PRESETS
 from lrp_lens.views import View
+
+BASELINES = (
+    "random",
+    "attention",
+    "attention rollout",
+    "integrated gradients",
+    "ablation regression",
+    "leave-one-out",
+)
+"""Names of what any relevance method should be held against; gradient × input is the preset GRADIENT."""
 
 
 def faithfulness(
     model: Any,
     cases: Any,
-    methods: Iterable[MethodLike] | MethodLike | None = None,
+    methods: "MethodLike | Iterable[MethodLike] | None" = None,
     *,
     metric: MetricLike | Sequence[MetricLike] | None = None,
     replacement: ReplacementName = "mean",
@@ -52,8 +65,9 @@ def faithfulness(
     Args:
         model: a HookedTransformer or TransformerBridge in eval mode.
         cases: cases (`lrp_lens.Case` or anything with its fields), texts, or token ids [pos]; or one of these.
-        methods: rule sets, names of presets and baselines, `TokenMethod`s, or functions question → scores [pos];
-            None for every preset and every baseline; of these, one that the model cannot have is a row of "–".
+        methods: names of `lrp_lens.methods.METHODS` in any spelling, rule sets, `Method`s that score tokens, or
+            functions question → scores [pos]; None for every preset and every baseline; of these, one that the model
+            cannot have is a row of "–".
         metric: one metric for all cases, or one for each; None takes each case's target against its contrast, or
             first choice against runner-up for plain prompts.
         replacement: what masked embeddings become: "mean" (over the vocabulary), "zero", "pad" or "resample".
@@ -89,7 +103,7 @@ def faithfulness(
     plan = as_plan(steps, limit, fractions)
     require_seed(seed)
     require_show(progress)
-    chosen = as_methods(methods)
+    chosen = as_methods((*PRESETS, *BASELINES) if methods is None else methods, "tokens")
     require_gradients()
     require_eval(model)
     left_out = inapplicable(model, chosen, refuse=methods is not None)
@@ -148,6 +162,29 @@ def faithfulness(
     )
 
 
+def inapplicable(model: Any, methods: Sequence[Method], refuse: bool) -> dict[str, str]:
+    """Name → reason of each method that this model cannot have.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        methods: the methods.
+        refuse: raise the first reason instead, as befits methods that were asked for by name.
+
+    Raises:
+        RuleError, SiteError: with `refuse`, what the method itself says.
+    """
+    reasons = {}
+    for method in methods:
+        try:
+            if method.requires is not None:
+                method.requires(model)
+        except (RuleError, SiteError) as error:
+            if refuse:
+                raise
+            reasons[method.name] = str(error)
+    return reasons
+
+
 def _words(question: Question, metric: float) -> dict[str, Any]:
     """What the rows of one case say of it."""
     return {
@@ -160,7 +197,7 @@ def _words(question: Question, metric: float) -> dict[str, Any]:
 
 def _measure(
     question: Question,
-    methods: Sequence[TokenMethod],
+    methods: Sequence[Method],
     left_out: Collection[str],
     plan: Plan,
     points: np.ndarray,
@@ -174,7 +211,7 @@ def _measure(
     for index, method in enumerate(methods):
         if method.name not in left_out:
             start = time.perf_counter()
-            scores[index] = method.scores(question)
+            scores[index] = method.token_scores(question)
             seconds[method.name] += time.perf_counter() - start
     start = time.perf_counter()
     masks = [curve_masks(question, one, plan) for one in scores.values()]

@@ -13,6 +13,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, captioned
 from lrp_lens.masking import storage
 from lrp_lens.masking.measures import MEASURES
+from lrp_lens.methods.registry import spelled
 from lrp_lens.views import View
 from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
 
@@ -94,11 +95,12 @@ class Faithfulness:
     def differences(
         self, reference: str, measure: str = "delta_a", *, level: float = 0.95, resamples: int = 2000
     ) -> pd.DataFrame:
-        """Each method minus a reference method, paired by case: columns method, mean, low, high, n.
+        """Each method minus a reference method (in any spelling), paired by case: columns method, mean, low, high, n.
 
         Raises:
             InputError: no such method or measure.
         """
+        reference = spelled(reference, self.methods)
         self._require(reference, measure)
         wide = self.cases.pivot(index="case", columns="method", values=measure)
         found = paired_differences(

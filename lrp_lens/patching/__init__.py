@@ -1,13 +1,11 @@
-"""Patching: activation, attribution and relevance patching, their controls, and their comparison."""
+"""Patching: activation, attribution and relevance patching, and their comparison."""
 
-from lrp_lens.patching.atp_star import AtPStar, atp_star
-from lrp_lens.patching.attribution import PatchingPass, patching_pass
+from lrp_lens.methods.atp_star import AtPStar, atp_star
+from lrp_lens.methods.attribution import PatchingPass, patching_pass
+from lrp_lens.methods.facets import BUNDLES, FACETS, Facet
+from lrp_lens.methods.integrated import integrated_pass
 from lrp_lens.patching.compare import compare
 from lrp_lens.patching.comparison import Comparison
-from lrp_lens.patching.controls import attention_rollout, gradient_times_input, random_scores
-from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
-from lrp_lens.patching.integrated import integrated_pass
-from lrp_lens.patching.methods import METHODS, Method, integrated, of_rules
 from lrp_lens.patching.suggest import Suggestion, suggest_rules
 from lrp_lens.patching.twins import (
     CutOffWarning,
@@ -70,23 +68,16 @@ from lrp_lens.patching.twins import (
 __all__ = [
     "BUNDLES",
     "FACETS",
-    "METHODS",
     "AtPStar",
     "Comparison",
     "CutOffWarning",
     "Facet",
-    "Method",
     "PatchingPass",
     "Suggestion",
     "atp_star",
-    "attention_rollout",
     "compare",
-    "gradient_times_input",
-    "integrated",
     "integrated_pass",
-    "of_rules",
     "patching_pass",
-    "random_scores",
     "suggest_rules",
     "get_act_patch_resid_pre",
     "get_act_patch_resid_mid",

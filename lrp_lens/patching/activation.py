@@ -27,12 +27,12 @@ from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached, hooked
 from lrp_lens.hosts.sites import Sites
+from lrp_lens.methods.attribution import missing_parts, require_part
+from lrp_lens.methods.facets import Facet, record_name
+from lrp_lens.methods.inputs import aligned, is_cache
 from lrp_lens.metrics import Metric
-from lrp_lens.patching.attribution import missing_parts, require_part
 from lrp_lens.patching.cells import Chosen, Where, grouped, position_of, require_choice
 from lrp_lens.patching.checks import Engine, require_engine, require_whole
-from lrp_lens.patching.facets import Facet, record_name
-from lrp_lens.patching.inputs import aligned, is_cache
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS, Moved, Points, wave, whole_batches
 from lrp_lens.progress import progress_bar

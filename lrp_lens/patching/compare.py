@@ -23,14 +23,8 @@ from lrp_lens.files.checkpoints import CheckpointFolder
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.forward import device_of
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.metrics import Metric
-from lrp_lens.patching.activation import Options, patchable, patched_values
-from lrp_lens.patching.cells import Chosen, require_choice
-from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
-from lrp_lens.patching.comparison import Comparison
-from lrp_lens.patching.cost import Meter
-from lrp_lens.patching.facets import Facet, facet_of
-from lrp_lens.patching.inputs import (
+from lrp_lens.methods.facets import Facet, facet_of
+from lrp_lens.methods.inputs import (
     Direction,
     PatchingMetric,
     aligned,
@@ -40,13 +34,19 @@ from lrp_lens.patching.inputs import (
     require_aligned,
     require_usable,
 )
-from lrp_lens.patching.methods import Method, method_of
+from lrp_lens.methods.registry import MethodLike, as_methods
+from lrp_lens.metrics import Metric
+from lrp_lens.patching.activation import Options, patchable, patched_values
+from lrp_lens.patching.cells import Chosen, require_choice
+from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
+from lrp_lens.patching.comparison import Comparison
+from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.scored import Cost
 from lrp_lens.patching.scoring import add_scores
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet
+from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -54,8 +54,8 @@ SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_
 DEFAULT_METHODS = (
     *(rules.name for rules in (GRADIENT, RELP, ATTN_LRP, CP_LRP)),
     "ATP_STAR_SIGNED",
-    "IG",
-    "RANDOM",
+    "integrated gradients",
+    "random",
 )
 
 _VARIANTS = 3
@@ -65,10 +65,10 @@ def compare(
     model: Any,
     clean: Any,
     corrupted: Any,
-    metric: PatchingMetric | Mapping[str, PatchingMetric] | None = None,
+    metric: "PatchingMetric | Mapping[str, PatchingMetric] | None" = None,
     *,
     sites: str | Sequence[str] = SITES,
-    methods: str | RuleSet | Method | Sequence[str | RuleSet | Method] = DEFAULT_METHODS,
+    methods: "MethodLike | Sequence[MethodLike]" = DEFAULT_METHODS,
     ks: int | Sequence[int] = (5, 10, 20),
     samples: int = 1000,
     seed: int = 0,
@@ -91,11 +91,11 @@ def compare(
         metric: one number per prompt (a Metric such as `LogitDiff`, or a callable → [batch]); or name → metric;
             default: each clean prompt's top token against its runner-up.
         sites: names of `FACETS`, or one of them.
-        methods: names of `lrp_lens.patching.methods.METHODS`, rule sets, or `Method`s; or one of them.  Where a
-            method cannot run on this host, its row is NaN and its note says why.
+        methods: names of `lrp_lens.methods.METHODS` in any spelling, rule sets, or `Method`s that score sites; or one
+            of them.  Where a method cannot run on this host, its row is NaN and its note says why.
         ks: sizes of the top-k overlap; k is at most n_ranked, and column top_k_cells says what it was.
         samples: bootstrap samples over prompts; 0 for no intervals.
-        seed: of the bootstrap, the halves and RANDOM.
+        seed: of the bootstrap, the halves and the random rankings.
         floor: share of a site's largest |exact effect| (mean over prompts), by default 1 %.  Cells below it are left
             out of Spearman and sign agreement, and never count among the top k; column n_ranked says how many are
             left.  0 ranks every cell.  Pearson and scale always take every cell.
@@ -132,8 +132,8 @@ def compare(
         [['attn_head_out_all_pos', 'GRADIENT', 16], ['attn_head_out_all_pos', 'CP_LRP', 16]]
     """
     facets = [facet_of(site) for site in as_list(sites, "sites")]
-    compared = [method_of(method) for method in as_list(methods, "methods", (str, RuleSet, Method))]
-    _require(facets, compared, floor)
+    compared = as_methods(methods, "sites")
+    require_floor(floor)
     require_engine(engine)
     require_choice(facets, layers, positions, engine)
     require_whole(batch_tokens, "batch_tokens", 1)
@@ -237,10 +237,3 @@ def _folder(
             f"were {stored[0]['ends'][0, 0].tolist()}, now {ends[0, 0].tolist()}. Pass another folder."
         )
     return folder
-
-
-def _require(facets: Sequence[Facet], methods: Sequence[Method], floor: float | int) -> None:
-    names = [method.name for method in methods]
-    if len(set(names)) < len(names):
-        raise InputError(f"Methods have names of their own; received {names}. Rename a rule set.")
-    require_floor(floor)

@@ -12,6 +12,7 @@ import pandas as pd
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, captioned, frame
+from lrp_lens.methods.registry import spelled
 from lrp_lens.patching import storage
 from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.scored import Scored
@@ -106,7 +107,7 @@ class Comparison(Scored):
     def noise_floor(self) -> pd.DataFrame:
         """Exact against exact on halves of the prompts, per metric and site: mean and 95 % range of 20 splits; note.
 
-        Agreement above this is not to be had with half as many prompts; the method RANDOM shows the other end.
+        Agreement above this is not to be had with half as many prompts; the method "random" shows the other end.
         """
         rows = []
         for (metric, site), found in self.exact.items():
@@ -158,10 +159,16 @@ class Comparison(Scored):
     def view(self, site: str, method: str | None = None, metric: str | None = None) -> View:
         """Mean scores of one site, dims as transformer_lens lays them out; of activation patching without `method`.
 
+        Args:
+            site: a compared site.
+            method: its name, in any spelling.
+            metric: name of the metric; the first by default.
+
         Raises:
             InputError: if site, method or metric was not compared.
         """
         metric = metric or next(iter(self.exact))[0]
+        method = None if method is None else spelled(method, [name for _, _, name in self.scores])
         key = (metric, site) if method is None else (metric, site, method)
         found = (self.exact if method is None else self.scores).get(key)  # type: ignore[arg-type]
         if found is None or found.values is None:

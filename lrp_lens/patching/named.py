@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
-from lrp_lens.patching.facets import BUNDLES, FACETS, Facet
+from lrp_lens.methods.facets import BUNDLES, FACETS, Facet
 
 
 def facets_of(name: str) -> list[Facet]:

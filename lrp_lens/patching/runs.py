@@ -20,9 +20,9 @@ from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.restart import Run
 from lrp_lens.hosts.sites import Port
 from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.methods.facets import record_name
+from lrp_lens.methods.inputs import is_cache, require_aligned, run_keeping, source_activations
 from lrp_lens.metrics import Metric
-from lrp_lens.patching.facets import record_name
-from lrp_lens.patching.inputs import is_cache, require_aligned, run_keeping, source_activations
 
 
 class Readout:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrp_lens.patching.facets import Facet
+from lrp_lens.methods.facets import Facet
 from lrp_lens.views.statistics.agreement import (
     Statistic,
     above_floor,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, RuleError, SiteError
 from lrp_lens.hosts.forward import device_of
+from lrp_lens.methods.chance import random_draws
+from lrp_lens.methods.facets import Facet
+from lrp_lens.methods.inputs import PatchingMetric
+from lrp_lens.methods.method import Method
 from lrp_lens.patching.activation import Options
 from lrp_lens.patching.comparison import Comparison
-from lrp_lens.patching.controls import random_draws
 from lrp_lens.patching.cost import Meter
-from lrp_lens.patching.facets import Facet
-from lrp_lens.patching.inputs import PatchingMetric
-from lrp_lens.patching.methods import Method
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.scored import Cost, Scores
 
@@ -75,8 +75,9 @@ def _scores(
     """Scores of each site [batch, layer, *axes], or why there are none; and the cost of all."""
     found: _Found = []
     with Meter(device_of(runs.model)) as meter:
+        assert method.sites is not None  # `as_methods` refuses others
         try:
-            passed: Any = method.make(runs.model, runs.batch, runs.source, metric)
+            passed: Any = method.sites(runs.model, runs.batch, runs.source, metric)
         except (SiteError, RuleError) as error:  # this method only; the others go on
             reason = (f"{method.name} cannot run here: {error}",)
             return [(facet, None, reason) for facet in facets], Cost(0, 0, 0.0, 0.0)

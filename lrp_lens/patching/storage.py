@@ -11,7 +11,7 @@ import numpy as np
 from lrp_lens.files import AnyPath
 from lrp_lens.files.arrays import read, write
 from lrp_lens.files.headers import understood
-from lrp_lens.patching.facets import facet_of
+from lrp_lens.methods.facets import facet_of
 
 if TYPE_CHECKING:
     from lrp_lens.patching.comparison import Comparison

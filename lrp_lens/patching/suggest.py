@@ -16,10 +16,10 @@ import pandas as pd
 
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, frame
+from lrp_lens.methods.inputs import Direction, PatchingMetric, aligned
 from lrp_lens.patching.checks import as_list, require_whole
 from lrp_lens.patching.compare import SITES, compare
 from lrp_lens.patching.comparison import Comparison
-from lrp_lens.patching.inputs import Direction, PatchingMetric, aligned
 from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet, as_rule_set
 
 CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import resolve
+from lrp_lens.methods.facets import BUNDLES
+from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
 from lrp_lens.patching.activation import Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
 from lrp_lens.patching.checks import Engine, one_metric, require_engine, require_whole
-from lrp_lens.patching.facets import BUNDLES
-from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
 from lrp_lens.patching.named import Named, bundled, facets_of, filled
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS

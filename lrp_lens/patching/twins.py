@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
-from lrp_lens.patching.attribution import PatchingPass, patching_pass, reasons
+from lrp_lens.methods.attribution import PatchingPass, patching_pass, reasons
+from lrp_lens.methods.facets import BUNDLES
+from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, default_metric
 from lrp_lens.patching.checks import one_metric
-from lrp_lens.patching.facets import BUNDLES
-from lrp_lens.patching.inputs import Direction, PatchingMetric, base_and_source, default_metric
 from lrp_lens.patching.named import Named, bundled, facets_of, filled
 from lrp_lens.patching.sweeps import Sweep
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set

@@ -20,8 +20,8 @@ from lrp_lens.hosts.forward import forward, vocabulary_size
 from lrp_lens.hosts.restart import Start
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
+from lrp_lens.methods.facets import Facet
 from lrp_lens.patching.cells import Cell, Where
-from lrp_lens.patching.facets import Facet
 from lrp_lens.patching.runs import Runs
 
 BATCH_TOKENS = 4096

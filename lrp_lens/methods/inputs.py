@@ -22,8 +22,8 @@ from lrp_lens.hosts.scope import HookFunction, attached
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
+from lrp_lens.methods.facets import record_name
 from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
-from lrp_lens.patching.facets import record_name
 
 Direction = Literal["denoising", "noising"]
 """denoising: clean activations into the corrupted run (as in transformer_lens); noising: the reverse."""

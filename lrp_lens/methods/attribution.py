@@ -25,9 +25,8 @@ from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different
-from lrp_lens.ops.gates import accumulation_dtype
-from lrp_lens.patching.facets import PARTS, Facet, record_name
-from lrp_lens.patching.inputs import (
+from lrp_lens.methods.facets import PARTS, Facet, record_name
+from lrp_lens.methods.inputs import (
     PatchingMetric,
     aligned,
     is_cache,
@@ -36,7 +35,8 @@ from lrp_lens.patching.inputs import (
     run_keeping,
     source_activations,
 )
-from lrp_lens.rules import RELP, RuleSet, as_rule_set
+from lrp_lens.ops.gates import accumulation_dtype
+from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 from lrp_lens.run.relevance import run_with_relevance
 
 _OTHER_END = (
@@ -285,6 +285,12 @@ def patching_pass(
         missing=missing,
         _sites=sites,
     )
+
+
+def no_pass(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
+    """For scores that need neither activations nor gradients."""
+    value = torch.full((batch.n_examples,), torch.nan)
+    return PatchingPass(model, batch, metric, GRADIENT, {}, {}, value, {}, forwards=0, backwards=0)
 
 
 def reasons(passed: PatchingPass, facet: Facet) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ Source: Kramár et al. 2024 (2403.00745), sections 3.1.1 and 3.1.2.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +28,12 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.methods.attribution import PatchingPass, patching_pass
+from lrp_lens.methods.facets import Facet, record_name
+from lrp_lens.methods.inputs import PatchingMetric
+from lrp_lens.methods.method import Method
 from lrp_lens.ops.gates import accumulation_dtype, scale_gradient
-from lrp_lens.patching.attribution import PatchingPass, patching_pass
-from lrp_lens.patching.facets import Facet, record_name
-from lrp_lens.patching.inputs import PatchingMetric
 from lrp_lens.rules import GRADIENT, RuleSet
 
 Softmax = tuple[Tensor, Tensor]
@@ -246,3 +249,16 @@ def atp_star(
 
 def _drop(tensor: Tensor, hook: Any) -> Tensor:
     return scale_gradient(tensor, 0.0)
+
+
+def _make(
+    model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric, **options: Any
+) -> PatchingPass:
+    return atp_star(model, batch, metric, **options)
+
+
+METHODS = (
+    Method("ATP_STAR", _make, unsigned=True),
+    Method("ATP_STAR_SIGNED", partial(_make, signed=True)),
+    Method("ATP_QK_FIX", partial(_make, grad_drop=False)),
+)

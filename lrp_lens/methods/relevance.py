@@ -1,0 +1,83 @@
+"""Relevance under a rule set, and gradient × input.
+
+1. Sites: attribution patching under GRADIENT, relevance patching under other rules (`attribution`).
+2. Tokens: relevance at the embedding, one forward and one backward pass; under GRADIENT it is gradient × input.
+3. Gradient × input of sites: the activation of the run itself in place of the change, a ⊙ g.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.methods.attribution import PatchingPass, patching_pass
+from lrp_lens.methods.facets import Facet
+from lrp_lens.methods.inputs import PatchingMetric
+from lrp_lens.methods.method import Method
+from lrp_lens.methods.question import TokenQuestion
+from lrp_lens.rules import GRADIENT, PRESETS, VARIANTS, RuleSet, as_rule_set
+from lrp_lens.run.relevance import run_with_relevance
+
+
+def relevance_method(rules: RuleSet | str) -> Method:
+    """Relevance under a rule set (or a preset's name): patching at sites, relevance of tokens.
+
+    Example:
+        >>> relevance_method("cp-lrp").name
+        'CP_LRP'
+    """
+    rules = as_rule_set(rules)
+
+    def make(model: Any, batch: TokenBatch, other: TokenBatch, metric: PatchingMetric) -> PatchingPass:
+        return patching_pass(model, batch, metric, rules=rules)
+
+    def score(question: TokenQuestion) -> Tensor:
+        _, relevance = run_with_relevance(
+            question.model,
+            question.batch,
+            question.metric,
+            rules=rules,
+            names_filter=Names.EMBED,
+            logits="metric",
+        )
+        return relevance.sum_to_positions(Names.EMBED)[0, : len(question.tokens)]
+
+    return Method(
+        rules.name,
+        make,
+        score,
+        cost="1F + 1B",
+        requires=rules.plan,
+        lrp=not rules.is_gradient,
+        words=str(rules),
+        aliases=("attribution patching",) if rules.is_gradient else (),
+    )
+
+
+def gradient_times_input(passed: PatchingPass, facet: Facet) -> Float[Tensor, "batch layer ..."]:
+    """Activation ⊙ gradient (under rules: relevance) of the run itself, summed as a facet's patches are."""
+    names = passed.require(facet)
+    zeros = {name: torch.zeros_like(passed.activations[name]) for name in names if name in passed.gradients}
+    return -replace(passed, path_end=None).scores(zeros, facet)
+
+
+def _gradient_times_input(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
+    return gradient_times_input(passed, facet)
+
+
+METHODS = (
+    *map(relevance_method, (PRESETS | VARIANTS).values()),
+    replace(
+        relevance_method(GRADIENT),
+        name="GRADIENT_X_INPUT",
+        score=_gradient_times_input,
+        forwards=0,
+        words="",
+        aliases=("gradient × input",),
+    ),
+)
+"""GRADIENT is attribution patching (AtP)."""
