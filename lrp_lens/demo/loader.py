@@ -99,8 +99,7 @@ def real_cases(model: str, suite: str | None = None) -> list[Case]:
 
     The model's first choice is wrong by more than one logit, and the right token is among its first ten. The prompts
     are the first such ones of each task's development half in `benchmarks/evidence`, and are not edited
-    (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with. A
-    question that went through the chat template has messages as its prompt, and a completion.
+    (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with.
 
     Args:
         model: "smollm2" or "gemma3-270m", the name that `load_model` takes.
