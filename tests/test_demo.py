@@ -358,7 +358,7 @@ def test_prompts_come_from_the_script(unchecked):
 @pytest.mark.parametrize("name", REAL_MODELS)
 def test_real_cases_are_mistakes_of_several_tasks(name):
     cases = real_cases(name)
-    assert len({case.suite for case in cases}) >= 4 and len(cases) >= 10
+    assert len({case.suite for case in cases}) >= 3 and len(cases) >= 10
     assert len({str(case.prompt) for case in cases}) == len(cases)
     for case in cases:
         assert not case.correct and case.logit_gap > 1 and 1 < case.answer_rank <= 10

@@ -186,7 +186,9 @@ def test_one_token_is_left_to_compare_with() -> None:
     check = masking_check(question(model, never=(0, 6)), np.ones(7), text_of=str, top_k=5, seeds=9)
     assert (check.maskable, len(check.steps)) == (5, 1 + 4)
     assert "random" in check.verdict.reading and np.std(check.steps[-1].random) > 0
-    alone = masking_check(question(model, never=(0, 1, 2, 3, 4, 6)), np.ones(7), text_of=str, top_k=5, seeds=9)
+    alone = masking_check(
+        question(model, never=(0, 1, 2, 3, 4, 6)), np.ones(7), text_of=str, top_k=5, seeds=9
+    )
     np.testing.assert_allclose(alone.steps[-1].random, alone.steps[-1].gap, atol=1e-5)
     assert alone.verdict.outcome is Outcome.UNDECIDED and "Only 1 token may be masked" in str(alone)
 

@@ -68,7 +68,10 @@ def answered(model: Any, prompts: list[Prompt]) -> list[Answered]:
         rows = range(start, min(start + _ROWS, len(prompts)))
         batch = tokenize(model, [texts[row] for row in rows], "right", None)
         ends = torch.tensor(batch.prompt_lengths) - 1
-        read = (resolve(model).unembed_input.point, partial(_each_last, ends))  # no other logits are asked for
+        read = (
+            resolve(model).unembed_input.point,
+            partial(_each_last, ends),
+        )  # no other logits are asked for
         with torch.no_grad(), attached(model, [read]):
             logits = forward(model, batch.ids.to(device_of(model)), None)[:, 0]
         for index, row in enumerate(rows):

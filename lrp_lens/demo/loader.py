@@ -97,7 +97,7 @@ def demo_cases(suite: str | None = None, correct: bool | None = False) -> list[C
 def real_cases(model: str, suite: str | None = None) -> list[Case]:
     """Real failures of a language model that `make models` installs; no model is needed to read them.
 
-    The model's first choice is wrong by more than one logit, and the right token is among its first ten. The prompts
+    The model prefers the wrong answer by more than one logit, and both are among its first ten choices. The prompts
     are the first such ones of each task's development half in `benchmarks/evidence`, and are not edited
     (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with.
 
@@ -117,7 +117,9 @@ def real_cases(model: str, suite: str | None = None) -> list[Case]:
         ('reading', False, True)
     """
     if model not in REAL_MODELS:
-        raise InputError(f"there are real cases of {' and '.join(map(repr, REAL_MODELS))}, got model={model!r}")
+        raise InputError(
+            f"there are real cases of {' and '.join(map(repr, REAL_MODELS))}, got model={model!r}"
+        )
     found = json.loads(REAL_CASES_FILE.read_text(encoding="utf-8"))[model]
     return _of_suite([Case.from_dict(values) for values in found], suite, "real")
 
