@@ -363,6 +363,7 @@ def test_real_cases_are_mistakes_of_several_tasks(name):
     for case in cases:
         assert not case.correct and case.logit_gap > 1 and 1 < case.answer_rank <= 10
         assert case.segments["evidence"] and case.target != case.contrast
+        assert case.completion.endswith(case.target) if case.completion else isinstance(case.prompt, str)
         assert real_cases(name, case.suite)[0].suite == case.suite
     assert sum(case.suite == cases[0].suite for case in cases) <= real_failures.MOST
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.evidence.tasks import Prompt, Span, whole
 from lrp_lens.cases import Case
-from lrp_lens.hosts.forward import device_of, forward
 from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import device_of, forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import token_id, tokenize
 

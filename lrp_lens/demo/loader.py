@@ -99,7 +99,8 @@ def real_cases(model: str, suite: str | None = None) -> list[Case]:
 
     The model prefers the wrong answer by more than one logit, and both are among its first ten choices. The prompts
     are the first such ones of each task's development half in `benchmarks/evidence`, and are not edited
-    (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with.
+    (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with. A
+    question that went through the chat template has messages as its prompt, and a completion.
 
     Args:
         model: "smollm2" or "gemma3-270m", the name that `load_model` takes.
