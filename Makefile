@@ -38,6 +38,7 @@ help:
 
 demo: .venv/.stamp
 	$(BIN)/lrp-lens explain $(DEMO_ARGS)
+	@echo "next, a mistake of a real language model: make models && $(BIN)/lrp-lens explain --model smollm2"
 
 notebooks: .venv/.stamp-notebooks
 	$(BIN)/jupyter lab $(LAB_ARGS) tutorials
@@ -52,7 +53,7 @@ docs: .venv/.stamp-docs
 	@echo "the manual: $(CURDIR)/site/index.html"
 
 models: .venv/.stamp-models $(if $(wildcard .venv-tl4/.stamp),.venv-tl4/.stamp-models)
-	@echo "try: $(BIN)/lrp-lens explain --model smollm2 --prompt 'The capital of France is'"
+	@echo "try: $(BIN)/lrp-lens explain --model smollm2, or with --prompt 'The capital of France is'"
 
 test: .venv/.stamp
 	$(call RUN_PYTEST,$(BIN))

@@ -2,7 +2,7 @@
 
 1. Take a model (by default a randomly initialised one of GPT-2-small's shape; `--model` loads another) and pairs of
    prompts of one length.
-2. In turns: the definition (tests/oracles/activation_patching.py) on cells drawn at random, and the sweep over all.
+2. In turns: the definition (tests.patched_alone.py) on cells drawn at random, and the sweep over all.
 3. Report processor time, which other work on the machine does not count into, for all cells (the definition scaled up
    from those that were timed), their ratio, and the largest difference of the metric on the cells that both ran.
 """
@@ -20,7 +20,7 @@ from lrp_lens import LogitDiff, load_model
 from lrp_lens.methods.facets import FACETS
 from lrp_lens.methods.inputs import aligned
 from lrp_lens.patching.activation import activation_values
-from tests.oracles.activation_patching import patch_one_by_one
+from tests.patched_alone import patch_one_by_one
 
 TEXT = "When{} and{} went to the store,{} gave a bottle of milk to"
 NAMES = ((" Mary", " John"), (" Tom", " Anna"), (" Paul", " Sarah"), (" Mark", " Lisa"), (" James", " Kate"))

@@ -22,6 +22,7 @@ from lrp_lens.decomposition import Decomposition as Decomposition
 from lrp_lens.decomposition import decompose as decompose
 from lrp_lens.demo import demo_cases as demo_cases
 from lrp_lens.demo import load_demo_model as load_demo_model
+from lrp_lens.demo import real_cases as real_cases
 from lrp_lens.errors import InputError as InputError
 from lrp_lens.errors import LrpLensError as LrpLensError
 from lrp_lens.errors import MetricError as MetricError

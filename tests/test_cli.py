@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from lrp_lens import __version__
 from lrp_lens.cli import app
-from lrp_lens.cli.inputs import read_prompt
+from lrp_lens.cli.inputs import WITH_CASES, read_prompt
+from lrp_lens.demo import REAL_MODELS, demo_cases, real_cases
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable
 from tests.word_model import save_word_model
@@ -99,6 +100,10 @@ def test_module_version_and_bare_call() -> None:
         (["--prompt-file", "missing.txt"], "missing.txt"),
         (["--prompt-file", "."], "'.'"),
         (["--model", "x"], "--model needs a prompt"),
+        (["--model", "smollm2", "--target", "a"], "--target needs a prompt"),
+        (["--model", "smollm2", "--case", "99"], "--case is one of 0 to"),
+        (["--case", "-1"], "--case is one of 0 to"),
+        (["--case", "1", "--prompt", "a"], "pass it without a prompt"),
         (["--target", "mary"], "--target needs a prompt"),
         (["--chat"], "--chat needs a prompt"),
         (["--no-bos"], "--no-bos needs a prompt"),
@@ -187,6 +192,32 @@ def test_the_demo(run) -> None:
     ):
         assert words in shown, words
     assert str(Path("report.html").resolve()) in result.stdout.replace("\n", "")
+
+
+def test_any_case_of_the_demo(run) -> None:
+    result = run("--case", "3", "--json", "x.json")
+    assert result.exit_code == 0, result.output
+    data, case = json.loads(Path("x.json").read_text()), demo_cases()[3]
+    assert (data["prompt"], data["target"]["text"], data["contrast"]["text"]) == (
+        case.prompt, case.target, case.contrast,
+    )  # fmt: skip
+
+
+def test_a_language_models_own_mistake(run, smollm2: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrp_lens.cli.explain.load_model", lambda name, **_: {"smollm2": smollm2}[name])
+    cases = real_cases("smollm2")
+    asked = next(number for number, case in enumerate(cases) if case.completion)
+    for arguments, case in ([], cases[0]), (["--case", str(asked)], cases[asked]):
+        result = run("--model", "smollm2", "--json", "x.json", *arguments)
+        assert result.exit_code == 0, result.output
+        data = json.loads(Path("x.json").read_text())
+        assert data["target"]["text"] == case.target and data["contrast"]["text"] == case.contrast
+        assert data["metric_value"] == pytest.approx(case.logit_gap, abs=3e-3)
+        assert "target (wrong)" in result.stdout
+
+
+def test_the_command_knows_who_has_cases() -> None:
+    assert WITH_CASES == REAL_MODELS
 
 
 def test_ids_bos_and_seeds(run, model_dir: str) -> None:

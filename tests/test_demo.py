@@ -14,10 +14,19 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from lrp_lens.cases import Case
-from lrp_lens.demo import DEMO_CHECKPOINT, demo_cases, demo_prompts, load_demo_model
+from lrp_lens.demo import (
+    DEMO_CHECKPOINT,
+    REAL_MODELS,
+    demo_cases,
+    demo_prompts,
+    load_demo_model,
+    real_cases,
+)
 from lrp_lens.demo.loader import PROMPTS_FILE
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
+from tests.conftest import REAL_HOSTS
+from tools import real_failures
 from tools.demo_model import corpus, draw_prompts, evaluation, find_cases, tasks, training
 from tools.demo_model.corpus import SECOND_MIXTURE, draw_document, is_held_out
 from tools.demo_model.export import CONTEXT_LENGTH, demo_config
@@ -344,6 +353,43 @@ def test_prompts_come_from_the_script(unchecked):
     for wrong in (0, 1001, True, 2.0):
         with pytest.raises(InputError, match=f"1 to 1000 demo prompts to be had, got count={wrong!r}"):
             demo_prompts(wrong)
+
+
+@pytest.mark.parametrize("name", REAL_MODELS)
+def test_real_cases_are_mistakes_of_several_tasks(name):
+    cases = real_cases(name)
+    assert len({case.suite for case in cases}) >= 3 and len(cases) >= 10
+    assert len({str(case.prompt) for case in cases}) == len(cases)
+    for case in cases:
+        assert not case.correct and case.logit_gap > 1 and 1 < case.answer_rank <= 10
+        assert case.segments["evidence"] and case.target != case.contrast
+        assert case.completion.endswith(case.target) if case.completion else isinstance(case.prompt, str)
+        assert real_cases(name, case.suite)[0].suite == case.suite
+    assert sum(case.suite == cases[0].suite for case in cases) <= real_failures.MOST
+
+
+def test_no_real_cases_of_others():
+    with pytest.raises(InputError, match="real cases of 'smollm2' and 'gemma3-270m', got model='gpt2'"):
+        real_cases("gpt2")
+    with pytest.raises(InputError, match=r"no real cases in a suite 'ioi'; the suites are \['reading"):
+        real_cases("smollm2", "ioi")
+
+
+@pytest.mark.parametrize("smollm2", REAL_HOSTS, indirect=True)
+def test_smollm2_still_makes_these_mistakes(smollm2):
+    assert_still_made(smollm2, "smollm2")
+
+
+@pytest.mark.parametrize("gemma3_270m", REAL_HOSTS, indirect=True)
+def test_gemma_still_makes_these_mistakes(gemma3_270m):
+    assert_still_made(gemma3_270m, "gemma3-270m")
+
+
+def assert_still_made(model, name):
+    for case in real_cases(name):
+        found = real_failures.what_it_says(model, case)
+        assert found.logit_gap == pytest.approx(case.logit_gap, abs=3e-3), case  # stored to three decimals
+        assert found.answer_rank == case.answer_rank
 
 
 def test_unknown_suite_lists_the_suites():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lrp_lens
 from lrp_lens.errors import InputError, LrpLensError, MetricError, RuleError, SiteError, UnknownNameError
-from lrp_lens.hosts.loading import NotHookedTransformerError
+from lrp_lens.hosts.loading.hooked import NotHookedTransformerError
 
 PACKAGE = Path(lrp_lens.__file__).parent
 KINDS = {InputError, MetricError, RuleError, SiteError}
@@ -15,7 +15,8 @@ KINDS = {InputError, MetricError, RuleError, SiteError}
 OTHERS = {
     ("__init__.py", "AttributeError"): "what Python asks of a module's __getattr__",
     ("cli/app.py", "typer.Exit"): "how typer ends a command",
-    ("hosts/loading.py", "TypeError"): "caught three lines below, with torch's own",
+    ("hosts/loading/options.py", "TypeError"): "caught three lines below, with torch's own",
+    ("hosts/loading/hooked_config.py", "NotImplementedError"): "caught with TransformerLens' own, for the same reason",
 }
 
 

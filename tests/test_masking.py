@@ -180,12 +180,17 @@ def test_repeatable_and_nothing_left_behind() -> None:
     assert torch.equal(model(tokens), before)
 
 
-def test_as_many_maskable_tokens_as_masked_ones_is_undecided() -> None:
-    """The control then masks the same tokens, whatever the order: five of five."""
+def test_one_token_is_left_to_compare_with() -> None:
+    """Five of five would be the same tokens at random: four are masked. With one token there is nothing to compare."""
     model = zoo.bridge("gpt2", torch.float32)
     check = masking_check(question(model, never=(0, 6)), np.ones(7), text_of=str, top_k=5, seeds=9)
-    np.testing.assert_allclose(check.steps[-1].random, check.steps[-1].gap, atol=1e-5)
-    assert check.verdict.outcome is Outcome.UNDECIDED and "smaller top_k" in str(check)
+    assert (check.maskable, len(check.steps)) == (5, 1 + 4)
+    assert "random" in check.verdict.reading and np.std(check.steps[-1].random) > 0
+    alone = masking_check(
+        question(model, never=(0, 1, 2, 3, 4, 6)), np.ones(7), text_of=str, top_k=5, seeds=9
+    )
+    np.testing.assert_allclose(alone.steps[-1].random, alone.steps[-1].gap, atol=1e-5)
+    assert alone.verdict.outcome is Outcome.UNDECIDED and "Only 1 token may be masked" in str(alone)
 
 
 def test_nothing_to_mask() -> None:

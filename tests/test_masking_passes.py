@@ -18,7 +18,7 @@ from lrp_lens.methods import Method, integrated_gradients, relevance_method
 from lrp_lens.metrics import LogitDiff, SequenceLogit, SequenceLogitDiff
 from lrp_lens.rules import RELP, AttentionWeights
 from tests import zoo
-from tests.oracles.masking import masked_alone, run_alone
+from tests.masked_alone import masked_alone, run_alone
 
 HOSTS = ["bridge"] + ["hooked"] * zoo.HAS_HOOKED_TRANSFORMER
 

@@ -270,7 +270,8 @@ def test_commands_of_the_text_exist() -> None:
         if module == "benchmarks" and first:
             assert importlib.util.find_spec(f"benchmarks.{first}"), first
     shown = set(re.findall(r"^\| `([a-z_]+)` \|", PAGES["benchmarks"], re.MULTILINE))
-    assert shown == {path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")}
+    files = [*(ROOT / "benchmarks").glob("[!_]*.py"), *(ROOT / "benchmarks").glob("*/__init__.py")]
+    assert shown == {path.parent.name if path.stem == "__init__" else path.stem for path in files}
 
 
 def test_every_public_name_has_its_place_in_the_reference() -> None:
@@ -287,5 +288,11 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
         )
 
 
-NOT_FOR_USERS = {"progress", "characters", "files", "cli"}  # the command is described in docs/explain.md
+NOT_FOR_USERS = {
+    "progress",
+    "characters",
+    "files",
+    "markup",
+    "cli",
+}  # the command is described in docs/explain.md
 ROOMS = {"attribution_graphs"}  # its two halves have a page each

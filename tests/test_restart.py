@@ -19,7 +19,7 @@ from lrp_lens.patching import waves
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.cells import Chosen, grouped
 from tests import zoo
-from tests.oracles.activation_patching import patch_one_by_one
+from tests.patched_alone import patch_one_by_one
 
 METRIC = LogitDiff(5, 7)
 CLEAN, CORRUPTED = zoo.prompt_tokens(2, 5, 1), zoo.prompt_tokens(2, 5, 2)

@@ -7,13 +7,17 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.evidence.tasks import Prompt, Span, whole
 from lrp_lens.cases import Case
+from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward
+from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import token_id, tokenize
 
 MIN_GAP = 1.0
@@ -63,11 +67,16 @@ def answered(model: Any, prompts: list[Prompt]) -> list[Answered]:
     for start in range(0, len(prompts), _ROWS):
         rows = range(start, min(start + _ROWS, len(prompts)))
         batch = tokenize(model, [texts[row] for row in rows], "right", None)
-        with torch.no_grad():
-            logits = forward(model, batch.ids.to(device_of(model)), None)
+        ends = torch.tensor(batch.prompt_lengths) - 1
+        read = (
+            resolve(model).unembed_input.point,
+            partial(_each_last, ends),
+        )  # no other logits are asked for
+        with torch.no_grad(), attached(model, [read]):
+            logits = forward(model, batch.ids.to(device_of(model)), None)[:, 0]
         for index, row in enumerate(rows):
             prompt, length = prompts[row], batch.prompt_lengths[index]
-            last = logits[index, length - 1]
+            last = logits[index]
             right, wrong = (last[token_id(model, answer)] for answer in (prompt.right, prompt.wrong))
             found.append(
                 Answered(
@@ -80,6 +89,11 @@ def answered(model: Any, prompts: list[Prompt]) -> list[Answered]:
                 )
             )
     return found
+
+
+def _each_last(ends: Tensor, states: Tensor, hook: Any) -> Tensor:
+    """[batch, pos, d_model] → [batch, 1, d_model]: each row's position `ends`."""
+    return states[torch.arange(len(states)), ends, None]
 
 
 def decided(found: list[Answered], correct: bool, count: int) -> list[Answered]:

@@ -107,6 +107,13 @@ def explain(
     ids: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="Token ids as the prompt, taken as they are.")
     ] = None,
+    case: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Without a prompt: which failure of the demo model, smollm2 or gemma3-270m, counted from 0.",
+        ),
+    ] = None,
     messages: Annotated[
         str | None,
         typer.Option(
@@ -169,9 +176,11 @@ def explain(
         bool, typer.Option("--force", help="Replace existing files even if they are no reports of lrp-lens.")
     ] = False,
 ) -> None:
-    """Explain one preference. Without arguments: a failure of the demo model, offline.
+    """Explain one preference. Without a prompt: a failure of the model's own, offline.
 
     lrp-lens explain
+
+    lrp-lens explain --model smollm2 --case 1
 
     lrp-lens explain --model gpt2 --prompt "The cat sat on the" --target " floor" --contrast " mat"
 
@@ -186,6 +195,7 @@ def explain(
         request = Request(
             model=model,
             prompt=read_prompt(source, prompt, prompt_file, ids, messages),
+            case=case,
             completion=read_completion(completion, completion_file),
             position=parse_position(position),
             target=target,

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from rich.text import Text
 
+from lrp_lens.cases import Case
 from lrp_lens.characters import shown
 from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import Request
 from lrp_lens.cli.terminal import print_explanation
-from lrp_lens.demo import demo_cases, load_demo_model
+from lrp_lens.demo import demo_cases, load_demo_model, real_cases
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
@@ -20,7 +21,7 @@ from lrp_lens.report import write_json, write_report
 from lrp_lens.rules import as_rule_set
 
 DEMO_SUITE = "ioi_second_pair_last"
-"""Without a prompt, the first failure of this suite is explained: short, and its distractor is plain to see."""
+"""Of the demo model the first failure of this suite is explained: short, and its distractor is plain to see."""
 
 
 def run(request: Request) -> Explanation:
@@ -30,6 +31,7 @@ def run(request: Request) -> Explanation:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
     rules = as_rule_set(request.rules)
+    case = _case(request) if request.prompt is None else None
     errors = terminal(stderr=True)
     with errors.status("loading the model …"):
         model = _load(request)
@@ -43,7 +45,7 @@ def run(request: Request) -> Explanation:
         request.contrast,
         completion=request.completion,
         position=request.position,
-        case=demo_cases(DEMO_SUITE)[0] if prompt is None else None,
+        case=case,
         rules=rules,
         top_k=request.top_k,
         seeds=request.seeds,
@@ -58,6 +60,17 @@ def run(request: Request) -> Explanation:
         written = write_json(explanation, request.json)
         console.print(Text.assemble(("JSON:", "bold"), f"   {shown(str(written))}"), soft_wrap=True)
     return explanation
+
+
+def _case(request: Request) -> Case:
+    """A failure of the model's own: `demo_cases()[N]` or `real_cases(model)[N]`."""
+    cases = demo_cases() if request.model is None else real_cases(request.model)
+    number = request.case
+    if number is None:
+        return demo_cases(DEMO_SUITE)[0] if request.model is None else cases[0]
+    if not 0 <= number < len(cases):
+        raise InputError(f"--case is one of 0 to {len(cases) - 1} for this model; received {number}.")
+    return cases[number]
 
 
 def _called(model: str | None) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable
 
+WITH_CASES = ("smollm2", "gemma3-270m")
+"""Models, besides the demo model, whose failures come with the package (`lrp_lens.demo.REAL_MODELS`)."""
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _MARKS = (b'<meta name="generator" content="lrp-lens">', b'"schema": "lrp_lens.')
 _HEAD = 1000
@@ -22,7 +24,9 @@ class Request:
     model: str | None = None
     """What `load_model` takes; None is the demo model."""
     prompt: str | list[int] | list[dict[str, Any]] | None = None
-    """Text, token ids or messages; None explains a failure of the demo model."""
+    """Text, token ids or messages; None explains a failure of the model's own."""
+    case: int | None = None
+    """Which of its failures; None is one that is quick to read."""
     completion: str | None = None
     """What the model said behind the prompt."""
     position: int | str | None = None
@@ -59,9 +63,11 @@ class Request:
         if self.chat and self.bos is not None:
             raise InputError("A chat template brings its own BOS; pass --chat without --no-bos.")
         if self.prompt is not None:
+            if self.case is not None:
+                raise InputError("--case picks a failure that comes with lrp-lens; pass it without a prompt.")
             return
         given = {
-            "--model": self.model is not None,
+            "--model": self.model not in (None, *WITH_CASES),
             "--target": self.target is not None,
             "--contrast": self.contrast is not None,
             "--completion": self.completion is not None,
@@ -71,7 +77,8 @@ class Request:
         alone = [name for name, there in given.items() if there]
         if alone:
             raise InputError(
-                f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --messages FILE, --ids or -."
+                f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --messages FILE, --ids or -. "
+                f"Failures come with the demo model, {' and '.join(WITH_CASES)}."
             )
 
 

@@ -40,7 +40,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     for note in (
         one for one in explanation.notes if one not in explanation.tokens.cautions
     ):  # said with the words
-        console.print(Padding(Text(f"note: {note}", style="dim"), (0, 2)))
+        console.print(Padding(Text(note, style="dim"), (0, 2)))
     _title(console, "Which words did it")
     console.print(Padding(token_heatmap_text(explanation.tokens), (0, 2)))
     console.print(Padding(Text(explanation.claim()), (1, 2, 0, 2)))

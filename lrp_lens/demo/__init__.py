@@ -1,5 +1,24 @@
-"""A small transformer trained on a synthetic corpus, with its real failures.  `tools/demo_model` made them."""
+"""A small transformer trained on a synthetic corpus, with its real failures, and some of real language models.
 
-from lrp_lens.demo.loader import DEMO_CHECKPOINT, DemoPrompt, demo_cases, demo_prompts, load_demo_model
+`tools/demo_model` made the former, `tools/real_failures.py` found the latter.
+"""
 
-__all__ = ["DEMO_CHECKPOINT", "DemoPrompt", "demo_cases", "demo_prompts", "load_demo_model"]
+from lrp_lens.demo.loader import (
+    DEMO_CHECKPOINT,
+    REAL_MODELS,
+    DemoPrompt,
+    demo_cases,
+    demo_prompts,
+    load_demo_model,
+    real_cases,
+)
+
+__all__ = [
+    "DEMO_CHECKPOINT",
+    "REAL_MODELS",
+    "DemoPrompt",
+    "demo_cases",
+    "demo_prompts",
+    "load_demo_model",
+    "real_cases",
+]

@@ -18,6 +18,12 @@ DEMO_CHECKPOINT = Path(__file__).parent / "checkpoint"
 CASES_FILE = Path(__file__).parent / "cases.json"
 """The cases that `python -m tools.demo_model find-cases` found."""
 
+REAL_CASES_FILE = Path(__file__).parent / "real_cases.json"
+"""The failures of real language models that `python -m tools.real_failures` found."""
+
+REAL_MODELS = ("smollm2", "gemma3-270m")
+"""Names of the models that `real_cases` knows, as `load_model` takes them."""
+
 PROMPTS_FILE = Path(__file__).parent / "prompts.json"
 """The prompts that `python -m tools.demo_model draw-prompts` drew."""
 
@@ -85,14 +91,46 @@ def demo_cases(suite: str | None = None, correct: bool | None = False) -> list[C
         (False, True, ['distractor', 'evidence'])
     """
     cases = [Case.from_dict(values) for values in json.loads(CASES_FILE.read_text())]
+    return [case for case in _of_suite(cases, suite, "demo") if correct is None or case.correct == correct]
+
+
+def real_cases(model: str, suite: str | None = None) -> list[Case]:
+    """Real failures of a language model that `make models` installs; no model is needed to read them.
+
+    The model prefers the wrong answer by more than one logit, and both are among its first ten choices. The prompts
+    are the first such ones of each task's development half in `benchmarks/evidence`, and are not edited
+    (`tools/real_failures.py` in the repository); they are failures to look at, not a sample to measure with. A
+    question that went through the chat template has messages as its prompt, and a completion.
+
+    Args:
+        model: "smollm2" or "gemma3-270m", the name that `load_model` takes.
+        suite: Name of a task; every task if None.
+
+    Returns:
+        The cases, task by task.
+
+    Raises:
+        InputError: If there is no such model or suite; the message lists what there is.
+
+    Example:
+        >>> case = real_cases("smollm2")[0]
+        >>> case.suite, case.correct, case.logit_gap > 1
+        ('reading', False, True)
+    """
+    if model not in REAL_MODELS:
+        raise InputError(
+            f"there are real cases of {' and '.join(map(repr, REAL_MODELS))}, got model={model!r}"
+        )
+    found = json.loads(REAL_CASES_FILE.read_text(encoding="utf-8"))[model]
+    return _of_suite([Case.from_dict(values) for values in found], suite, "real")
+
+
+def _of_suite(cases: list[Case], suite: str | None, kind: str) -> list[Case]:
+    """The cases of a suite, or all of them."""
     suites = list(dict.fromkeys(case.suite for case in cases))
     if suite is not None and suite not in suites:
-        raise InputError(f"no demo cases in a suite {suite!r}; the suites are {suites}")
-    return [
-        case
-        for case in cases
-        if (suite is None or case.suite == suite) and (correct is None or case.correct == correct)
-    ]
+        raise InputError(f"no {kind} cases in a suite {suite!r}; the suites are {suites}")
+    return [case for case in cases if suite in (None, case.suite)]
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Explanation:
         if self.segments is None:
             return ""
         rows = self.segments.to_dataframe()
-        said = ", ".join(f"{row.segment} {row.value:+.2f}" for row in rows.itertuples())
+        said = ", ".join(f"{row.segment} ({row.value:+.2f})" for row in rows.itertuples())
         return f"By message: {said}."
 
     def to_json_dict(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def masking_check(
         question: prompt and metric, a difference of two logits; its `maskable` positions may be masked.
         relevance: relevance per token, positive towards the target, shape [pos].
         text_of: token id to its text.
-        top_k: how many tokens to mask at most.
+        top_k: how many tokens to mask at most; one maskable token at least is left, if there are two.
         seeds: random orders of the control; None takes as many as `plan` says.
         progress: whether to show progress; None shows it where the work takes longer.
 
@@ -184,7 +184,8 @@ def masking_check(
     require_counts(top_k, seeds)
     tokens, maskable = question.tokens, question.maskable
     ranked = sorted(maskable.tolist(), key=lambda i: -relevance[i])
-    blamed = [i for i in ranked if relevance[i] > 0][:top_k]
+    most = min(top_k, max(len(ranked) - 1, 1))  # all of them are the same tokens in any order
+    blamed = [i for i in ranked if relevance[i] > 0][:most]
     orders = plan(len(blamed), len(tokens), seeds) if blamed else []
     chosen = [blamed[:k] for k in range(len(blamed) + 1)]
     for draw, counts in enumerate(orders):

@@ -99,7 +99,7 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
     if maskable <= count:
         why = (
             f"Only {_tokens(maskable)} may be masked and the check masks {count}, so the random tokens are the blamed "
-            "ones and nothing is compared: ask for a smaller top_k."
+            "ones and nothing is compared."
         )
         return Verdict(Outcome.UNDECIDED, why, drop=drop, draws=len(drops))
     if len(drops) < MIN_DRAWS:

@@ -27,6 +27,7 @@ class Norm:
     """y = gain ⊙ (x - mean) / sqrt(variance + epsilon) + bias.
 
     Example:
+        >>> import torch
         >>> norm = Norm(centred=True, epsilon=0.0, gain=torch.tensor([2.0, 2.0]))
         >>> norm.forward(torch.tensor([1.0, 3.0])).tolist()
         [-2.0, 2.0]

@@ -153,7 +153,9 @@ const makeDrawing = (root, model) => {
       const free = (height) => placed.every((one) => Math.abs(one.height - height) >= 12 || Math.abs(one.left - left) >= one.half + half);
       const height = [0, 12, -12, 24, -24, 36, -36].map((off) => level + off).find(free) ?? level;
       placed.push({left, height, half});
-      make("text", {class: "carrier", x: left, y: Math.max(12, height), "text-anchor": "middle"}, routeLayer, carrier);
+      const drawn = make("text", {class: "carrier", x: left, y: Math.max(12, height), "text-anchor": "middle"}, routeLayer, carrier);
+      const box = drawn.getBBox(), over = Math.max(0, box.x + box.width + 2 - right) - Math.max(0, 2 - box.x);
+      if (over) drawn.setAttribute("x", left - over);  // its font may be wider than what was measured
     }
   };
 

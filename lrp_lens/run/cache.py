@@ -18,11 +18,9 @@ from lrp_lens.characters import shown
 from lrp_lens.errors import InputError, UnknownNameError
 from lrp_lens.files import AnyPath
 from lrp_lens.hosts.names import Names, resolve_name
-from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.markup import Html, render
 from lrp_lens.ops.gates import accumulation_dtype
-from lrp_lens.rules import conserving
 from lrp_lens.run import cache_storage, reductions
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.conservation import caution
@@ -87,7 +85,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         rules: Any = None,
         balance: Balance | None = None,
         finished_ledger: Ledger | None = None,
-        sites: Sites | None = None,
+        conserving: str | None = None,
         finished_cautions: tuple[str, ...] = (),
     ) -> None:
         self.activations = TensorsByName(activations, n_layers, "activation")
@@ -105,7 +103,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         self.metric, self.rules = metric, rules
         """The bound metric and the rule set (None after loading from a file)."""
         self._balance, self._ledger = balance, finished_ledger
-        self._sites, self._cautions = sites, finished_cautions
+        self._conserving, self._cautions = conserving, finished_cautions
 
     def __getitem__(self, key: Key) -> Tensor:
         """Relevance at a hook point: activation ⊙ gradient, in float32 at least.
@@ -159,14 +157,11 @@ class RelevanceCache(Mapping[str, Tensor]):
     @property
     def cautions(self) -> tuple[str, ...]:
         """Of each example, a sentence where its tokens account for less than half or more than twice of the metric."""
-        if not self._cautions and self._sites is not None and Names.EMBED in self:
+        if not self._cautions and self._conserving is not None and Names.EMBED in self:
             tokens = self.sum_to_positions(Names.EMBED).double().tolist()
-            conserved, used = (
-                conserving(self._sites),
-                self.rules_text.splitlines()[0].removeprefix("RuleSet "),
-            )
+            used = self.rules_text.splitlines()[0].removeprefix("RuleSet ")
             self._cautions = tuple(
-                caution(metric, own, conserved, used)
+                caution(metric, own, self._conserving, used)
                 for metric, own in zip(self.metric_value.double().tolist(), tokens, strict=True)
             )
         return self._cautions

@@ -14,12 +14,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from lrp_lens.characters import shown, visible_token
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.generation import Rollout, end_ids, greedy
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.markup import Html, captioned
 from lrp_lens.run.relevance import Prompt
 
 _SHOWN = 4
@@ -85,7 +86,7 @@ class Generation:
             )
         return shown("\n".join(lines))
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         """The same as a table, the nearest misses shaded; everything from the model is escaped."""
         from lrp_lens.plots.cells import html_table, shaded_cell, word_cell  # on demand
 
@@ -95,15 +96,14 @@ class Generation:
             rows.append(
                 [
                     word_cell(str(position)),
-                    word_cell(visible_token(token)),
+                    word_cell(token),
                     word_cell(self._alternatives(position)),
                     shaded_cell(f"{self.top_probabilities[position, 0]:.3f}", float("nan")),
                     shaded_cell(f"{gap:.2f}", -1 / (1 + gap)),
                 ]
             )
         table = html_table(["", "token", "then, with gaps"], ["probability", "gap"], rows)
-        head = word_cell(f"{self.text!r} ({len(self)} tokens, stopped: {self.stopped})")
-        return f"<div><table><tr>{head}</tr></table>{table}</div>"
+        return captioned(table, f"{self.text!r} ({len(self)} tokens, stopped: {self.stopped})")
 
 
 def generate(

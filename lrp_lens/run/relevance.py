@@ -27,7 +27,7 @@ from lrp_lens.hosts.sites import LogitSite, NormSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, token_strings, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set, conserving
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.recording import (
@@ -211,7 +211,7 @@ def run_with_relevance(
         metric=bound,
         rules=rules,
         balance=balance,
-        sites=sites,
+        conserving=conserving(sites),
     )
     return output.detach(), cache
 
