@@ -287,5 +287,5 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
         )
 
 
-NOT_FOR_USERS = {"progress", "characters", "files", "cli"}  # the command is described in docs/explain.md
+NOT_FOR_USERS = {"progress", "characters", "markup", "files", "cli"}  # the command is described in docs/explain.md
 ROOMS = {"attribution_graphs"}  # its two halves have a page each
