@@ -16,7 +16,10 @@ OTHERS = {
     ("__init__.py", "AttributeError"): "what Python asks of a module's __getattr__",
     ("cli/app.py", "typer.Exit"): "how typer ends a command",
     ("hosts/loading/options.py", "TypeError"): "caught three lines below, with torch's own",
-    ("hosts/loading/hooked_config.py", "NotImplementedError"): "caught with TransformerLens' own, for the same reason",
+    (
+        "hosts/loading/hooked_config.py",
+        "NotImplementedError",
+    ): "caught with TransformerLens' own, for the same reason",
 }
 
 

@@ -276,11 +276,14 @@ def test_commands_of_the_text_exist() -> None:
 
 def test_every_public_name_has_its_place_in_the_reference() -> None:
     pages = [text for page, text in PAGES.items() if page.startswith("api/") and page != "api/index"]
-    described = {re.findall(r"^::: lrp_lens\.([\w.]+)$", text, re.MULTILINE)[0] for text in pages}
+    found = [re.findall(r"^::: lrp_lens\.([\w.]+)$", text, re.MULTILINE) for text in pages]
+    described = {names[0] for names in found}
     assert {room.partition(".")[0] for room in described} == {*ORDER} - NOT_FOR_USERS
     listed = re.findall(r"^\| \[`lrp_lens\.([\w.]+)`\]", PAGES["api/index"], re.MULTILINE)
     assert len(listed) == len(set(listed)) and {*listed} == described
-    rooms = [importlib.import_module(f"lrp_lens.{room}") for room in described]
+    places = [(name, ROOT / "lrp_lens" / name.replace(".", "/")) for names in found for name in names]
+    modules = [name for name, path in places if path.is_dir() or path.with_suffix(".py").is_file()]
+    rooms = [importlib.import_module(f"lrp_lens.{name}") for name in modules]
     for name in lrp_lens.__all__:
         value = getattr(lrp_lens, name)
         assert value in rooms or any(getattr(room, name, None) is value for room in rooms) or name in ROOMS, (

@@ -87,7 +87,7 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
     ]
     return render(
         "report/lead.html",
-        eyebrow=explanation.title or explanation.model_name,
+        eyebrow=" · ".join(filter(None, (explanation.title, explanation.model_name))),
         first=first,
         second=second,
         prompt=explanation.prompt,
