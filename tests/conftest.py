@@ -162,6 +162,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for name in by_name.keys() - FIRST:
                 for item in by_name[name]:
                     item.add_marker(pytest.mark.full)
+                    item.add_marker(pytest.mark.zoo)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
