@@ -22,7 +22,7 @@ ON_BRIDGES := -m "not real and not zoo" $(addprefix --ignore=tests/,$(addprefix 
     wheel site pictures graph_page plots_still characters markup statistics)))
 RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
-.PHONY: help demo notebooks notebooks-run docs models environments test test-tl4 test-all dist lint format bench clean
+.PHONY: help demo notebooks notebooks-run docs models environments test test-tl4 test-all dist lint format bench evidence clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +38,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
 	@echo "make bench      the benchmarks"
+	@echo "make evidence   every rule set on two language models (hours; goes on where it stopped; ARGS=--quick)"
 	@echo "make clean      remove both environments and every cache"
 
 demo: .venv/.stamp
@@ -89,6 +90,9 @@ lint: .venv/.stamp
 format: .venv/.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+evidence: .venv/.stamp-models
+	$(BIN)/python -m benchmarks evidence $(ARGS)
 
 bench: .venv/.stamp
 	$(BIN)/python -m benchmarks $(ARGS)

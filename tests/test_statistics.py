@@ -239,3 +239,10 @@ def test_differences_at_their_ends() -> None:
 def test_differences_that_are_none_are_refused(scores: dict, options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         paired_differences(scores, **options)
+
+
+def test_values_that_are_equal_but_for_rounding_have_no_spread() -> None:
+    values = 1 + np.array([0, 2e-16, -1e-16, 0, 1e-16])
+    assert mean_interval(values, method="BCa") == (pytest.approx(1), pytest.approx(1), pytest.approx(1), 5)
+    low, high = mean_interval(1e-9 * np.arange(6.0), method="BCa")[1:3]  # small is not equal
+    assert low < high

@@ -19,6 +19,8 @@ from jaxtyping import Float
 from lrp_lens.errors import InputError
 
 Bootstrap = Literal["percentile", "BCa"]
+_ROUNDING = 1e-14
+"""Share of the largest value within which all are equal."""
 
 
 def bootstrap_weights(n_prompts: int, samples: int, seed: int) -> Float[np.ndarray, "sample prompt"]:
@@ -89,7 +91,7 @@ def mean_interval(
     mean = float(known.mean()) if n else float("nan")
     if n < 2:
         return mean, float("nan"), float("nan"), n
-    if (known == known[0]).all():  # BCa is 0/0
+    if np.ptp(known) <= _ROUNDING * np.abs(known).max():  # BCa is 0/0
         return mean, mean, mean, n
     from scipy.stats import bootstrap
 

@@ -1,0 +1,88 @@
+"""The prompts of benchmarks/evidence, and what its tables make of rows, without a language model."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.evidence import tables
+from benchmarks.evidence.cases import Answered, decided, pairs
+from benchmarks.evidence.tasks import TASKS, Prompt, prompts, whole
+
+
+def tokenizer(pattern: str = r" ?[A-Za-z]+|[^A-Za-z]") -> Any:
+    """A tokenizer of words, each with the space before it; digits stand alone."""
+    ids: dict[str, int] = {}
+
+    def call(text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        found = re.findall(r"\d|" + pattern, text)
+        return {"input_ids": [ids.setdefault(one, len(ids)) for one in found]}
+
+    class Words:
+        chat_template = None
+        __call__ = staticmethod(call)
+
+    return Words()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_both_halves_are_other_prompts_and_the_same_every_time(task: str) -> None:
+    halves, again = prompts(task, [tokenizer()]), prompts(task, [tokenizer()])
+    assert halves == again and min(map(len, halves.values())) >= 100
+    assert not {one.text for one in halves["development"] if one.twin == ""} & {
+        one.text for one in halves["held out"]
+    }
+    assert not set(halves["development"]) & set(halves["held out"])
+    for one in (*halves["development"], *halves["held out"]):
+        text, twin = whole(one, tokenizer()), whole(one, tokenizer(), twin=True)
+        assert one.right != one.wrong and text != twin
+        assert one.evidence and all(0 <= start < stop <= len(one.text) for start, stop in one.evidence)
+        if task in ("induction", "reading", "context against memory"):
+            assert {one.text[slice(*span)] for span in one.evidence} == {one.right.strip()}
+
+
+def test_answers_of_several_tokens_are_left_out() -> None:
+    with pytest.raises(ValueError, match="needs 200 prompts"):
+        prompts("capitals", [tokenizer(), tokenizer(r".")])
+
+
+def answer(difference: float, length: int) -> Answered:
+    prompt = Prompt("task", "a", "b", " x", " y", ())
+    return Answered(prompt, "a", "b", length, float(difference), {})
+
+
+def test_right_answers_and_failures_are_apart_and_pairs_have_one_length() -> None:
+    found = [answer(*one) for one in ((3, 5), (-2, 5), (0.5, 5), (4, 6), (2, 5), (5, 6), (6, 7))]
+    assert [one.difference for one in decided(found, True, 9)] == [3, 4, 2, 5, 6]
+    assert [one.difference for one in decided(found, False, 9)] == [-2]
+    assert [one.case().target for one in decided(found, False, 9)] == [" y"]
+    groups = pairs(found, 4, 2)
+    assert [[one.length for one in group] for group in groups] == [[5, 5], [6, 6]]
+    assert sum(map(len, pairs(found, 3, 2))) == 2
+
+
+def test_circuit_table_is_made_of_the_means_over_pairs() -> None:
+    key = {"model": "m", "task": "t", "half": "held out"}
+    shares = {0.1: (0.0, 2.0), 1.0: (1.0, 1.0)}
+    rows = [
+        key | {"case": pair, "method": "A", "ranking": ranking, "fraction": fraction}
+        | {"circuit": 10 * share[pair], "full": 10.0, "empty": 0.0}
+        for ranking in ("signed", "absolute") for fraction, share in shares.items() for pair in (0, 1)
+    ]  # fmt: skip
+    (line,) = [line for line in tables.circuit_table(pd.DataFrame(rows), 200).splitlines() if "| A |" in line]
+    # f is (0 + 2) / 2 = 1 at both sizes: the area is .9, and nothing is missing
+    assert re.findall(r"\| (-?[\d.]+) \[", line) == ["0.90", "0.90", "0.00"]
+
+
+def test_differences_are_paired_by_case() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=12)
+    rows = pd.DataFrame(
+        {"model": "m", "task": "t", "half": "h", "case": case, "method": method, "replacement": how}
+        | {"delta_a": base[case] + (1 if method == "B" else 0)}
+        for case in range(12) for method in ("A", "B") for how in ("mean", "resample")
+    )  # fmt: skip
+    said = tables.token_differences(rows, "A", ["A", "B"])
+    assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said
