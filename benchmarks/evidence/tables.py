@@ -61,7 +61,12 @@ def token_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]
     wide = wide.groupby(level=KEY).mean()
     found = paired_differences(wide[[reference, *(one for one in methods if one != reference)]], reference)
     lines = [
-        [str(row.method), f"{row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}]", str(row.n), f"{row.p_holm:.3g}"]
+        [
+            str(row.method),
+            f"{row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
+            str(row.n),
+            f"{row.p_holm:.3g}",
+        ]
         for row in found.itertuples()
     ]
     return markdown(lines, ["rules", f"ΔA minus that of {reference}", "cases", "p (Holm)"])
