@@ -16,13 +16,13 @@ BIN4 := .venv-tl4/bin
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
 EVERYTHING := -m "not real"
 # 5: no test was chosen, where ARGS names files without any.
-# On transformer_lens 4.3, test-all leaves out what says the same on both (pages, wheel, statistics) and the second tier
+# On transformer_lens 4.3, test-all leaves out what says the same on both (pages, figures, wheel, statistics) and the second tier
 # of the whole zoo; `make test-tl4 ARGS='-m "not real"'` runs those, too.
 ON_BRIDGES := -m "not real and not zoo" $(addprefix --ignore=tests/,$(addprefix test_,$(addsuffix .py,\
-    wheel site pictures graph_page plots_still characters markup statistics)))
+    wheel site pictures graph_page plots_graph plots_still report readme progress characters markup statistics)))
 RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
-.PHONY: help demo notebooks notebooks-run docs models environments test test-tl4 test-all dist lint format bench evidence clean
+.PHONY: help demo notebooks notebooks-run docs models environments static real test test-tl4 test-all dist lint format bench evidence clean
 .DEFAULT_GOAL := help
 
 help:
@@ -71,12 +71,17 @@ environments:
 	$(MAKE) --no-print-directory -j 2 .venv/.stamp-models .venv-tl4/.stamp-models
 
 test-all: environments
-	$(MAKE) --no-print-directory lint docs
+	$(MAKE) --no-print-directory -j 2 --output-sync=target static real
 	$(call RUN_PYTEST,$(BIN),$(EVERYTHING))
-	$(call RUN_REAL,$(BIN))
 	$(call RUN_PYTEST,$(BIN4),$(ON_BRIDGES))
 	$(call RUN_REAL,$(BIN4))
 	$(MAKE) --no-print-directory demo
+
+static: lint docs
+
+# The first time it converts the models, which takes one core a minute and a half.
+real: .venv/.stamp-models
+	$(call RUN_REAL,$(BIN))
 
 dist: .venv/.stamp
 	rm -rf dist
