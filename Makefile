@@ -12,14 +12,14 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 
 # One thread per pytest worker: two workers with two threads each fight over two cores.
-# Tests of language models run afterwards, in one process and its threads: two would hold every model twice.
+# Tests of language models run in a call of their own, in one process and its threads: two would hold every model twice.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
 EVERYTHING := -m "not real"
-# 5: no test was chosen, where ARGS names files without any.
-# On transformer_lens 4.3, test-all leaves out what says the same on both (pages, figures, wheel, statistics) and the second tier
-# of the whole zoo; `make test-tl4 ARGS='-m "not real"'` runs those, too.
+# On transformer_lens 4.3, test-all leaves out what says the same on both (pages, figures, wheel,
+# statistics) and the second tier of the whole zoo; `make test-tl4 ARGS='-m "not real"'` runs those, too.
 ON_BRIDGES := -m "not real and not zoo" $(addprefix --ignore=tests/,$(addprefix test_,$(addsuffix .py,\
     wheel site pictures graph_page plots_graph plots_still report readme progress characters markup statistics)))
+# 5: no test was chosen, where ARGS names files without any.
 RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
 .PHONY: help demo notebooks notebooks-run docs models environments static real test test-tl4 test-all dist lint format bench evidence clean
