@@ -31,14 +31,14 @@ def metric(group: list[Answered]) -> LogitDiff:
 def chosen_heads(model: Any, groups: list[list[Answered]]) -> list[tuple[int, int]]:
     """The heads whose outputs, patched alone from the prompt into its twin, restore the right answer most.
 
-    Means over pairs of the share of the difference between prompt and twin; ATTNATTRIB of "On Mechanistic Circuits
-    for Extractive Question-Answering" reads the attention of a few such heads, chosen on other prompts.
+    By the metric of the patched twins, mean over groups of pairs; ATTNATTRIB of "On Mechanistic Circuits for
+    Extractive Question-Answering" reads the attention of a few such heads, chosen on other prompts.
     """
-    shares = []
+    restored = []
     for group in groups:
         clean, corrupted = [one.text for one in group], [one.twin for one in group]
-        effects = get_act_patch_attn_head_out_all_pos(model, corrupted, clean, metric(group), progress=False)
-        shares.append(effects.double().cpu().numpy())
-    mean = np.mean(shares, axis=0)
+        patched = get_act_patch_attn_head_out_all_pos(model, corrupted, clean, metric(group), progress=False)
+        restored.append(patched.double().cpu().numpy())
+    mean = np.mean(restored, axis=0)
     best = np.argsort(-mean, axis=None)[:CHOSEN_HEADS]
     return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(best, mean.shape), strict=True)]
