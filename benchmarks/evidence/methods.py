@@ -12,7 +12,6 @@ from lrp_lens.rules.presets import VARIANTS
 
 RULES = (*PRESETS, *VARIANTS)
 """Names of the rule sets."""
-TOKEN_BASELINES = ("random", "attention", "integrated gradients", "ablation regression", "leave-one-out")
 COMPONENT_METHODS = (
     *RULES,
     "ATP_STAR_SIGNED",

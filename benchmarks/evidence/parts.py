@@ -8,6 +8,7 @@
 """
 
 from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from benchmarks.evidence.cases import Answered, answered, decided, pairs
 from benchmarks.evidence.methods import (
     COMPONENT_METHODS,
     RULES,
-    TOKEN_BASELINES,
     chosen_heads,
     metric,
 )
@@ -32,7 +32,7 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.tokens import tokenize
-from lrp_lens.methods import attention_of
+from lrp_lens.methods import METHODS, Method, as_method, attention_of, integrated_gradients
 from lrp_lens.views.statistics.agreement import pearson, spearman
 
 SITES = (
@@ -45,42 +45,88 @@ GROUP = 4
 CIRCUIT_METHODS = ("EAP", "EAP-IG (5 steps)", *(name for name in RULES if name != "GRADIENT"))
 
 
-def tokens(
-    model: Any,
-    halves: dict[str, list[Prompt]],
-    half: str,
-    *,
-    replacement: str,
-    count: int,
-    seed: int,
-    checkpoint: Path,
-) -> pd.DataFrame:
+PATH_STEPS = 32
+"""Of integrated gradients over tokens."""
+
+
+class Task:
+    """One model on the prompts of one task; what several parts ask for is run once."""
+
+    def __init__(self, model: Any, halves: dict[str, list[Prompt]], half: str) -> None:
+        self.model, self._halves, self._half = model, halves, half
+
+    @cached_property
+    def found(self) -> list[Answered]:
+        """What the model makes of the half that is measured."""
+        return (
+            self.development
+            if self._half == "development"
+            else answered(self.model, self._halves[self._half])
+        )
+
+    @cached_property
+    def development(self) -> list[Answered]:
+        """What it makes of the development half."""
+        return answered(self.model, self._halves["development"])
+
+    @cached_property
+    def token_methods(self) -> list[Method]:
+        """Every method that scores tokens; what does not depend on the replacement is scored once a case."""
+        methods = [_remembered(as_method(name)) for name in (*RULES, "random", "attention")]
+        methods += [
+            replace(integrated_gradients(PATH_STEPS), name="integrated gradients"),
+            METHODS["ablation regression"],
+            METHODS["leave-one-out"],
+        ]
+        groups = pairs(self.development, 2 * GROUP, GROUP)
+        if groups:
+            methods.append(_remembered(attention_of(chosen_heads(self.model, groups))))
+        return methods
+
+
+def _remembered(method: Method) -> Method:
+    scores: dict[Any, Any] = {}
+
+    def tokens(question: Any) -> Any:
+        key = (*question.tokens.tolist(), question.full)
+        if key not in scores:
+            scores[key] = method.token_scores(question)
+        return scores[key]
+
+    return replace(method, tokens=tokens)
+
+
+def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: Path) -> pd.DataFrame:
     """Token faithfulness of `count` right answers and `count` failures of one task."""
-    found = answered(model, halves[half])
-    chosen = decided(found, True, count) + decided(found, False, count)
-    methods: list[Any] = [*RULES, *TOKEN_BASELINES]
-    groups = pairs(answered(model, halves["development"]), 2 * GROUP, GROUP)
-    if groups:
-        methods.append(attention_of(chosen_heads(model, groups)))
+    chosen = decided(task.found, True, count) + decided(task.found, False, count)
     result = faithfulness(
-        model,
+        task.model,
         [one.case() for one in chosen],
-        methods,
+        task.token_methods,
         replacement=replacement,  # type: ignore[arg-type]
+        steps=10,
+        limit=5,
         seed=seed,
         checkpoint=checkpoint,
     )
     return result.cases.drop(columns=["auc_morf", "auc_lerf"])
 
 
-def components(model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int) -> pd.DataFrame:
+def components(task: Task, *, count: int) -> pd.DataFrame:
     """Agreement with activation patching of `count` pairs of one task: a row per pair, site and method."""
     rows: list[dict[str, Any]] = []
     done = 0
-    for group in pairs(answered(model, halves[half]), count, GROUP):
+    for group in pairs(task.found, count, GROUP):
         clean, corrupted = [one.text for one in group], [one.twin for one in group]
         found = compare(
-            model, clean, corrupted, metric(group), sites=SITES, methods=COMPONENT_METHODS, ks=10, samples=0
+            task.model,
+            clean,
+            corrupted,
+            metric(group),
+            sites=SITES,
+            methods=COMPONENT_METHODS,
+            ks=10,
+            samples=0,
         )
         for index, site, method in product(range(len(group)), SITES, COMPONENT_METHODS):
             values = {name: found.on_prompts("metric", site, method, [index], name) for name in STATISTICS}
@@ -89,13 +135,13 @@ def components(model: Any, halves: dict[str, list[Prompt]], half: str, *, count:
     return pd.DataFrame(rows)
 
 
-def heads(model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int) -> pd.DataFrame:
+def heads(task: Task, *, count: int) -> pd.DataFrame:
     """Correlation over heads of the metric lost by ablating each with its relevance and its direct part."""
-    found = answered(model, halves[half])
-    chosen = decided(found, True, count)
+    model = task.model
+    chosen = decided(task.found, True, count)
     if not chosen:
         return pd.DataFrame(columns=["case", "ablation", "method", "pearson", "spearman"])
-    means = _mean_outputs(model, found)
+    means = _mean_outputs(model, task.found)
     rows = []
     for index, one in enumerate(chosen):
         asked = metric([one])
@@ -171,15 +217,14 @@ def _lost(model: Any, one: Answered, asked: Any, replacement: torch.Tensor) -> n
     return np.concatenate(lost)
 
 
-def circuits(
-    model: Any, halves: dict[str, list[Prompt]], half: str, *, count: int, judged: int
-) -> pd.DataFrame:
+def circuits(task: Task, *, count: int, judged: int) -> pd.DataFrame:
     """Edges scored on `count` development pairs, circuits run on `judged` pairs of a half.
 
     A row per method, ranking, size and pair: the metric of the circuit, of the whole model and with no edge at all,
     from which `tables` makes f, CPR and CMD over any set of pairs.
     """
-    groups = pairs(answered(model, halves["development"]), count, GROUP)
+    model = task.model
+    groups = pairs(task.development, count, GROUP)
     rankings = {}
     for name in CIRCUIT_METHODS:
         rules, steps = ("GRADIENT", 5 if "IG" in name else 1) if name.startswith("EAP") else (name, 1)
@@ -192,7 +237,7 @@ def circuits(
         ]  # fmt: skip
         rankings[name] = _mean_edges(parts)
     tables, done = [], 0
-    for group in pairs(answered(model, halves[half]), judged, GROUP):
+    for group in pairs(task.found, judged, GROUP):
         curve = circuit_curve(
             model, rankings, [one.text for one in group], [one.twin for one in group], metric(group), n_resamples=1,
             random_controls=3,

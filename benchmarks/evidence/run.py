@@ -20,7 +20,7 @@ PARTS = ("tokens", "heads", "components", "circuits")
 REPLACEMENTS = ("mean", "resample")
 RESULTS = Path(__file__).parent.parent / "results" / "evidence"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-COUNTS = {"tokens": 16, "heads": 8, "components": 32, "circuits": 32}
+COUNTS = {"tokens": 10, "heads": 8, "components": 32, "circuits": 32}
 """Cases of a task: right answers and failures each; prompts; pairs; judged pairs."""
 QUICK = {"tokens": 2, "heads": 2, "components": 2, "circuits": 2}
 SCORED = 100
@@ -29,14 +29,18 @@ SCORED = 100
 
 def measure(options: argparse.Namespace, store: Store) -> None:
     """Every part of every task that is not in the store."""
-    models: dict[str, Any] = {name: load_model(name, device="cpu") for name in options.models}
+    names = dict.fromkeys(
+        [*MODELS, *options.models]
+    )  # all tokenizers choose the prompts, whoever is measured
+    models: dict[str, Any] = {name: load_model(name, device="cpu") for name in names}
     tokenizers = [model.tokenizer for model in models.values()]
     counts = QUICK if options.quick else COUNTS
     data = options.data if options.data.exists() else None
     blimp = [f"BLiMP {name}" for name in BLIMP] if data else []
     for task in [*TASKS, *blimp]:
         halves = prompts(task, tokenizers, data)
-        for name, model in models.items():
+        for name in options.models:
+            asked = parts.Task(models[name], halves, options.half)
             for part in options.parts:
                 count = counts[part]
                 keys = (part, name, task, options.half)
@@ -44,20 +48,20 @@ def measure(options: argparse.Namespace, store: Store) -> None:
                     for replacement in REPLACEMENTS:
                         checkpoint = store.path(*keys, replacement).with_suffix(".checkpoint")
                         make: Any = partial(
-                            parts.tokens, model, halves, options.half, replacement=replacement, count=count,
-                            seed=options.seed, checkpoint=checkpoint,
+                            parts.tokens, asked, replacement=replacement, count=count, seed=options.seed,
+                            checkpoint=checkpoint,
                         )  # fmt: skip
                         _rows(store, (*keys, replacement), options, count, make)
                         checkpoint.unlink(missing_ok=True)
                 elif part == "heads":
-                    make = partial(parts.heads, model, halves, options.half, count=count)
+                    make = partial(parts.heads, asked, count=count)
                     _rows(store, keys, options, count, make)
                 elif part == "components" and task not in blimp:
-                    make = partial(parts.components, model, halves, options.half, count=count)
+                    make = partial(parts.components, asked, count=count)
                     _rows(store, keys, options, count, make)
                 elif part == "circuits" and task == "indirect objects":
                     scored = count if options.quick else SCORED
-                    make = partial(parts.circuits, model, halves, options.half, count=scored, judged=count)
+                    make = partial(parts.circuits, asked, count=scored, judged=count)
                     _rows(store, keys, options, count, make)
 
 
