@@ -6,7 +6,8 @@ interrupted run goes on where it stopped.  `--quick` takes a few cases of each t
 The criterion for the default rule set, stated before the held-out prompts were run: of the rule sets whose tokens hold
 the metric up to biases (conserving), the one with the highest mean held-out ΔA over both models and both replacements,
 each case counted once, each model the same weight; if the interval of its paired difference to the next contains 0,
-the simpler rule set of the two.
+the simpler rule set of the two: the one that cuts more of its records off, then the one with fewer rules (`decision`,
+which reads this off the rules and evaluates all of it).
 """
 
 from benchmarks.evidence.run import main

@@ -10,14 +10,14 @@ import pandas as pd
 import torch
 
 from benchmarks.evidence import parts, tables
+from benchmarks.evidence.decision import MODELS, REPLACEMENTS, decide, decision_table, facts
 from benchmarks.evidence.methods import RULES
+from benchmarks.evidence.recommendations import recommendation_table
 from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, prompts
 from lrp_lens import load_model
 
-MODELS = ("smollm2", "gemma3-270m")
 PARTS = ("tokens", "heads", "components", "circuits")
-REPLACEMENTS = ("mean", "resample")
 RESULTS = Path(__file__).parent.parent / "results" / "evidence"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 COUNTS = {"tokens": 10, "heads": 8, "components": 32, "circuits": 32}
@@ -33,8 +33,10 @@ def measure(options: argparse.Namespace, store: Store) -> None:
         [*MODELS, *options.models]
     )  # all tokenizers choose the prompts, whoever is measured
     models: dict[str, Any] = {name: load_model(name, device="cpu") for name in names}
+    for name in options.models:
+        ask_rules(store, name, models[name])
     tokenizers = [model.tokenizer for model in models.values()]
-    counts = QUICK if options.quick else COUNTS
+    counts = (QUICK if options.quick else COUNTS) | dict(options.count)
     data = options.data if options.data.exists() else None
     blimp = [f"BLiMP {name}" for name in BLIMP] if data else []
     for task in [*TASKS, *blimp]:
@@ -65,6 +67,31 @@ def measure(options: argparse.Namespace, store: Store) -> None:
                     _rows(store, keys, options, count, make)
 
 
+def ask_rules(store: Store, name: str, model: Any = None) -> None:
+    """Keep what the rule sets say of themselves on a model; it is loaded if that is not known and it is not given."""
+
+    def table() -> pd.DataFrame:
+        found = facts(model or load_model(name, device="cpu"), RULES)
+        found.insert(0, "model", name)
+        return found
+
+    store.rows(("rules", name), {}, table)
+
+
+def part_count(text: str) -> tuple[str, int]:
+    """ "tokens=5" → ("tokens", 5).
+
+    Raises:
+        argparse.ArgumentTypeError: no part, or a number below 2 (a comparison takes no single pair).
+    """
+    part, _, number = text.partition("=")
+    if part not in PARTS or not number.isdecimal() or int(number) < 2:
+        raise argparse.ArgumentTypeError(
+            f"A count is part=number, with one of {', '.join(PARTS)} and a number of at least 2; received {text!r}."
+        )
+    return part, int(number)
+
+
 def _rows(store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, make: Any) -> None:
     names = dict(zip(("part", "model", "task", "half", "replacement"), keys, strict=False))
     print(f"{', '.join(keys)}", flush=True)
@@ -92,9 +119,14 @@ def show(store: Store, reference: str) -> str:
         "heads": [("Heads: agreement with ablation", tables.head_table)],
         "circuits": [("Circuits of component edges", tables.circuit_table)],
     }
-    said = []
+    found = {part: store.every(part) for part in makers}
+    decision = decide(found["tokens"], store.every("rules"))
+    said = [
+        f"## Recommended rule sets\n\n{recommendation_table(found, decision)}",
+        f"## The default rule set\n\n{decision_table(decision)}",
+    ]
     for part, made in makers.items():
-        rows = store.every(part)
+        rows = found[part]
         if len(rows):
             how = "; ".join(map(str, store.options(part)))
             said += [f"## {title}\n\n{make(rows)}\n\nMade with {how}." for title, make in made]
@@ -110,6 +142,10 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="two cases of each task, into a folder of their own"
     )
+    parser.add_argument(
+        "--count", nargs="+", default=[], type=part_count, metavar="part=number",
+        help="other numbers of cases; a file remembers its own",
+    )  # fmt: skip
     parser.add_argument(
         "--tables", action="store_true", help="print the tables of what there is; measure nothing"
     )
@@ -128,6 +164,9 @@ def main() -> None:
     store = Store(folder)
     if not options.tables:
         measure(options, store)
+    elif len(rows := store.every("tokens")):
+        for name in rows["model"].unique():
+            ask_rules(store, name)
     text = show(store, options.reference)
     (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)

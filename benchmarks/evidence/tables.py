@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.parts import SITES
+from benchmarks.evidence.ranking import KEY, estimate, markdown
 from lrp_lens.circuits.curve import cmd, cpr
-from lrp_lens.views.statistics.intervals import mean_interval, paired_differences, percentile_interval
+from lrp_lens.views.statistics.intervals import bootstrap_weights, mean_interval, paired_differences
 
 TOKEN_MEASURES = {
     "delta_a": "ΔA",
@@ -19,13 +20,6 @@ TOKEN_MEASURES = {
     "loo_correlation": "LOO ρ",
     "evidence_top1": "top-1",
 }
-KEY = ["model", "task", "half", "case"]
-
-
-def markdown(rows: Iterable[Iterable[str]], header: list[str]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def cell(values: pd.Series) -> str:
@@ -59,7 +53,9 @@ def token_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]
     """ΔA of each rule set minus that of the reference, paired by case, over everything in `rows`."""
     wide = rows.pivot(index=[*KEY, "replacement"], columns="method", values="delta_a")
     wide = wide.groupby(level=KEY).mean()
-    found = paired_differences(wide[[reference, *(one for one in methods if one != reference)]], reference)
+    found = paired_differences(
+        wide[[reference, *(one for one in methods if one != reference and one in wide)]], reference
+    )
     lines = [
         [
             str(row.method),
@@ -112,7 +108,7 @@ def circuit_table(rows: pd.DataFrame, resamples: int = 2000) -> str:
     parts = []
     for model, own in rows.groupby("model", sort=False):
         keys = own.drop_duplicates(KEY).shape[0]
-        weights = _weights(keys, resamples)
+        weights = bootstrap_weights(keys, resamples, seed=0)
         lines = []
         for method, found in own.groupby("method", sort=False):
             signed, absolute = (
@@ -121,16 +117,11 @@ def circuit_table(rows: pd.DataFrame, resamples: int = 2000) -> str:
             )
             fractions = np.sort(found["fraction"].unique())
             areas = (cpr(fractions, signed), cpr(fractions, signed.clip(max=1)), cmd(fractions, absolute))
-            lines.append([str(method), *map(_area, areas)])
+            lines.append([str(method), *map(estimate, areas)])
         parts.append(
             f"**{model}**, {keys} pairs\n\n" + markdown(lines, ["ranking", "CPR", "CPR, f ≤ 1", "CMD"])
         )
     return "\n\n".join(parts)
-
-
-def _weights(n: int, resamples: int) -> np.ndarray:
-    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.concatenate([np.full((1, n), 1 / n), counts / n])
 
 
 def _shares(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
@@ -139,8 +130,3 @@ def _shares(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
     pairs = rows.drop_duplicates(KEY).sort_values(KEY)
     full, empty = (weights @ pairs[name].to_numpy() for name in ("full", "empty"))
     return (weights @ by_pair.T - empty[:, None]) / (full - empty)[:, None]
-
-
-def _area(samples: np.ndarray) -> str:
-    low, high = percentile_interval(samples[1:])
-    return f"{samples[0]:.2f} [{low:.2f}, {high:.2f}]"

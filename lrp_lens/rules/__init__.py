@@ -59,6 +59,7 @@ from lrp_lens.rules.presets import (
     RELP_FROZEN_PATTERN,
     VARIANTS,
     as_rule_set,
+    conserves,
     conserving,
 )
 from lrp_lens.rules.rule import Hook, Rule, scaled
@@ -100,6 +101,7 @@ __all__ = [
     "SoftmaxRule",
     "TemperedSoftmax",
     "as_rule_set",
+    "conserves",
     "conserving",
     "scaled",
 ]

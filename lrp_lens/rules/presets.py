@@ -88,6 +88,19 @@ VARIANTS = MappingProxyType(
 where every preset is run by default."""
 
 
+def conserves(rules: RuleSet, sites: Sites) -> bool:
+    """Whether nothing but biases takes relevance at any of these sites, as the rules themselves say.
+
+    Example:
+        >>> from lrp_lens import load_demo_model
+        >>> from lrp_lens.hosts import resolve
+        >>> sites = resolve(load_demo_model())
+        >>> conserves(RELP_FROZEN_PATTERN, sites), conserves(RELP, sites)
+        (True, False)
+    """
+    return not any(rules.may_take(site) for site in sites.sites)
+
+
 def conserving(sites: Sites) -> str:
     """The name of the first preset under which nothing but biases takes relevance at any of these sites; "" for none.
 
@@ -97,10 +110,7 @@ def conserving(sites: Sites) -> str:
         >>> conserving(resolve(load_demo_model()))
         'CP_LRP'
     """
-    for rules in PRESETS.values():
-        if not any(rules.may_take(site) for site in sites.sites):
-            return rules.name
-    return ""
+    return next((name for name, rules in PRESETS.items() if conserves(rules, sites)), "")
 
 
 def as_rule_set(rules: Any) -> RuleSet:
