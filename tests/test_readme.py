@@ -177,7 +177,7 @@ def test_agreement_with_patching_is_what_is_measured() -> None:
 # --------------------------------------------------------------------------------------------------- circuits
 def test_what_is_said_of_circuits_follows_from_their_table() -> None:
     text = PAGES["circuits"]
-    (table,) = tables(text)
+    (table, _) = tables(text)
     shown = {name: cells for name, cells in table.items() if name not in ("method", "---")}
     five = {name: float(cells[2]) for name, cells in shown.items()}
     assert sorted(five, key=lambda name: -five[name])[:2] == ["EAP-IG", "RELP"]
@@ -203,7 +203,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     curve = names["curve"]
     areas, points = curve.areas().set_index("method"), curve.to_dataframe()
     points = points[points["ranking"].isin(["absolute", "random"]) & (points["fraction"] == 0.05)]
-    (table,) = tables(PAGES["circuits"])
+    (table, _) = tables(PAGES["circuits"])
     for name in areas.index:
         share, cpr, cmd = (
             [float(number) for number in re.findall(r"[\d.]+", cell)] for cell in table[name][2:]

@@ -8,6 +8,7 @@ from lrp_lens.circuits.evaluate import CircuitValues, run_circuits
 from lrp_lens.circuits.growing import circuit_curve
 from lrp_lens.circuits.interchange import importances, load_importances, save_importances
 from lrp_lens.circuits.result import ComponentEdges
+from lrp_lens.circuits.stability import stability
 
 __all__ = [
     "Circuit",
@@ -20,6 +21,7 @@ __all__ = [
     "component_graph",
     "run_circuits",
     "circuit_curve",
+    "stability",
     "importances",
     "load_importances",
     "save_importances",
