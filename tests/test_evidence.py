@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import tables
+from benchmarks.evidence import parts, tables
 from benchmarks.evidence.cases import Answered, decided, pairs
 from benchmarks.evidence.tasks import TASKS, Prompt, prompts, whole
+from lrp_lens import RELP, LogitDiff, load_demo_model
+from lrp_lens.circuits import component_edges, stability
+from lrp_lens.demo import demo_prompts
 
 
 def tokenizer(pattern: str = r" ?[A-Za-z]+|[^A-Za-z]") -> Any:
@@ -86,3 +89,48 @@ def test_differences_are_paired_by_case() -> None:
     )  # fmt: skip
     said = tables.token_differences(rows, "A", ["A", "B"])
     assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said
+
+
+def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of several sizes: the mean is over pairs, not over groups, and stability is of all of them."""
+    chosen = [one for one in demo_prompts(200) if one.words[0] == "then"][:7]
+    clean = [one.text for one in chosen]
+    corrupted = [" ".join([*one.words[:9], one.answer, *one.words[10:]]) for one in chosen]
+    found = [
+        Answered(Prompt("t", text, twin, one.answer, one.foil, ()), text, twin, 15, 3.0, {})
+        for one, text, twin in zip(chosen, clean, corrupted, strict=True)
+    ]
+    assert [len(group) for group in pairs(found, 7, parts.GROUP)] == [4, 3]
+    monkeypatch.setattr(parts, "CIRCUIT_METHODS", ("RELP",))
+    model = load_demo_model(device="cpu")
+    task = parts.Task(model, {}, "held out")
+    task.__dict__ |= {"development": found, "found": found[:2]}
+    means, rows = task.scored(7)
+    metric = LogitDiff([one.answer for one in chosen], [one.foil for one in chosen])
+    together = component_edges(model, clean, corrupted, metric, rules=RELP)
+    np.testing.assert_allclose(means["RELP"].scores, together.scores, atol=1e-5)
+    expected = stability(together)
+    got = rows[rows["ranking"] == "absolute"]
+    np.testing.assert_allclose(
+        got["jaccard"], expected["jaccard"], atol=0.05
+    )  # float32: close scores may swap
+    assert set(got["pairs"]) == {7}
+    circuits = parts.circuits(task, count=7, judged=2)
+    assert set(circuits["method"]) == {"RELP", "random"} and set(circuits["case"]) == {0, 1}
+    table = tables.stability_table(rows.assign(model="m"))
+    assert "edges scored on 7 pairs" in table and "| two random circuits |" in table
+    below = got.iloc[int(got["jaccard"].to_numpy().argmin())]
+    assert (f"{below.jaccard:.2f} [{below.low:.2f}, {below.high:.2f}] ⚠" in table) == (below.jaccard < 0.8)
+    # without pairs there is an empty table, and no error
+    task.__dict__ |= {"development": [], "found": []}
+    assert not len(parts.components(task, count=4)) and not len(parts.circuits(task, count=9, judged=4))
+
+
+def test_published_values_are_marked_as_not_ours() -> None:
+    key = {"model": "m", "task": "t", "half": "held out", "case": 0, "method": "A"}
+    rows = [
+        key | {"ranking": ranking, "fraction": fraction, "circuit": 1.0, "full": 1.0, "empty": 0.0}
+        for ranking in ("signed", "absolute") for fraction in (0.1, 1.0)
+    ]  # fmt: skip
+    ours, theirs = tables.circuit_table(pd.DataFrame(rows), 20).split("**Not measured here**")
+    assert "GPT-2" not in ours and theirs.count("| GPT-2 small: ") == len(tables.PUBLISHED) == 3

@@ -1,10 +1,11 @@
-"""The four measurements, each a table with one row per case (or pair) and method.
+"""The measurements, each a table with one row per case (or pair) and method.
 
 - tokens: do the tokens that a method blames matter? `faithfulness` on right answers and failures.
 - components: does a method agree with activation patching, site by site? `compare`, denoising, by pair.
 - heads: does a head's relevance, or its direct part, tell what ablating it does? zero and mean ablation, by prompt.
 - circuits: how much of the metric do the best k % of component edges carry? `circuit_curve` on indirect objects, in
   MIB's setting (Mueller et al. 2504.13151).
+- stability: would other pairs have given the same edges?
 """
 
 from dataclasses import replace
@@ -26,7 +27,7 @@ from benchmarks.evidence.methods import (
 )
 from benchmarks.evidence.tasks import Prompt
 from lrp_lens import compare, decompose, faithfulness, run_with_relevance
-from lrp_lens.circuits import circuit_curve, component_edges
+from lrp_lens.circuits import ComponentEdges, circuit_curve, component_edges, stability
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
@@ -43,8 +44,6 @@ STATISTICS = ("pearson", "spearman", "sign_agreement", "scale", "top_10")
 GROUP = 4
 """Pairs that are patched together."""
 CIRCUIT_METHODS = ("EAP", "EAP-IG (5 steps)", *(name for name in RULES if name != "GRADIENT"))
-
-
 PATH_STEPS = 32
 """Of integrated gradients over tokens."""
 
@@ -54,6 +53,7 @@ class Task:
 
     def __init__(self, model: Any, halves: dict[str, list[Prompt]], half: str) -> None:
         self.model, self._halves, self._half = model, halves, half
+        self._scored: dict[int, tuple[dict[str, ComponentEdges], pd.DataFrame]] = {}
 
     @cached_property
     def found(self) -> list[Answered]:
@@ -82,6 +82,34 @@ class Task:
         if groups:
             methods.append(_remembered(attention_of(chosen_heads(self.model, groups))))
         return methods
+
+    def scored(self, count: int) -> tuple[dict[str, ComponentEdges], pd.DataFrame]:
+        """Component edges by method, the mean over `count` development pairs, and how stable the strongest are."""
+        if count not in self._scored:
+            self._scored[count] = self._score(count)
+        return self._scored[count]
+
+    def _score(self, count: int) -> tuple[dict[str, ComponentEdges], pd.DataFrame]:
+        groups = pairs(self.development, count, GROUP)
+        means, rows = {}, []
+        for name in CIRCUIT_METHODS if sum(map(len, groups)) else ():
+            rules, steps = ("GRADIENT", 5 if "IG" in name else 1) if name.startswith("EAP") else (name, 1)
+            edges = _joined(
+                [
+                    component_edges(
+                        self.model, [one.text for one in group], [one.twin for one in group], metric(group),
+                        rules=rules, steps=steps, progress=False,
+                    )
+                    for group in groups
+                ]
+            )  # fmt: skip
+            for ranking in ("absolute", "signed"):
+                found = stability(edges, absolute=ranking == "absolute")
+                rows.append(found.assign(method=name, ranking=ranking, pairs=len(edges.values)))
+            means[name] = replace(
+                edges, values=edges.scores[None], arriving=edges.arriving.mean(0, keepdims=True)
+            )
+        return means, pd.concat(rows) if rows else pd.DataFrame(columns=["method", "ranking", "edges"])
 
 
 def _remembered(method: Method) -> Method:
@@ -132,7 +160,7 @@ def components(task: Task, *, count: int) -> pd.DataFrame:
             values = {name: found.on_prompts("metric", site, method, [index], name) for name in STATISTICS}
             rows.append({"case": done + index, "site": site, "method": method, **values})
         done += len(group)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["case", "site", "method", *STATISTICS])
 
 
 def heads(task: Task, *, count: int) -> pd.DataFrame:
@@ -223,20 +251,9 @@ def circuits(task: Task, *, count: int, judged: int) -> pd.DataFrame:
     A row per method, ranking, size and pair: the metric of the circuit, of the whole model and with no edge at all,
     from which `tables` makes f, CPR and CMD over any set of pairs.
     """
-    model = task.model
-    groups = pairs(task.development, count, GROUP)
-    rankings = {}
-    for name in CIRCUIT_METHODS:
-        rules, steps = ("GRADIENT", 5 if "IG" in name else 1) if name.startswith("EAP") else (name, 1)
-        parts = [
-            component_edges(
-                model, [one.text for one in group], [one.twin for one in group], metric(group), rules=rules,
-                steps=steps, progress=False,
-            )
-            for group in groups
-        ]  # fmt: skip
-        rankings[name] = _mean_edges(parts)
-    tables, done = [], 0
+    model, rankings = task.model, task.scored(count)[0]
+    tables: list[dict[str, Any]] = []
+    done = 0
     for group in pairs(task.found, judged, GROUP):
         curve = circuit_curve(
             model, rankings, [one.text for one in group], [one.twin for one in group], metric(group), n_resamples=1,
@@ -256,11 +273,17 @@ def circuits(task: Task, *, count: int, judged: int) -> pd.DataFrame:
             for row, size, pair in product(*axes)
         ]
         done += len(group)
-    return pd.DataFrame(tables)
+    return pd.DataFrame(tables, columns=["case", "method", "ranking", "fraction", "circuit", "full", "empty"])
 
 
-def _mean_edges(parts: list[Any]) -> Any:
-    """Groups of prompts as one: the mean of the edges' scores over all of them."""
-    shares = np.concatenate([np.asarray(part.summed)[None] for part in parts]).mean(0, keepdims=True)
-    arriving = np.concatenate([part.arriving for part in parts]).mean(0, keepdims=True)
-    return replace(parts[0], values=shares, arriving=arriving)
+def circuit_stability(task: Task, *, count: int) -> pd.DataFrame:
+    """Whether other development pairs would have given the same edges: a row per method, ranking and size."""
+    return task.scored(count)[1]
+
+
+def _joined(parts: list[ComponentEdges]) -> ComponentEdges:
+    """The edges of groups of pairs as those of one sample."""
+    values, arriving = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "arriving")
+    )
+    return replace(parts[0], values=values, arriving=arriving)

@@ -17,14 +17,12 @@ from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, prompts
 from lrp_lens import load_model
 
-PARTS = ("tokens", "heads", "components", "circuits")
+PARTS = ("tokens", "heads", "components", "circuits", "stability")
 RESULTS = Path(__file__).parent.parent / "results" / "evidence"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-COUNTS = {"tokens": 10, "heads": 8, "components": 32, "circuits": 32}
-"""Cases of a task: right answers and failures each; prompts; pairs; judged pairs."""
-QUICK = {"tokens": 2, "heads": 2, "components": 2, "circuits": 2}
-SCORED = 100
-"""Development pairs that edges are scored on (MIB)."""
+COUNTS = {"tokens": 10, "heads": 8, "components": 32, "circuits": 32, "stability": 100}
+"""Cases of a task: right answers and failures each; prompts; pairs; judged pairs; pairs that edges are scored on."""
+QUICK = {"tokens": 2, "heads": 2, "components": 2, "circuits": 2, "stability": 2}
 
 
 def measure(options: argparse.Namespace, store: Store) -> None:
@@ -62,8 +60,11 @@ def measure(options: argparse.Namespace, store: Store) -> None:
                     make = partial(parts.components, asked, count=count)
                     _rows(store, keys, options, count, make)
                 elif part == "circuits" and task == "indirect objects":
-                    scored = count if options.quick else SCORED
+                    scored = counts["stability"]
                     make = partial(parts.circuits, asked, count=scored, judged=count)
+                    _rows(store, keys, options, count, make, scored=scored)
+                elif part == "stability" and task == "indirect objects":
+                    make = partial(parts.circuit_stability, asked, count=count)
                     _rows(store, keys, options, count, make)
 
 
@@ -92,7 +93,10 @@ def part_count(text: str) -> tuple[str, int]:
     return part, int(number)
 
 
-def _rows(store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, make: Any) -> None:
+def _rows(
+    store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, make: Any,
+    scored: int = COUNTS["stability"],
+) -> None:  # fmt: skip
     names = dict(zip(("part", "model", "task", "half", "replacement"), keys, strict=False))
     print(f"{', '.join(keys)}", flush=True)
 
@@ -102,7 +106,10 @@ def _rows(store: Store, keys: tuple[str, ...], options: argparse.Namespace, coun
             rows.insert(position, name, key)
         return rows
 
-    store.rows(keys, {"count": count, "seed": options.seed}, table)
+    head = {"count": count, "seed": options.seed}
+    if scored != COUNTS["stability"]:  # else it need not be said
+        head["scored"] = scored
+    store.rows(keys, head, table)
 
 
 def show(store: Store, reference: str) -> str:
@@ -118,6 +125,7 @@ def show(store: Store, reference: str) -> str:
         "components": [("Components: agreement with activation patching", tables.component_table)],
         "heads": [("Heads: agreement with ablation", tables.head_table)],
         "circuits": [("Circuits of component edges", tables.circuit_table)],
+        "stability": [("Are circuits the same with other prompts?", tables.stability_table)],
     }
     found = {part: store.every(part) for part in makers}
     decision = decide(found["tokens"], store.every("rules"))

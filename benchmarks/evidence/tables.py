@@ -5,6 +5,7 @@ Holm for the number of rule sets compared (`lrp_lens.views.statistics.intervals`
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,6 +104,14 @@ def head_table(rows: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+PUBLISHED = (
+    ("GPT-2 small: EAP-IG (activations)", 1.82, 0.03),
+    ("GPT-2 small: EAP", 1.20, 0.03),
+    ("GPT-2 small: random", 0.25, 0.75),
+)
+"""CPR and CMD on indirect objects as MIB prints them (Mueller et al. 2504.13151): another model, other prompts."""
+
+
 def circuit_table(rows: pd.DataFrame, resamples: int = 2000) -> str:
     """CPR (signed ranking), the same with f clipped at 1, and CMD (absolute ranking), with intervals over pairs."""
     parts = []
@@ -121,7 +130,37 @@ def circuit_table(rows: pd.DataFrame, resamples: int = 2000) -> str:
         parts.append(
             f"**{model}**, {keys} pairs\n\n" + markdown(lines, ["ranking", "CPR", "CPR, f ≤ 1", "CMD"])
         )
+    theirs = [
+        [name, f"{larger:.2f}", "not published", f"{distance:.2f}"] for name, larger, distance in PUBLISHED
+    ]
+    parts.append(
+        "**Not measured here**: published by MIB (2504.13151) for another model and other prompts, for orientation\n\n"
+        + markdown(theirs, ["model: ranking", "CPR", "CPR, f ≤ 1", "CMD"])
+    )
     return "\n\n".join(parts)
+
+
+def stability_table(rows: pd.DataFrame) -> str:
+    """One line per method, one column per size: Jaccard index of the strongest edges over resampled pairs."""
+    parts = []
+    for model, own in rows[rows["ranking"] == "absolute"].groupby("model", sort=False):
+        sizes = own.sort_values("edges").drop_duplicates("edges")
+        lines = []
+        for method, found in own.groupby("method", sort=False):
+            by_size = found.set_index("edges").loc[sizes["edges"]]
+            lines.append([str(method), *map(_stable, by_size.itertuples())])
+        lines.append(["two random circuits", *(f"{chance:.2f}" for chance in sizes["chance"])])
+        header = [f"{row.edges} edges ({100 * row.share:.2g} %)" for row in sizes.itertuples()]
+        parts.append(
+            f"**{model}**, edges scored on {own['pairs'].iloc[0]} pairs, drawn again with replacement: Jaccard index "
+            "with the edges of all pairs [95 % of the draws]; ⚠ below .8\n\n"
+            + markdown(lines, ["method", *header])
+        )
+    return "\n\n".join(parts)
+
+
+def _stable(row: Any) -> str:
+    return f"{row.jaccard:.2f} [{row.low:.2f}, {row.high:.2f}]" + ("" if row.stable else " ⚠")
 
 
 def _shares(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
