@@ -6,6 +6,8 @@ from lrp_lens.methods.facets import BUNDLES, FACETS, Facet
 from lrp_lens.methods.integrated import integrated_pass
 from lrp_lens.patching.compare import compare
 from lrp_lens.patching.comparison import Comparison
+from lrp_lens.patching.missed import false_negative_bound
+from lrp_lens.patching.subsets import SubsetEffects, patch_subsets
 from lrp_lens.patching.suggest import Suggestion, suggest_rules
 from lrp_lens.patching.twins import (
     CutOffWarning,
@@ -73,10 +75,13 @@ __all__ = [
     "CutOffWarning",
     "Facet",
     "PatchingPass",
+    "SubsetEffects",
     "Suggestion",
     "atp_star",
     "compare",
+    "false_negative_bound",
     "integrated_pass",
+    "patch_subsets",
     "patching_pass",
     "suggest_rules",
     "get_act_patch_resid_pre",
