@@ -137,6 +137,8 @@ def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: P
         seed=seed,
         checkpoint=checkpoint,
     )
+    if result.n_cases < len(chosen):  # interrupted; the checkpoint has what is finished
+        raise KeyboardInterrupt
     return result.cases.drop(columns=["auc_morf", "auc_lerf"])
 
 

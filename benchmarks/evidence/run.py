@@ -37,7 +37,7 @@ def measure(options: argparse.Namespace, store: Store) -> None:
     counts = (QUICK if options.quick else COUNTS) | dict(options.count)
     data = options.data if options.data.exists() else None
     blimp = [f"BLiMP {name}" for name in BLIMP] if data else []
-    for task in [*TASKS, *blimp]:
+    for task in sorted([*TASKS, *blimp], key="arithmetic".__eq__):  # the longest prompts last
         halves = prompts(task, tokenizers, data)
         for name in options.models:
             asked = parts.Task(models[name], halves, options.half)
