@@ -37,7 +37,7 @@ from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.pairs import Pair, plain_run, read_pair
 from lrp_lens.run.path import midpoints, placed
@@ -59,7 +59,7 @@ def component_edges(
     corrupted: Any = None,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     positions: bool = False,
     steps: int = 1,
     direction: str = "noising",

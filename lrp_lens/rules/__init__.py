@@ -52,6 +52,7 @@ from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.presets import (
     ATTN_LRP,
     CP_LRP,
+    DEFAULT_RULES,
     GIM,
     GRADIENT,
     PRESETS,
@@ -68,6 +69,7 @@ from lrp_lens.rules.softmax import SecantSoftmax, SoftmaxRows, SoftmaxRule, Temp
 __all__ = [
     "ATTN_LRP",
     "CP_LRP",
+    "DEFAULT_RULES",
     "GIM",
     "GRADIENT",
     "PRESETS",

@@ -87,9 +87,14 @@ VARIANTS = MappingProxyType(
 """Name → RELP with another way through attention (docs/attention_rules.md).  Found by name like a preset, but not run
 where every preset is run by default."""
 
+DEFAULT_RULES = ATTN_LRP
+"""What every analysis takes unless it is given rules: results name it, none of them chooses by itself."""
+
 
 def conserving(sites: Sites) -> str:
-    """The name of the first preset under which nothing but biases takes relevance at any of these sites; "" for none.
+    """The name of a preset under which nothing but biases takes relevance at any of these sites; "" for none.
+
+    Of several the default one, else the first.
 
     Example:
         >>> from lrp_lens import load_demo_model
@@ -97,7 +102,7 @@ def conserving(sites: Sites) -> str:
         >>> conserving(resolve(load_demo_model()))
         'CP_LRP'
     """
-    for rules in PRESETS.values():
+    for rules in (DEFAULT_RULES, *PRESETS.values()):
         if not any(rules.may_take(site) for site in sites.sites):
             return rules.name
     return ""
