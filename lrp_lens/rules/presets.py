@@ -48,8 +48,11 @@ RELP = RuleSet(
     softcap=Identity(),
     experts=ExpertWeights(0.5, 0.5),
 )
-"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient (with the
-AH-rule: `RELP_FROZEN_PATTERN`)."""
+"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient."""
+
+RELP_FROZEN_PATTERN = RELP.replace(name="RELP_FROZEN_PATTERN", attention=AttentionWeights(0.0, 0.0, 1.0))
+"""RelP with its option for attention, the AH-rule of Ali et al. 2022 (elsewhere: RelP-AH): patterns are constants.
+Conservative up to biases, but for the router of a mixture."""
 
 GIM = RuleSet(
     name="GIM",
@@ -63,12 +66,10 @@ softmax backward at temperature 2; MLPs keep their gradient.  Needs a host that 
 GRADIENT = RuleSet(name="GRADIENT")
 """Gradient × activation, no rule at all: the control."""
 
-PRESETS = MappingProxyType({rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT)})
+PRESETS = MappingProxyType(
+    {rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, RELP_FROZEN_PATTERN, GIM, GRADIENT)}
+)
 """Name → preset."""
-
-RELP_FROZEN_PATTERN = RELP.replace(name="RELP_FROZEN_PATTERN", attention=AttentionWeights(0.0, 0.0, 1.0))
-"""RelP with its option for attention, the AH-rule of Ali et al. 2022 (elsewhere: RelP-AH): patterns are constants.
-Conservative up to biases, but for the router of a mixture."""
 
 _QK_HALF, _QK_QUARTER = AttentionWeights(0.5, 0.5, 1.0), AttentionWeights(0.25, 0.25, 1.0)
 _VARIED: dict[str, dict[str, Rule]] = {
@@ -80,10 +81,7 @@ _VARIED: dict[str, dict[str, Rule]] = {
     "RELP_CONSERVING": {"attention": ConservingAttention()},
     "RELP_CONSERVING_SECANT": {"attention": ConservingAttention(), "softmax": SecantSoftmax()},
 }
-VARIANTS = MappingProxyType(
-    {RELP_FROZEN_PATTERN.name: RELP_FROZEN_PATTERN}
-    | {name: RELP.replace(name=name, **changed) for name, changed in _VARIED.items()}
-)
+VARIANTS = MappingProxyType({name: RELP.replace(name=name, **changed) for name, changed in _VARIED.items()})
 """Name → RELP with another way through attention (docs/attention_rules.md).  Found by name like a preset, but not run
 where every preset is run by default."""
 
