@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from lrp_lens import (
     CP_LRP,
     DEFAULT_RULES,
     PRESETS,
+    RELP,
+    RELP_FROZEN_PATTERN,
+    FrozenPattern,
     LogitDiff,
+    Plain,
     RelevanceCache,
     RuleError,
     RuleSet,
@@ -108,4 +113,29 @@ def test_every_result_names_its_rules(rules: RuleSet | None, tmp_path: Path) -> 
     assert name in console.export_text().partition("Prompt")[0]
     assert name in explanation_html(told).partition('class="prompt"')[0].rpartition("eyebrow")[2]
     others = {*PRESETS} - {name, conserving(resolve(model))}  # a caution names the rule set that conserves
-    assert not [one for one in others for result in results if f"rules: RuleSet {one}" in repr(result)]
+    assert not [one for one in others for result in results if re.search(rf"RuleSet {one}\b", repr(result))]
+
+
+@pytest.mark.parametrize(
+    ("rules", "constant"),
+    [
+        (CP_LRP, True),
+        (RELP_FROZEN_PATTERN, True),
+        (RELP.replace(name="by the pattern", attention=FrozenPattern()), True),
+        (RELP, False),
+        (CP_LRP.override(layers=[1], attention=Plain()), False),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_what_sees_no_queries_and_keys_says_so(rules: RuleSet, constant: bool) -> None:
+    """The note stands exactly where nothing flows there."""
+    model = load_demo_model(device="cpu")
+    edges = component_edges(model, PROMPT, metric=METRIC, rules=rules)
+    into = [reader.kind in ("q", "k") for reader in edges.graph.readers]
+    assert (not edges.arriving[:, into].any()) == ("no edges into q and k" in repr(edges)) == constant
+    graph = attribution_graph(model, PROMPT, METRIC, rules=rules, mass=1.0, node_threshold=0.0)
+    looked = [name.endswith((" K", " Q")) for name in graph.parts]
+    assert (
+        any(looked)
+        and (not graph.part_values[:, looked].any()) == ("no K and Q edges" in repr(graph)) == constant
+    )

@@ -61,6 +61,7 @@ from lrp_lens.rules.presets import (
     VARIANTS,
     as_rule_set,
     conserving,
+    holds_patterns,
 )
 from lrp_lens.rules.rule import Hook, Rule, scaled
 from lrp_lens.rules.ruleset import Override, RuleSet
@@ -103,5 +104,6 @@ __all__ = [
     "TemperedSoftmax",
     "as_rule_set",
     "conserving",
+    "holds_patterns",
     "scaled",
 ]

@@ -4,7 +4,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lrp_lens.errors import RuleError, bare_name, did_you_mean
-from lrp_lens.hosts.sites import Sites
+from lrp_lens.hosts.sites import AttentionSite, Sites
 from lrp_lens.rules.activations import Identity, ProductWeights
 from lrp_lens.rules.attention import AttentionWeights, ConservingAttention
 from lrp_lens.rules.experts import ExpertWeights
@@ -104,6 +104,20 @@ def conserving(sites: Sites) -> str:
         if not any(rules.may_take(site) for site in sites.sites):
             return rules.name
     return ""
+
+
+def holds_patterns(rules: RuleSet, sites: Sites) -> bool:
+    """Whether attention patterns are constants: nothing flows into queries and keys, in any layer.
+
+    Example:
+        >>> from lrp_lens import load_demo_model
+        >>> from lrp_lens.hosts import resolve
+        >>> sites = resolve(load_demo_model())
+        >>> holds_patterns(CP_LRP, sites), holds_patterns(RELP, sites)
+        (True, False)
+    """
+    cut = [rules.rule_for("attention", site.layer).cuts(site) for site in sites.of(AttentionSite)]
+    return bool(cut) and all("pattern" in parts or parts >= {"q", "k"} for parts in cut)
 
 
 def as_rule_set(rules: Any) -> RuleSet:
