@@ -235,7 +235,7 @@ def test_a_model_worked_by_hand() -> None:
 def test_direct_does_not_depend_on_the_rules(rules: Any) -> None:
     with zoo.float64_throughout():
         model, tokens = zoo.bridge("gpt2"), prompts(7)[0]
-        reference = decompose(model, tokens, METRIC)
+        reference = decompose(model, tokens, METRIC, rules=ATTN_LRP)
         parts = decompose(model, tokens, METRIC, rules=rules)
         _, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
     assert close(parts.remainder, 0)

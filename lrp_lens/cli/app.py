@@ -17,7 +17,7 @@ from lrp_lens.characters import shown
 _CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
 _QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
 DEFAULT_REPORT = "lrp-lens-report.html"
-RULES = ("attn-lrp", "cp-lrp", "relp", "relp-frozen-pattern", "gim", "gradient")
+RULES = ("relp-frozen-pattern", "relp", "cp-lrp", "attn-lrp", "gim", "gradient")
 """Names of `lrp_lens.rules.PRESETS` as the help tells them, `DEFAULT_RULES` first; a test compares."""
 
 
