@@ -18,7 +18,7 @@ import torch
 from lrp_lens import load_model
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.masking import BASELINES, MEASURES, Faithfulness, faithfulness, replacement
-from lrp_lens.rules import PRESETS, RELP, AttentionWeights
+from lrp_lens.rules import PRESETS
 
 PROMPTS = (
     "When Mary and John went to the store, John gave a drink to",
@@ -63,9 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load_model(options.model, host=options.host, device="cpu") if options.model else load_demo_model()
     cases: list[Any] = list(PROMPTS if options.model else demo_cases())[: options.cases]
-    variants = {"RELP_AH": (0.0, 0.0, 1.0), "QK25_V1": (0.25, 0.25, 1.0)}
-    own = [RELP.replace(name=name, attention=AttentionWeights(*share)) for name, share in variants.items()]
-    methods = [*PRESETS.values(), *own, *BASELINES]
+    methods = [*PRESETS, "RELP_QK_QUARTER", *BASELINES]
     measured(model, cases[0], ["random"])  # what the first call alone costs
     totals, difference = np.zeros(2), 0.0
     for case in cases:

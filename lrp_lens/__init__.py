@@ -1,6 +1,6 @@
 """lrp_lens: relevance at every TransformerLens hook point.
 
-    logits, rel = run_with_relevance(model, prompt, LogitDiff(" Mary", " John"), rules=ATTN_LRP)
+    logits, rel = run_with_relevance(model, prompt, LogitDiff(" Mary", " John"))
     rel["resid_pre", 5], rel.tokens(), rel.heads(), rel.ledger()
 
 This module hands on the public names, nothing else.  They are listed once, in `__init__.pyi`, and each is imported when

@@ -60,6 +60,7 @@ from lrp_lens.plots import token_heatmap_html as token_heatmap_html
 from lrp_lens.report import write_report as write_report
 from lrp_lens.rules import ATTN_LRP as ATTN_LRP
 from lrp_lens.rules import CP_LRP as CP_LRP
+from lrp_lens.rules import DEFAULT_RULES as DEFAULT_RULES
 from lrp_lens.rules import GIM as GIM
 from lrp_lens.rules import GRADIENT as GRADIENT
 from lrp_lens.rules import PRESETS as PRESETS

@@ -164,7 +164,7 @@ def test_a_local_model_from_standard_input(run, model_dir: str) -> None:
     assert Path("lrp-lens-report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("rules", ["attn-lrp", "CP_LRP", "relp", "gim", "gradient"])
+@pytest.mark.parametrize("rules", ["attn-lrp", "CP_LRP", "relp", "relp-frozen-pattern", "gim", "gradient"])
 def test_every_rule_set_has_a_name_on_the_command_line(run, model_dir: str, rules: str) -> None:
     result = run("--model", model_dir, "--prompt", PROMPT, "--rules", rules, "--json", "x.json")
     assert result.exit_code == 0, result.output

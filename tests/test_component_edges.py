@@ -1,9 +1,12 @@
 """Component edges: against one edge at a time, against the relevance they must sum to, on every architecture."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+import lrp_lens
 from lrp_lens import (
     ATTN_LRP,
     CP_LRP,
@@ -14,9 +17,8 @@ from lrp_lens import (
     LogitDiff,
     LogProb,
     Plain,
-    run_with_relevance,
 )
-from lrp_lens.circuits import ComponentEdges, component_edges, component_graph
+from lrp_lens.circuits import ComponentEdges, component_graph
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.names import Names
 from lrp_lens.patching import patching_pass
@@ -26,6 +28,9 @@ from tests.oracles import component_edges as oracle
 
 PRESETS = {rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GRADIENT)}
 METRIC = LogitDiff(3, 4)
+# Where a test names no rules: some that reach queries and keys, and take a part for themselves.
+run_with_relevance = partial(lrp_lens.run_with_relevance, rules=ATTN_LRP)
+component_edges = partial(lrp_lens.component_edges, rules=ATTN_LRP)
 EXACT, FLOAT32_INSIDE = 1e-9, 1e-5
 
 

@@ -1,11 +1,13 @@
 """Decomposition: direct contributions sum to the metric and equal other definitions; totals are the cache's."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import lrp_lens
 from lrp_lens import (
     ATTN_LRP,
     CP_LRP,
@@ -14,11 +16,13 @@ from lrp_lens import (
     RELP,
     Epsilon,
     LogitDiff,
-    decompose,
-    run_with_relevance,
 )
 from tests import zoo
 from tests.decompositions import METRIC, close, prompts, row
+
+# Where a test names no rules: some that reach queries and keys, and take a part for themselves.
+decompose = partial(lrp_lens.decompose, rules=ATTN_LRP)
+run_with_relevance = partial(lrp_lens.run_with_relevance, rules=ATTN_LRP)
 
 HELD = [(name, host) for host, name in zoo.models("hooked", "bridge")]
 POST_NORMS = [(name, host) for name, host in HELD if name in ("gemma3", "olmo2", "olmo3")]
@@ -235,7 +239,7 @@ def test_a_model_worked_by_hand() -> None:
 def test_direct_does_not_depend_on_the_rules(rules: Any) -> None:
     with zoo.float64_throughout():
         model, tokens = zoo.bridge("gpt2"), prompts(7)[0]
-        reference = decompose(model, tokens, METRIC)
+        reference = decompose(model, tokens, METRIC, rules=ATTN_LRP)
         parts = decompose(model, tokens, METRIC, rules=rules)
         _, cache = run_with_relevance(model, tokens, METRIC, rules=rules)
     assert close(parts.remainder, 0)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import lrp_lens
 from lrp_lens import (
     ATTN_LRP,
     CP_LRP,
@@ -29,8 +31,6 @@ from lrp_lens import (
     RuleError,
     RuleSet,
     SiteError,
-    attribution_graph,
-    run_with_relevance,
 )
 from lrp_lens.attribution_graphs.closed_form import stream, tangents
 from lrp_lens.attribution_graphs.closed_form.account import LayerAccount
@@ -45,6 +45,9 @@ from lrp_lens.run.relevance import ask
 from tests import zoo
 
 METRIC = LogitDiff(3, 7)
+# Where a test names no rules: some that reach queries and keys, and take a part for themselves.
+attribution_graph = partial(lrp_lens.attribution_graph, rules=ATTN_LRP)
+run_with_relevance = partial(lrp_lens.run_with_relevance, rules=ATTN_LRP)
 EVERYTHING: dict[str, Any] = dict(mass=1.0, node_threshold=0.0, max_edges=None)
 TIGHT, WITH_FLOAT32_CASTS = 1e-10, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")

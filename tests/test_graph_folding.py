@@ -67,7 +67,9 @@ def test_folded_and_literal_tables_have_one_total(
 
 @pytest.fixture(scope="module")
 def demo_graph() -> AttributionGraph:
-    return attribution_graph(load_demo_model(), PROMPT, LogitDiff("mary", "john")).detached()
+    return attribution_graph(
+        load_demo_model(), PROMPT, LogitDiff("mary", "john"), rules="ATTN_LRP"
+    ).detached()
 
 
 def test_on_the_demo_model_moves_come_first_and_totals_stay(demo_graph: AttributionGraph) -> None:

@@ -31,7 +31,9 @@ def chat() -> AttributionGraph:
         model.to_tokens(one, prepend_bos=True)
         for one in ("then mary and john went to the park .", "john gave the key to")
     )
-    return attribution_graph(model, torch.cat([first, second], dim=1), LogitDiff("mary", "john")).detached()
+    return attribution_graph(
+        model, torch.cat([first, second], dim=1), LogitDiff("mary", "john"), rules="ATTN_LRP"
+    ).detached()
 
 
 GRAPHS = {

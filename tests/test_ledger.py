@@ -1,5 +1,6 @@
 """metric = Σ tokens + Σ positions + Σ named sinks, overall and per layer, for every rule set, model and metric."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import lrp_lens
 from lrp_lens import (
     ATTN_LRP,
     CP_LRP,
@@ -37,7 +39,6 @@ from lrp_lens import (
     TopKContrast,
     explain,
     load_demo_model,
-    run_with_relevance,
 )
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
@@ -47,6 +48,8 @@ from lrp_lens.report import explanation_html
 from tests import oracles, zoo
 
 METRIC = LogitDiff(3, [7, 9])
+# Where a test names no rules: some that reach queries and keys, and take a part for themselves.
+run_with_relevance = partial(lrp_lens.run_with_relevance, rules=ATTN_LRP)
 EXACT, WITH_FLOAT32_CASTS = 1e-11, 1e-5
 NO_PATTERN_EDITS = ("gptj", "opt")  # TransformerBridge drops edits of scores and pattern there
 MODELS = zoo.models()

@@ -148,6 +148,13 @@ def test_conserving_rules_have_empty_sinks(name):
         "ATTN_LRP": (*CONSERVING, "gated product", "attention product", "routing product"),
         "CP_LRP": (*CONSERVING, "gated product", "attention product", "routing product", "softmax", "router"),
         "RELP": (*CONSERVING, "gated product", "routing product"),
+        "RELP_FROZEN_PATTERN": (
+            *CONSERVING,
+            "gated product",
+            "attention product",
+            "routing product",
+            "softmax",
+        ),
         "GIM": (*NORMS, "attention product"),
     }.items():
         for (layer, site), amount in _answer("hugging_face", name, preset).sinks.items():

@@ -104,6 +104,11 @@ def mean(cell: str) -> float:
     return float(cell.partition(" ±")[0])
 
 
+def of_the_demo_model(title: str) -> str:
+    """A section of the page of the demo model."""
+    return PAGES["demo_model"].partition(f"### {title}\n")[2].partition("\n##")[0]
+
+
 def tables(text: str) -> list[dict[str, list[str]]]:
     """Every table of a section: first cell → cells."""
     return [rows(block) for block in text.split("\n\n") if block.startswith("|")]
@@ -124,7 +129,7 @@ def test_the_graph_shown_is_the_graph_made() -> None:
 
 
 def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
-    text = PAGES["faithfulness"]
+    text = of_the_demo_model("Hiding words")
     table, replacements = tables(text)
     column = {name: place for place, name in enumerate(table["method"])}
     assert {name: cells[column["ΔA ↑"]] for name, cells in table.items() if name in replacements} == {
@@ -149,7 +154,7 @@ def test_what_is_said_of_faithfulness_follows_from_its_tables() -> None:
 @pytest.mark.full
 def test_agreement_with_patching_is_what_is_measured() -> None:
     """One site of the table, and of the table of ranks, on the same 64 pairs."""
-    pearsons, ranks = tables(PAGES["patching"])
+    pearsons, ranks = tables(of_the_demo_model("Agreement with activation patching"))
     names = ["GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "AtP*", "integrated gradients"]
     assert pearsons["site"][1:] == names
     clean, corrupted, answers, foils = patching_agreement.pairs(64)
@@ -177,7 +182,7 @@ def test_agreement_with_patching_is_what_is_measured() -> None:
 # --------------------------------------------------------------------------------------------------- circuits
 def test_what_is_said_of_circuits_follows_from_their_table() -> None:
     text = PAGES["circuits"]
-    (table, _) = tables(text)
+    (table,) = tables(of_the_demo_model("Circuits"))
     shown = {name: cells for name, cells in table.items() if name not in ("method", "---")}
     five = {name: float(cells[2]) for name, cells in shown.items()}
     assert sorted(five, key=lambda name: -five[name])[:2] == ["EAP-IG", "RELP"]
@@ -203,7 +208,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
     curve = names["curve"]
     areas, points = curve.areas().set_index("method"), curve.to_dataframe()
     points = points[points["ranking"].isin(["absolute", "random"]) & (points["fraction"] == 0.05)]
-    (table, _) = tables(PAGES["circuits"])
+    (table,) = tables(of_the_demo_model("Circuits"))
     for name in areas.index:
         share, cpr, cmd = (
             [float(number) for number in re.findall(r"[\d.]+", cell)] for cell in table[name][2:]
@@ -220,7 +225,9 @@ def test_the_edge_named_is_cut_and_restored_as_said() -> None:
     names: dict[str, Any] = {}
     for text in (*code[:3], *[text for text in code if "necessary, sufficient =" in text]):
         exec(text, names)
-    cut, restored = re.findall(r"(\d+) %", PAGES["circuits"].rpartition("cutting it")[2].partition("\n")[0])
+    cut, restored = re.findall(
+        r"(\d+) %", of_the_demo_model("Circuits").rpartition("cutting it")[2].partition("\n")[0]
+    )
     assert abs(100 * names["necessary"] - int(cut)) < 1 and abs(100 * names["sufficient"] - int(restored)) < 1
 
 

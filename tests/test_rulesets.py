@@ -14,6 +14,7 @@ from lrp_lens import (
     GRADIENT,
     PRESETS,
     RELP,
+    RELP_FROZEN_PATTERN,
     VARIANTS,
     AttentionWeights,
     ConservingAttention,
@@ -161,10 +162,17 @@ def test_presets_are_what_the_papers_say() -> None:
         RuleSet("ATTN_LRP", **lrp, product=half, attention=uniform, experts=ExpertWeights(0.5, 0.5)),
         RuleSet("CP_LRP", **lrp, **frozen),
         RuleSet("RELP", **lrp, product=half, experts=ExpertWeights(0.5, 0.5)),
+        RuleSet(
+            "RELP_FROZEN_PATTERN",
+            **lrp,
+            product=half,
+            attention=frozen["attention"],
+            experts=ExpertWeights(0.5, 0.5),
+        ),
         RuleSet("GIM", norm=FrozenNorm(), attention=uniform, softmax=TemperedSoftmax(2.0)),
         RuleSet("GRADIENT"),
     ]
-    assert expected == [ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT]
+    assert expected == [ATTN_LRP, CP_LRP, RELP, RELP_FROZEN_PATTERN, GIM, GRADIENT]
     assert dict(PRESETS) == {rules.name: rules for rules in expected}
 
 

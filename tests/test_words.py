@@ -18,7 +18,7 @@ from lrp_lens.hosts.token_batch import Segment
 from lrp_lens.hosts.tokens import token_strings, tokenize
 from lrp_lens.plots import plot_layers, plot_sources, token_heatmap_html, token_heatmap_text
 from lrp_lens.plots.wording import worded
-from lrp_lens.rules import PRESETS, conserving
+from lrp_lens.rules import DEFAULT_RULES, PRESETS, conserving
 from lrp_lens.views import View
 from lrp_lens.views.groups import groups_of
 from lrp_lens.views.segmentation import begins
@@ -358,14 +358,14 @@ def test_figures_know_words_and_tokens_only() -> None:
 # ------------------------------------------------------------------------------------------ what tokens hold
 def test_a_view_that_hardly_accounts_for_the_metric_says_so() -> None:
     model = load_demo_model()
-    _, cache = run_with_relevance(model, PROMPT, LogitDiff("mary", "john"))
+    _, cache = run_with_relevance(model, PROMPT, LogitDiff("mary", "john"), rules="ATTN_LRP")
     (said,) = cache.cautions
     tokens = cache.tokens()
     held, metric = float(tokens.values.sum()), float(cache.metric_value)
     assert held / metric < 0.5 and said.startswith(
         f"the tokens hold {100 * held / metric:.0f} % of the metric: "
     )
-    assert said.endswith("; under CP_LRP nothing but biases is lost")
+    assert said.endswith(f"; under {conserving(resolve(model))} nothing but biases is lost")
     for shown in (
         repr(cache),
         repr(tokens),
@@ -381,16 +381,16 @@ def test_a_view_that_hardly_accounts_for_the_metric_says_so() -> None:
     )
     assert said.partition(":")[0] in plot_layers(cache.layers()).layout.title.text
     assert cache.heads().cautions == ()
-    _, conserved = run_with_relevance(
-        model, PROMPT, LogitDiff("mary", "john"), rules=conserving(resolve(model))
-    )
+    _, conserved = run_with_relevance(model, PROMPT, LogitDiff("mary", "john"))
     assert conserved.cautions == ("",) and "caution" not in repr(conserved.tokens()) + repr(conserved)
     assert "aution" not in token_heatmap_html(conserved.tokens())
 
 
 def test_each_example_has_its_own(tmp_path: Path) -> None:
     model = load_demo_model()
-    _, cache = run_with_relevance(model, [PROMPT, "mary went to"], LogitDiff("mary", "john"))
+    _, cache = run_with_relevance(
+        model, [PROMPT, "mary went to"], LogitDiff("mary", "john"), rules="ATTN_LRP"
+    )
     shares = cache.tokens().values.sum(1) / cache.metric_value.numpy()
     assert [bool(one) for one in cache.cautions] == [not 0.5 <= share <= 2 for share in shares]
     assert cache.tokens().select(batch=1).cautions == cache.cautions[1:]
@@ -413,6 +413,7 @@ def test_the_rule_set_that_is_named_conserves(name: str) -> None:
         if abs(row.amount).max() > 1e-4 * cache.ledger().magnitude.max()
     }
     assert chosen in PRESETS and taken <= {"bias"}
+    assert chosen == ("CP_LRP" if name == "mixtral" else DEFAULT_RULES.name)  # a router takes its part
     _, loses = run_with_relevance(model, zoo.prompt_tokens(1, 7), rules="ATTN_LRP")
     assert any(
         abs(row.amount).max() > 1e-4 * loses.ledger().magnitude.max()

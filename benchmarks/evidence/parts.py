@@ -112,10 +112,28 @@ class Task:
         return means, pd.concat(rows) if rows else pd.DataFrame(columns=["method", "ranking", "edges"])
 
 
-def _remembered(method: Method) -> Method:
-    scores: dict[Any, Any] = {}
+class Remembered:
+    """The token scores of a method, kept for the next replacement; a checkpoint tells it by its words."""
 
-    def tokens(question: Any) -> Any:
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.scores: dict[Any, Any] = {}
+
+    def __call__(self, question: Any) -> Any:
+        key = (*question.tokens.tolist(), question.full)
+        if key not in self.scores:
+            self.scores[key] = self.method.token_scores(question)
+        return self.scores[key]
+
+    def __repr__(self) -> str:
+        return f"remembered {self.method.name}: {self.method.words}"
+
+
+def _remembered(method: Method) -> Method:
+    return replace(method, tokens=Remembered(method))
+
+
+def tokens(question: Any) -> Any:
         key = (*question.tokens.tolist(), question.full)
         if key not in scores:
             scores[key] = method.token_scores(question)

@@ -37,7 +37,7 @@ from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, holds_patterns
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.pairs import Pair, plain_run, read_pair
 from lrp_lens.run.path import midpoints, placed
@@ -59,7 +59,7 @@ def component_edges(
     corrupted: Any = None,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     positions: bool = False,
     steps: int = 1,
     direction: str = "noising",
@@ -74,7 +74,8 @@ def component_edges(
         clean: prompt or prompts, as in `run_with_relevance`.
         corrupted: as many prompts of the same lengths, or None for the relevance of the edges themselves.
         metric: what is explained; default: the clean run's top token against the runner-up.
-        rules: `GRADIENT` for EAP, `RELP` for relevance patching, any rule set, or the name of a preset.
+        rules: `GRADIENT` for EAP, `RELP` for relevance patching, any rule set, or the name of a preset.  Rules that
+            hold attention patterns constant (RELP_FROZEN_PATTERN, CP_LRP) score edges into queries and keys with 0.
         positions: keep a score for each position.
         steps: 1 takes gradients at one run; m > 1 averages them over m points of the path between the embeddings of
             both runs (midpoints, (k - ½) / m).
@@ -141,7 +142,7 @@ def component_edges(
         (arriving / steps).cpu().numpy(),
         values[id(pair.clean)].detach().double().cpu().numpy(),
         None if pair.corrupted is None else values[id(pair.corrupted)].detach().double().cpu().numpy(),
-        _method(rules, corrupted is not None, steps, direction),
+        _method(rules, corrupted is not None, steps, direction, holds_patterns(rules, sites)),
         cache.metric_text,
         str(rules),
         pair.clean.shown.strings,
@@ -164,8 +165,8 @@ def _check(corrupted: Any, steps: int, direction: str) -> None:
         )
 
 
-def _method(rules: RuleSet, paired: bool, steps: int, direction: str) -> str:
-    name = rules.name
+def _method(rules: RuleSet, paired: bool, steps: int, direction: str, unseen: bool) -> str:
+    name = f"{rules.name} (patterns constant: no edges into q and k)" if unseen else rules.name
     if not paired:
         return f"{name}, relevance"
     patching = ("EAP-IG" if steps > 1 else "EAP") if rules.is_gradient else f"relevance patching with {name}"

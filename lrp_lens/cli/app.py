@@ -17,6 +17,8 @@ from lrp_lens.characters import shown
 _CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
 _QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
 DEFAULT_REPORT = "lrp-lens-report.html"
+RULES = ("relp-frozen-pattern", "relp", "cp-lrp", "attn-lrp", "gim", "gradient")
+"""Names of `lrp_lens.rules.PRESETS` as the help tells them, `DEFAULT_RULES` first; a test compares."""
 
 
 class OneLineErrors(TyperGroup):
@@ -152,8 +154,9 @@ def explain(
         str | None, typer.Option(help="The token to compare it with; else the model's best other choice.")
     ] = None,
     rules: Annotated[
-        str, typer.Option(help="Rule set: attn-lrp, cp-lrp, relp, gim or gradient.")
-    ] = "attn-lrp",
+        str | None,
+        typer.Option(help=f"Rule set: {RULES[0]} (default), {', '.join(RULES[1:-1])} or {RULES[-1]}."),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Mask up to this many tokens in the check.")] = 5,
     seeds: Annotated[
         int | None,

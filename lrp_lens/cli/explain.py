@@ -18,7 +18,7 @@ from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_json, write_report
-from lrp_lens.rules import as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, as_rule_set
 
 DEMO_SUITE = "ioi_second_pair_last"
 """Of the demo model the first failure of this suite is explained: short, and its distractor is plain to see."""
@@ -30,7 +30,7 @@ def run(request: Request) -> Explanation:
     Raises:
         InputError, MetricError, RuleError, SiteError: what was asked cannot be answered; see the message.
     """
-    rules = as_rule_set(request.rules)
+    rules = DEFAULT_RULES if request.rules is None else as_rule_set(request.rules)
     case = _case(request) if request.prompt is None else None
     errors = terminal(stderr=True)
     with errors.status("loading the model …"):

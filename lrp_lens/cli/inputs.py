@@ -33,7 +33,8 @@ class Request:
     """Which of the completion's tokens is explained: its index, or a piece of its text."""
     target: str | None = None
     contrast: str | None = None
-    rules: str = "attn-lrp"
+    rules: str | None = None
+    """None is `lrp_lens.rules.DEFAULT_RULES`."""
     top_k: int = 5
     seeds: int | None = None
     """Random orders of the check; None takes what the prompt's length affords."""

@@ -22,7 +22,7 @@ from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.relevance import Prompt, ask, run_with_relevance
 
 QUESTIONS = {"linear": ("conserves", "absorbed"), "softcap": ("conserves",)}
@@ -34,7 +34,7 @@ def decompose(
     prompt: Prompt,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
 ) -> Decomposition:
@@ -50,7 +50,7 @@ def decompose(
         prompt: text, list of texts (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to decompose, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.  A metric
             that is not linear in the logits is linearised where it stands, and the residual has a row of its own.
-        rules: the rule set of the total contributions, or the name of a preset; default AttnLRP.
+        rules: the rule set of the total contributions, or the name of a preset.
         padding_side: side on which shorter prompts of a batch are padded; default right.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
 

@@ -26,7 +26,7 @@ from lrp_lens.masking import Question
 from lrp_lens.masking.check import MaskingCheck, masking_check, require_counts
 from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.metrics import LogitDiff
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.generation import Generation
 from lrp_lens.run.relevance import Prompt, run_with_relevance
 from lrp_lens.views import View
@@ -43,7 +43,7 @@ def explain(
     completion: str | Sequence[int] | Generation | None = None,
     position: int | str | None = None,
     case: Case | None = None,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     top_k: int = 5,
     seeds: int | None = None,
     prepend_bos: bool | None = None,
@@ -64,7 +64,7 @@ def explain(
         position: which of the completion's tokens is explained: its index, from 0 or back from -1, or a piece of its
             text that stands there once.  Prompt and completion up to it are the context.
         case: prompt, target, contrast, completion and position together, instead of these.
-        rules: a rule set or the name of a preset.
+        rules: a rule set or the name of a preset; the explanation names it.
         top_k: how many of the blamed tokens the check masks at most.
         seeds: random orders of the check's control, run after every masked token; None takes as many as the length
             of the prompt affords in about the time of a relevance pass (`lrp_lens.masking.check.plan`).

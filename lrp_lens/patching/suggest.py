@@ -18,11 +18,10 @@ from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, frame
 from lrp_lens.methods.inputs import Direction, PatchingMetric, aligned
 from lrp_lens.patching.checks import as_list, require_whole
-from lrp_lens.patching.compare import SITES, compare
+from lrp_lens.patching.compare import CANDIDATES, SITES, compare
 from lrp_lens.patching.comparison import Comparison
-from lrp_lens.rules import ATTN_LRP, CP_LRP, GRADIENT, RELP, RuleSet, as_rule_set
+from lrp_lens.rules import RuleSet, as_rule_set
 
-CANDIDATES = (GRADIENT, RELP, ATTN_LRP, CP_LRP)
 STATISTICS = ("pearson", "spearman", "sign_agreement", "top_10")
 """What a choice may be made by: more is better.  (Of the scale 1 is best, so it ranks nothing.)"""
 

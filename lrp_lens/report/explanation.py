@@ -87,7 +87,7 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
     ]
     return render(
         "report/lead.html",
-        eyebrow=" · ".join(filter(None, (explanation.title, explanation.model_name))),
+        eyebrow=" · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules))),
         first=first,
         second=second,
         prompt=explanation.prompt,

@@ -52,6 +52,7 @@ from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.presets import (
     ATTN_LRP,
     CP_LRP,
+    DEFAULT_RULES,
     GIM,
     GRADIENT,
     PRESETS,
@@ -61,6 +62,7 @@ from lrp_lens.rules.presets import (
     as_rule_set,
     conserves,
     conserving,
+    holds_patterns,
 )
 from lrp_lens.rules.rule import Hook, Rule, scaled
 from lrp_lens.rules.ruleset import Override, RuleSet
@@ -69,6 +71,7 @@ from lrp_lens.rules.softmax import SecantSoftmax, SoftmaxRows, SoftmaxRule, Temp
 __all__ = [
     "ATTN_LRP",
     "CP_LRP",
+    "DEFAULT_RULES",
     "GIM",
     "GRADIENT",
     "PRESETS",
@@ -103,5 +106,6 @@ __all__ = [
     "as_rule_set",
     "conserves",
     "conserving",
+    "holds_patterns",
     "scaled",
 ]

@@ -105,5 +105,6 @@ def dropped_edit(sites: Sites, site: Site, hook: Hook, reason: str, name: str, r
     return (
         f"Every edit must reach the logits; at {hook.port.name} ({site}, {sites.architecture} in {sites.host}) "
         f"{reason}, so {name} ({rule}) cannot act there. Use a rule set that acts at q, k and v (ATTN_LRP, CP_LRP, "
-        "RELP), eager attention (attn_implementation='eager'), or HookedTransformer for this model."
+        "RELP, RELP_FROZEN_PATTERN), eager attention (attn_implementation='eager'), or HookedTransformer for this "
+        "model."
     )

@@ -4,7 +4,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lrp_lens.errors import RuleError, bare_name, did_you_mean
-from lrp_lens.hosts.sites import Sites
+from lrp_lens.hosts.sites import AttentionSite, Sites
 from lrp_lens.rules.activations import Identity, ProductWeights
 from lrp_lens.rules.attention import AttentionWeights, ConservingAttention
 from lrp_lens.rules.experts import ExpertWeights
@@ -48,8 +48,11 @@ RELP = RuleSet(
     softcap=Identity(),
     experts=ExpertWeights(0.5, 0.5),
 )
-"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient (with the
-AH-rule: `RELP_FROZEN_PATTERN`)."""
+"""RelP (Jafari et al. 2025, 2508.21258): LN-rule, identity rule, half rule; attention keeps its gradient."""
+
+RELP_FROZEN_PATTERN = RELP.replace(name="RELP_FROZEN_PATTERN", attention=AttentionWeights(0.0, 0.0, 1.0))
+"""RelP with its option for attention, the AH-rule of Ali et al. 2022 (elsewhere: RelP-AH): patterns are constants.
+Conservative up to biases, but for the router of a mixture."""
 
 GIM = RuleSet(
     name="GIM",
@@ -63,12 +66,10 @@ softmax backward at temperature 2; MLPs keep their gradient.  Needs a host that 
 GRADIENT = RuleSet(name="GRADIENT")
 """Gradient × activation, no rule at all: the control."""
 
-PRESETS = MappingProxyType({rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, GIM, GRADIENT)})
+PRESETS = MappingProxyType(
+    {rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, RELP_FROZEN_PATTERN, GIM, GRADIENT)}
+)
 """Name → preset."""
-
-RELP_FROZEN_PATTERN = RELP.replace(name="RELP_FROZEN_PATTERN", attention=AttentionWeights(0.0, 0.0, 1.0))
-"""RelP with its option for attention, the AH-rule of Ali et al. 2022 (elsewhere: RelP-AH): patterns are constants.
-Conservative up to biases, but for the router of a mixture."""
 
 _QK_HALF, _QK_QUARTER = AttentionWeights(0.5, 0.5, 1.0), AttentionWeights(0.25, 0.25, 1.0)
 _VARIED: dict[str, dict[str, Rule]] = {
@@ -80,12 +81,15 @@ _VARIED: dict[str, dict[str, Rule]] = {
     "RELP_CONSERVING": {"attention": ConservingAttention()},
     "RELP_CONSERVING_SECANT": {"attention": ConservingAttention(), "softmax": SecantSoftmax()},
 }
-VARIANTS = MappingProxyType(
-    {RELP_FROZEN_PATTERN.name: RELP_FROZEN_PATTERN}
-    | {name: RELP.replace(name=name, **changed) for name, changed in _VARIED.items()}
-)
+VARIANTS = MappingProxyType({name: RELP.replace(name=name, **changed) for name, changed in _VARIED.items()})
 """Name → RELP with another way through attention (docs/attention_rules.md).  Found by name like a preset, but not run
 where every preset is run by default."""
+
+DEFAULT_RULES = RELP_FROZEN_PATTERN
+"""What every analysis takes unless it is given rules: results name it, none of them chooses by itself.
+
+Of the rule sets that conserve, the one that explains tokens best on two language models (README): the words hold what
+is explained, biases aside.  It holds attention patterns constant, so it has nothing to say of queries and keys."""
 
 
 def conserves(rules: RuleSet, sites: Sites) -> bool:
@@ -102,15 +106,34 @@ def conserves(rules: RuleSet, sites: Sites) -> bool:
 
 
 def conserving(sites: Sites) -> str:
-    """The name of the first preset under which nothing but biases takes relevance at any of these sites; "" for none.
+    """The name of a preset under which nothing but biases takes relevance at any of these sites; "" for none.
+
+    Of several the default one, else the first.
 
     Example:
         >>> from lrp_lens import load_demo_model
         >>> from lrp_lens.hosts import resolve
         >>> conserving(resolve(load_demo_model()))
-        'CP_LRP'
+        'RELP_FROZEN_PATTERN'
     """
-    return next((name for name, rules in PRESETS.items() if conserves(rules, sites)), "")
+    for rules in (DEFAULT_RULES, *PRESETS.values()):
+        if conserves(rules, sites):
+            return rules.name
+    return ""
+
+
+def holds_patterns(rules: RuleSet, sites: Sites) -> bool:
+    """Whether attention patterns are constants: nothing flows into queries and keys, in any layer.
+
+    Example:
+        >>> from lrp_lens import load_demo_model
+        >>> from lrp_lens.hosts import resolve
+        >>> sites = resolve(load_demo_model())
+        >>> holds_patterns(CP_LRP, sites), holds_patterns(RELP, sites)
+        (True, False)
+    """
+    cut = [rules.rule_for("attention", site.layer).cuts(site) for site in sites.of(AttentionSite)]
+    return bool(cut) and all("pattern" in parts or parts >= {"q", "k"} for parts in cut)
 
 
 def as_rule_set(rules: Any) -> RuleSet:

@@ -2,7 +2,7 @@
 
 1. With t the tokens' sum and m the metric of an example, t / m below 1/2 or above 2 is worth a sentence; the ledger
    says where the rest is (sinks of the rules, biases, position embeddings).
-2. The sentence names the first preset under which nothing but biases takes relevance at any site of the model
+2. The sentence names a preset under which nothing but biases takes relevance at any site of the model
    (`lrp_lens.rules.conserving`), unless it is the one in use.
 """
 

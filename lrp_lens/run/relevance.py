@@ -27,7 +27,7 @@ from lrp_lens.hosts.sites import LogitSite, NormSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, token_strings, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set, conserving
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, conserving
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.recording import (
@@ -97,7 +97,7 @@ def run_with_relevance(
     prompt: Prompt,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     names_filter: NamesFilter = None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
@@ -110,7 +110,7 @@ def run_with_relevance(
         prompt: text or messages, a list of these (a batch), token ids [pos] or [batch, pos], or a list of id tensors.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up at the last
             position.  Any callable logits [batch, pos, d_vocab] → [batch] works.
-        rules: a rule set or the name of a preset; default AttnLRP.
+        rules: a rule set or the name of a preset; the result names it.
         names_filter: None keeps every default hook point (nothing quadratic in length); or a name, a list of names,
             or a predicate, as in `run_with_cache`.
         padding_side: side on which shorter prompts of a batch are padded; default right.

@@ -59,6 +59,7 @@ ATTN_LRP = Rules(
 )
 CP_LRP = replace(ATTN_LRP, gated_product=(0.0, 1.0), attention=(0.0, 0.0, 1.0), experts=(0.0, 1.0))
 RELP = replace(ATTN_LRP, attention=(1.0, 1.0, 1.0))
+RELP_FROZEN_PATTERN = replace(RELP, attention=CP_LRP.attention)
 GIM = Rules(
     freeze_norms=True,
     freeze_qk_norms=True,
@@ -68,7 +69,6 @@ GIM = Rules(
 RELP_SECANT = replace(RELP, softmax_nodes=4)
 RELP_CONSERVING = replace(RELP, attention=(0.25, 0.25, 1.0), conserving=0.25)
 VARIANTS = {
-    "RELP_FROZEN_PATTERN": replace(RELP, attention=(0.0, 0.0, 1.0)),
     "RELP_QK_HALF": replace(RELP, attention=(0.5, 0.5, 1.0)),
     "RELP_QK_QUARTER": replace(RELP, attention=(0.25, 0.25, 1.0)),
     "RELP_SECANT": RELP_SECANT,
@@ -77,7 +77,14 @@ VARIANTS = {
     "RELP_CONSERVING": RELP_CONSERVING,
     "RELP_CONSERVING_SECANT": replace(RELP_CONSERVING, softmax_nodes=4),
 }
-PRESETS = {"ATTN_LRP": ATTN_LRP, "CP_LRP": CP_LRP, "RELP": RELP, "GIM": GIM, "GRADIENT": GRADIENT}
+PRESETS = {
+    "ATTN_LRP": ATTN_LRP,
+    "CP_LRP": CP_LRP,
+    "RELP": RELP,
+    "RELP_FROZEN_PATTERN": RELP_FROZEN_PATTERN,
+    "GIM": GIM,
+    "GRADIENT": GRADIENT,
+}
 
 # The tanh GELU x/2 (1 + tanh(a x (1 + 0.044715 x²))): the hosts write a with different numbers of digits.
 _TANH_GELU = {

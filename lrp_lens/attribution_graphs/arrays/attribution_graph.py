@@ -60,7 +60,7 @@ class AttributionGraph:
         >>> from lrp_lens import LogitDiff, load_demo_model
         >>> from lrp_lens.attribution_graphs.closed_form import attribution_graph
         >>> prompt = "then mary and john went to the park . john gave the key to"
-        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
+        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"), rules="ATTN_LRP")
         >>> strongest = graph.edges.iloc[0]
         >>> strongest["transition"], strongest["source_token"], strongest["part"]
         ('L2 → L3 mid', 'mary', 'H3 K')

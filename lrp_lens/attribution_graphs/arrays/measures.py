@@ -67,7 +67,7 @@ def graph_measures(
         >>> from lrp_lens import LogitDiff, load_demo_model
         >>> from lrp_lens.attribution_graphs.closed_form import attribution_graph
         >>> prompt = "then mary and john went to the park . john gave the key to"
-        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
+        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"), rules="ATTN_LRP")
         >>> graph_measures(graph.subgraph()).set_index("boundary")["nodes"].tail(3).to_dict()
         {'L2': 3, 'L3 mid': 1, 'L3': 1}
 

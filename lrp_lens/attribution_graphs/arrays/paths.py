@@ -74,7 +74,7 @@ def top_paths(
         >>> from lrp_lens import LogitDiff, load_demo_model
         >>> from lrp_lens.attribution_graphs.closed_form import attribution_graph
         >>> prompt = "then mary and john went to the park . john gave the key to"
-        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"))
+        >>> graph = attribution_graph(load_demo_model(), prompt, LogitDiff("mary", "john"), rules="ATTN_LRP")
         >>> graph.paths(1)["text"][0]
         "'mary'@2 → L3H3 K → 'to'@14"
 

@@ -22,7 +22,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients, vocabulary_size
 from lrp_lens.metrics import MetricLike
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.relevance import Prompt, ask
 
 QUESTIONS = {
@@ -40,7 +40,7 @@ def attribution_graph(
     prompt: Prompt,
     metric: MetricLike | None = None,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     prepend_bos: bool | None = None,
     layers: Sequence[int] | None = None,
     split: Split = "mid",
@@ -60,7 +60,8 @@ def attribution_graph(
         prompt: text, list of texts, token ids [pos] or [batch, pos], or a list of id tensors.  Several prompts give a
             list of graphs, one after the other.
         metric: what to explain, e.g. `LogitDiff(" Mary", " John")`; default: top token against runner-up.
-        rules: a rule set or the name of a preset; default AttnLRP.
+        rules: a rule set or the name of a preset.  Rules that hold attention patterns constant (RELP_FROZEN_PATTERN,
+            CP_LRP) show what was copied to where (OV); those that do not (ATTN_LRP, RELP) also where was looked (K, Q).
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         layers: boundaries to keep, ascending: 0 is the embedding, l + 1 the stream after block l; default all.
             Neighbours further apart than one block are joined by batch-packed edges.

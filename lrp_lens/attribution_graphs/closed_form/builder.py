@@ -23,6 +23,7 @@ from lrp_lens.attribution_graphs.closed_form.transition import part_labels
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts.names import Names
 from lrp_lens.progress import progress_bar
+from lrp_lens.rules import holds_patterns
 from lrp_lens.views import View
 
 
@@ -210,7 +211,7 @@ class GraphBuilder:
             rules_text=str(run.rules),
             towards=run.towards,
             target_positions=tuple(read if final else range(run.length)),
-            notes=(f"method: {self.options.method}", *self.options.words(run.metric_value)),
+            notes=(f"method: {self.options.method}", *_unseen(run), *self.options.words(run.metric_value)),
             made_by=self,
         )
 
@@ -257,6 +258,13 @@ class GraphBuilder:
                 f"{start[0].label} → {end[0].label} spans more. Refine the edges or the nodes on the way."
             )
         return refine(self.run, source=start, target=end, into=into)
+
+
+def _unseen(run: StatePass) -> tuple[str, ...]:
+    """A note where no edge can go by way of queries and keys."""
+    if not holds_patterns(run.rules, run.sites):
+        return ()
+    return (f"no K and Q edges: {run.rules.name} holds attention patterns constant",)
 
 
 def _place(boundary: Boundary) -> tuple[int, bool]:
