@@ -133,15 +133,6 @@ def _remembered(method: Method) -> Method:
     return replace(method, tokens=Remembered(method))
 
 
-def tokens(question: Any) -> Any:
-        key = (*question.tokens.tolist(), question.full)
-        if key not in scores:
-            scores[key] = method.token_scores(question)
-        return scores[key]
-
-    return replace(method, tokens=tokens)
-
-
 def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: Path) -> pd.DataFrame:
     """Token faithfulness of `count` right answers and `count` failures of one task."""
     chosen = decided(task.found, True, count) + decided(task.found, False, count)
