@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--every-replacement", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mask-decision", action="store_true", help="mask the token of the decision, too")
-    parser.add_argument("--checkpoint", type=Path, help="file with which an interrupted table goes on")
+    parser.add_argument("--checkpoint", type=Path, help="folder with which an interrupted table goes on")
     parser.add_argument("--out", type=Path, help="folder for the per-case table and the figures")
     options = parser.parse_args()
     chosen = get_args(ReplacementName) if options.every_replacement else (options.replacement,)

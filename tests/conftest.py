@@ -94,6 +94,30 @@ def word_model(request: pytest.FixtureRequest, word_directory: Path) -> Any:
     return load_model(word_directory, host=request.param, device="cpu")
 
 
+@pytest.fixture(scope="session")
+def chat_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local Hugging Face directory with the tiny Llama that has a chat template."""
+    from tests.chat_model import save_chat_model
+
+    return save_chat_model(tmp_path_factory.mktemp("chat"))
+
+
+@pytest.fixture(scope="module")
+def chat_model(request: pytest.FixtureRequest, chat_directory: Path) -> Any:
+    """That Llama on each host which this transformer_lens has."""
+    from lrp_lens.hosts.loading import load_model
+
+    return load_model(chat_directory, host=request.param, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def chat_bridge(chat_directory: Path) -> Any:
+    """That Llama on TransformerBridge."""
+    from lrp_lens.hosts.loading import load_model
+
+    return load_model(chat_directory, host="TransformerBridge", device="cpu")
+
+
 def pytest_collectstart() -> None:
     """Import the large libraries before any module of lrp_lens.
 
@@ -166,9 +190,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests of `word_model` once per host."""
-    if "word_model" in metafunc.fixturenames:
-        from tests import zoo
+    """Run tests of `word_model` and `chat_model` once per host."""
+    for name in ("word_model", "chat_model"):
+        if name in metafunc.fixturenames:
+            from tests import zoo
 
-        hosts = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
-        metafunc.parametrize("word_model", hosts, indirect=True, scope="module")
+            hosts = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
+            metafunc.parametrize(name, hosts, indirect=True, scope="module")

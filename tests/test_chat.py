@@ -29,12 +29,9 @@ from lrp_lens import (
     tokenize,
 )
 from lrp_lens.hosts.chat import ChatOptions, over_tokens, render
-from lrp_lens.hosts.loading import load_model
 from lrp_lens.patching import compare, get_act_patch_resid_pre, patching_pass
-from tests import zoo
-from tests.chat_model import TEMPLATE, TRIMMED, chat_tokenizer, save_chat_model
+from tests.chat_model import TEMPLATE, TRIMMED, chat_tokenizer
 
-HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
 MESSAGES = [
     {"role": "system", "content": "be the best"},
     {"role": "user", "content": "1+1?"},
@@ -46,78 +43,63 @@ OTHER = [*MESSAGES[:3], {"role": "user", "content": "4+3?"}]
 METRIC = LogitDiff("5", "6")
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_chat_model(tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture(scope="module", params=HOSTS)
-def model(request: pytest.FixtureRequest, directory: Path) -> Any:
-    return load_model(directory, host=request.param, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bridge(directory: Path) -> Any:
-    return load_model(directory, host="TransformerBridge", device="cpu")
-
-
 # ------------------------------------------------------------------------------------ tokens
-def test_messages_are_what_transformers_makes_of_them(model: Any) -> None:
-    batch = tokenize(model, MESSAGES)
-    tokenizer = model.tokenizer
+def test_messages_are_what_transformers_makes_of_them(chat_model: Any) -> None:
+    batch = tokenize(chat_model, MESSAGES)
+    tokenizer = chat_model.tokenizer
     expected = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert batch.ids[0].tolist() == expected and batch.single
     assert "".join(batch.strings[0]) == RENDERED
     assert batch.ids[0, :2].tolist().count(tokenizer.bos_token_id) == 1
 
 
-def test_the_last_message_of_the_assistant_goes_on(model: Any) -> None:
+def test_the_last_message_of_the_assistant_goes_on(chat_model: Any) -> None:
     begun = [*MESSAGES, {"role": "assistant", "content": "it is "}]
-    expected = model.tokenizer.apply_chat_template(begun, continue_final_message=True, return_dict=False)
-    assert tokenize(model, begun).ids[0].tolist() == expected
-    assert "".join(tokenize(model, begun).strings[0]) == f"{RENDERED}it is "
-    ended = tokenize(model, begun, continue_final_message=False).strings[0]
+    expected = chat_model.tokenizer.apply_chat_template(begun, continue_final_message=True, return_dict=False)
+    assert tokenize(chat_model, begun).ids[0].tolist() == expected
+    assert "".join(tokenize(chat_model, begun).strings[0]) == f"{RENDERED}it is "
+    ended = tokenize(chat_model, begun, continue_final_message=False).strings[0]
     assert (
         "".join(ended)
         == f"{RENDERED}it is <e>\n"
-        == "".join(tokenize(model, begun, add_generation_prompt=False).strings[0])
+        == "".join(tokenize(chat_model, begun, add_generation_prompt=False).strings[0])
     )
-    again = tokenize(model, begun, add_generation_prompt=True).strings[0]
+    again = tokenize(chat_model, begun, add_generation_prompt=True).strings[0]
     assert "".join(again) == f"{RENDERED}it is <e>\n<s>assistant\n"
-    bare = tokenize(model, MESSAGES, add_generation_prompt=False).strings[0]
+    bare = tokenize(chat_model, MESSAGES, add_generation_prompt=False).strings[0]
     assert "".join(bare) == RENDERED.removesuffix("<s>assistant\n")
 
 
-def test_a_batch_of_conversations_and_texts(model: Any) -> None:
-    batch = tokenize(model, [MESSAGES, MESSAGES[3:], "plain"])
+def test_a_batch_of_conversations_and_texts(chat_model: Any) -> None:
+    batch = tokenize(chat_model, [MESSAGES, MESSAGES[3:], "plain"])
     assert not batch.single and [bool(row) for row in batch.segments] == [True, True, False]
     for row, prompt in enumerate((MESSAGES, MESSAGES[3:], "plain")):
-        alone = tokenize(model, prompt)
+        alone = tokenize(chat_model, prompt)
         assert batch.ids[row, : batch.lengths[row]].tolist() == alone.ids[0].tolist()
-    left = tokenize(model, [MESSAGES, MESSAGES[3:]], "left")
+    left = tokenize(chat_model, [MESSAGES, MESSAGES[3:]], "left")
     moved = left.lengths[0] - left.lengths[1]
     assert left.named_spans[1] == tuple(
         one._replace(start=one.start + moved, stop=one.stop + moved)
-        for one in tokenize(model, MESSAGES[3:]).named_spans[0]
+        for one in tokenize(chat_model, MESSAGES[3:]).named_spans[0]
     )
 
 
-def test_template_options_and_text_parts(bridge: Any) -> None:
+def test_template_options_and_text_parts(chat_bridge: Any) -> None:
     tokenizer = chat_tokenizer("{{ mood }}{% for m in messages %}{{ m['content'] }}{% endfor %}")
     rendered = render(
         tokenizer, [{"role": "user", "content": "x"}], ChatOptions(template_options={"mood": "!"})
     )
     assert rendered.text == "!x"
     parts = [{"type": "text", "text": "2+"}, {"text": "3?"}]
-    assert tokenize(bridge, [*MESSAGES[:3], {"role": "user", "content": parts}]).ids.tolist() == (
-        tokenize(bridge, MESSAGES).ids.tolist()
+    assert tokenize(chat_bridge, [*MESSAGES[:3], {"role": "user", "content": parts}]).ids.tolist() == (
+        tokenize(chat_bridge, MESSAGES).ids.tolist()
     )
 
 
 # ------------------------------------------------------------------------------------ segments
-def test_where_each_message_stands(model: Any) -> None:
-    spans = message_segments(model, MESSAGES)
-    strings = tokenize(model, MESSAGES).strings[0]
+def test_where_each_message_stands(chat_model: Any) -> None:
+    spans = message_segments(chat_model, MESSAGES)
+    strings = tokenize(chat_model, MESSAGES).strings[0]
     said = {name: "".join("".join(strings[a:b]) for a, b in one) for name, one in spans.items()}
     template = said.pop("template")
     assert said == {"system": "be the best", "user 1": "1+1?", "assistant 1": "2", "user 2": "2+3?"}
@@ -168,23 +150,23 @@ def test_spans_hold_the_texts_character_for_character(
         "{% for m in messages %}{% if '?' in m['content'] %}q{% endif %}{{ m['content'] }}{% endfor %}",  # depends
     ],
 )
-def test_no_span_is_guessed(bridge: Any, template: str) -> None:
-    kept, bridge.tokenizer.chat_template = bridge.tokenizer.chat_template, template
+def test_no_span_is_guessed(chat_bridge: Any, template: str) -> None:
+    kept, chat_bridge.tokenizer.chat_template = chat_bridge.tokenizer.chat_template, template
     try:
-        assert tokenize(bridge, MESSAGES).segments == ()
+        assert tokenize(chat_bridge, MESSAGES).segments == ()
         with pytest.raises(InputError, match="its chat template changes what they say"):
-            message_segments(bridge, MESSAGES)
-        run_with_relevance(bridge, MESSAGES, METRIC)
+            message_segments(chat_bridge, MESSAGES)
+        run_with_relevance(chat_bridge, MESSAGES, METRIC)
     finally:
-        bridge.tokenizer.chat_template = kept
+        chat_bridge.tokenizer.chat_template = kept
 
 
-def test_relevance_by_message_adds_up(model: Any, tmp_path: Path) -> None:
-    cache = run_with_relevance(model, MESSAGES, METRIC)[1]
+def test_relevance_by_message_adds_up(chat_model: Any, tmp_path: Path) -> None:
+    cache = run_with_relevance(chat_model, MESSAGES, METRIC)[1]
     tokens, by_message = cache.tokens(), cache.segments()
     assert by_message.labels["segment"] == ("template", "system", "user 1", "assistant 1", "user 2")
     np.testing.assert_allclose(by_message.values.sum(), tokens.values.sum(), rtol=1e-5)
-    ((start, stop),) = message_segments(model, MESSAGES)["user 2"]
+    ((start, stop),) = message_segments(chat_model, MESSAGES)["user 2"]
     np.testing.assert_allclose(by_message.values[4], tokens.values[start:stop].sum(), rtol=1e-5)
     cache.save(tmp_path / "cache.safetensors")
     again = RelevanceCache.load(tmp_path / "cache.safetensors")
@@ -192,16 +174,16 @@ def test_relevance_by_message_adds_up(model: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.segments().values, by_message.values)
 
 
-def test_answers_are_segments_behind_the_messages(bridge: Any) -> None:
-    cache = run_with_relevance(bridge, MESSAGES, SequenceLogitDiff("55", "67"))[1]
+def test_answers_are_segments_behind_the_messages(chat_bridge: Any) -> None:
+    cache = run_with_relevance(chat_bridge, MESSAGES, SequenceLogitDiff("55", "67"))[1]
     names = [one.name for one in cache.batch.named_spans[0]]
     assert names[-2:] == ["target", "contrast"]
     assert cache.segments().values.sum() == pytest.approx(cache.tokens().values.sum(), rel=1e-4)
-    plain = run_with_relevance(bridge, "1+1=", METRIC)[1]
+    plain = run_with_relevance(chat_bridge, "1+1=", METRIC)[1]
     with pytest.raises(InputError, match="here none has any"):
         plain.segments()
     with pytest.raises(InputError, match="here they differ"):
-        run_with_relevance(bridge, [MESSAGES, MESSAGES[3:]], METRIC)[1].segments()
+        run_with_relevance(chat_bridge, [MESSAGES, MESSAGES[3:]], METRIC)[1].segments()
 
 
 # ------------------------------------------------------------------------------------ wherever a prompt is taken
@@ -235,10 +217,10 @@ ANALYSES: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", ANALYSES)
-def test_every_analysis_takes_messages(model: Any, name: str) -> None:
-    ids = [tokenize(model, one).ids[0] for one in (MESSAGES, OTHER)]
-    given_ids = ANALYSES[name](model, *(one.tolist() if name == "compare" else one for one in ids))
-    np.testing.assert_array_equal(ANALYSES[name](model, MESSAGES, OTHER), given_ids)
+def test_every_analysis_takes_messages(chat_model: Any, name: str) -> None:
+    ids = [tokenize(chat_model, one).ids[0] for one in (MESSAGES, OTHER)]
+    given_ids = ANALYSES[name](chat_model, *(one.tolist() if name == "compare" else one for one in ids))
+    np.testing.assert_array_equal(ANALYSES[name](chat_model, MESSAGES, OTHER), given_ids)
 
 
 def test_the_prompt_of_the_signatures() -> None:
@@ -276,24 +258,24 @@ def test_the_prompt_of_the_signatures() -> None:
         ),
     ],
 )  # fmt: skip
-def test_one_clear_error(bridge: Any, messages: Any, options: dict[str, Any], words: str) -> None:
+def test_one_clear_error(chat_bridge: Any, messages: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        tokenize(bridge, messages, **options)
+        tokenize(chat_bridge, messages, **options)
 
 
-def test_a_broken_template_and_none(bridge: Any, word_model: Any) -> None:
+def test_a_broken_template_and_none(chat_bridge: Any, word_model: Any) -> None:
     with pytest.raises(InputError, match="a chat template, and this model has none"):
         tokenize(word_model, MESSAGES)
-    kept, bridge.tokenizer.chat_template = bridge.tokenizer.chat_template, "{% for m in %}"
+    kept, chat_bridge.tokenizer.chat_template = chat_bridge.tokenizer.chat_template, "{% for m in %}"
     try:
         with pytest.raises(InputError, match="chat template refuses these messages"):
-            tokenize(bridge, MESSAGES)
+            tokenize(chat_bridge, MESSAGES)
     finally:
-        bridge.tokenizer.chat_template = kept
+        chat_bridge.tokenizer.chat_template = kept
     with pytest.raises(InputError, match="received a batch"):
-        message_segments(bridge, [MESSAGES, OTHER])
+        message_segments(chat_bridge, [MESSAGES, OTHER])
     with pytest.raises(InputError, match="this prompt has none"):
-        message_segments(bridge, "plain")
+        message_segments(chat_bridge, "plain")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -22,30 +22,11 @@ from lrp_lens import (
 from lrp_lens.cli import app
 from lrp_lens.cli.inputs import parse_position, read_completion, read_prompt
 from lrp_lens.hosts.completions import decide
-from lrp_lens.hosts.loading import load_model
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.metrics import RunnerUp
-from tests import zoo
-from tests.chat_model import save_chat_model
 
-HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
 MESSAGES = [{"role": "user", "content": "17 + 25?"}]
 SAID = "17 + 25 = 32."
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_chat_model(tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture(scope="module", params=HOSTS)
-def model(request: pytest.FixtureRequest, directory: Path) -> Any:
-    return load_model(directory, host=request.param, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bridge(directory: Path) -> Any:
-    return load_model(directory, host="TransformerBridge", device="cpu")
 
 
 def ids_of(model: Any, text: str) -> list[int]:
@@ -54,13 +35,13 @@ def ids_of(model: Any, text: str) -> list[int]:
 
 # ------------------------------------------------------------------------------------ positions of a completion
 @pytest.mark.parametrize("prompt", [MESSAGES, "17 + 25?"])
-def test_a_token_of_a_completion_is_a_prompt_with_what_was_said(model: Any, prompt: Any) -> None:
+def test_a_token_of_a_completion_is_a_prompt_with_what_was_said(chat_model: Any, prompt: Any) -> None:
     """Every view is that of prompt and completion up to the token, as one row of ids, with the token as target."""
-    said = ids_of(model, SAID)
-    at = said.index(ids_of(model, "32")[0])  # one token
-    given = explain(model, prompt, contrast="4", completion=SAID, position="32", seeds=2)
-    ids = torch.cat([tokenize(model, prompt).ids[0], torch.tensor(said[:at])])
-    literal = run_with_relevance(model, ids, LogitDiff(said[at], "4"))[1]
+    said = ids_of(chat_model, SAID)
+    at = said.index(ids_of(chat_model, "32")[0])  # one token
+    given = explain(chat_model, prompt, contrast="4", completion=SAID, position="32", seeds=2)
+    ids = torch.cat([tokenize(chat_model, prompt).ids[0], torch.tensor(said[:at])])
+    literal = run_with_relevance(chat_model, ids, LogitDiff(said[at], "4"))[1]
     assert given.metric_value == pytest.approx(literal.metric_value.item(), abs=1e-5)
     np.testing.assert_allclose(given.tokens.values, literal.tokens().values, atol=1e-6)
     assert given.target.text == "32" and given.contrast.text == "4"
@@ -79,22 +60,22 @@ def test_a_token_of_a_completion_is_a_prompt_with_what_was_said(model: Any, prom
     assert plain["position"] == at and plain["completion"][at] == "32" and "segments" in plain["views"]
 
 
-def test_all_ways_to_name_the_token(model: Any) -> None:
-    said = ids_of(model, SAID)
+def test_all_ways_to_name_the_token(chat_model: Any) -> None:
+    said = ids_of(chat_model, SAID)
     wanted = len(said) - 2
     ways = (wanted, wanted - len(said), "32", " 32", "32.")
     for position in ways:
-        assert decide(model, MESSAGES, completion=SAID, position=position).position == wanted
-    assert decide(model, MESSAGES, completion=said, position="32").position == wanted
-    first = decide(model, MESSAGES, completion=SAID, position=0)
-    assert first.target == said[0] and first.batch.ids.tolist() == tokenize(model, MESSAGES).ids.tolist()
-    spread = decide(model, MESSAGES, completion=SAID, position="25")  # two tokens: where it begins
+        assert decide(chat_model, MESSAGES, completion=SAID, position=position).position == wanted
+    assert decide(chat_model, MESSAGES, completion=said, position="32").position == wanted
+    first = decide(chat_model, MESSAGES, completion=SAID, position=0)
+    assert first.target == said[0] and first.batch.ids.tolist() == tokenize(chat_model, MESSAGES).ids.tolist()
+    spread = decide(chat_model, MESSAGES, completion=SAID, position="25")  # two tokens: where it begins
     assert spread.completion[spread.position] == "2" and spread.completion[spread.position + 1] == "5"
 
 
-def test_what_was_generated_is_a_completion(model: Any) -> None:
-    said = generate(model, MESSAGES, 4)
-    found = explain(model, MESSAGES, completion=said, position=2, seeds=1)
+def test_what_was_generated_is_a_completion(chat_model: Any) -> None:
+    said = generate(chat_model, MESSAGES, 4)
+    found = explain(chat_model, MESSAGES, completion=said, position=2, seeds=1)
     assert (
         found.target.rank == 1 and found.target.id == said.ids[2] and found.contrast.id == said.top_ids[2, 1]
     )
@@ -117,20 +98,22 @@ def test_what_was_generated_is_a_completion(model: Any) -> None:
         (dict(target="he 2", contrast="he 2"), InputError, "both are 'he'"),
     ],
 )  # fmt: skip
-def test_one_clear_error(bridge: Any, arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_one_clear_error(
+    chat_bridge: Any, arguments: dict[str, Any], error: type[Exception], words: str
+) -> None:
     prompt = None if "case" in arguments else MESSAGES
     if arguments.get("position") == "2":
         arguments = arguments | {"completion": "2 and 2"}
     with pytest.raises(error, match=words):
-        explain(bridge, prompt, **arguments)
+        explain(chat_bridge, prompt, **arguments)
 
 
 # ------------------------------------------------------------------------------------ answers of several tokens
-def test_answers_are_compared_where_they_part(model: Any) -> None:
-    given = explain(model, "1+1=", "New York", "New Orleans", seeds=1)
-    shared = ids_of(model, "New ")
-    ids = torch.cat([tokenize(model, "1+1=").ids[0], torch.tensor(shared)])
-    literal = run_with_relevance(model, ids, LogitDiff("Y", "O"))[1]
+def test_answers_are_compared_where_they_part(chat_model: Any) -> None:
+    given = explain(chat_model, "1+1=", "New York", "New Orleans", seeds=1)
+    shared = ids_of(chat_model, "New ")
+    ids = torch.cat([tokenize(chat_model, "1+1=").ids[0], torch.tensor(shared)])
+    literal = run_with_relevance(chat_model, ids, LogitDiff("Y", "O"))[1]
     assert (given.target.text, given.contrast.text) == ("Y", "O")
     np.testing.assert_allclose(given.tokens.values, literal.tokens().values, atol=1e-6)
     assert "both answers begin with 'New ', which is said already" in given.notes[0]
@@ -138,39 +121,39 @@ def test_answers_are_compared_where_they_part(model: Any) -> None:
     assert given.segments is not None and given.segments.labels["segment"] == ("prompt", "answer")
 
 
-def test_several_tokens_against_the_best_other_choice(model: Any) -> None:
-    given = explain(model, "1+1=", "York", seeds=1)
+def test_several_tokens_against_the_best_other_choice(chat_model: Any) -> None:
+    given = explain(chat_model, "1+1=", "York", seeds=1)
     assert given.target.text == "Y" and given.contrast.rank <= 2
     assert given.notes[0].startswith("target: 'Y', where an answer of 4 tokens, ['Y', 'o', 'r', 'k'], parts")
     assert given.segments is None
-    one = explain(model, "1+1=", "Y", seeds=1)
+    one = explain(chat_model, "1+1=", "Y", seeds=1)
     np.testing.assert_array_equal(one.tokens.values, given.tokens.values)
     assert not any("parts" in note for note in one.notes)
 
 
-def test_answers_behind_a_completion(model: Any) -> None:
+def test_answers_behind_a_completion(chat_model: Any) -> None:
     """An answer of several tokens in the place of the completion's own."""
-    given = explain(model, MESSAGES, "32", "42", completion=SAID, position="32", seeds=1)
+    given = explain(chat_model, MESSAGES, "32", "42", completion=SAID, position="32", seeds=1)
     assert (given.target.text, given.contrast.text) == ("32", "4")
     assert given.notes[0].startswith("contrast: '4', where an answer of 2 tokens")
 
 
 # ------------------------------------------------------------------------------------ cases
-def test_cases_with_completions(model: Any) -> None:
+def test_cases_with_completions(chat_model: Any) -> None:
     case = Case(prompt=MESSAGES, completion=SAID, position="32", contrast="4")
-    given = explain(model, case, seeds=1)
-    direct = explain(model, MESSAGES, contrast="4", completion=SAID, position="32", seeds=1)
+    given = explain(chat_model, case, seeds=1)
+    direct = explain(chat_model, MESSAGES, contrast="4", completion=SAID, position="32", seeds=1)
     np.testing.assert_array_equal(given.tokens.values, direct.tokens.values)
-    table = faithfulness(model, [case], ["random"]).cases
+    table = faithfulness(chat_model, [case], ["random"]).cases
     assert table["metric"].tolist() == pytest.approx([direct.metric_value], abs=1e-4)
     open_contrast = Case(prompt=MESSAGES, completion=SAID, position="32")
-    best = explain(model, open_contrast, seeds=1)
-    assert faithfulness(model, [open_contrast], ["random"]).cases["metric"].tolist() == pytest.approx(
+    best = explain(chat_model, open_contrast, seeds=1)
+    assert faithfulness(chat_model, [open_contrast], ["random"]).cases["metric"].tolist() == pytest.approx(
         [best.metric_value], abs=1e-4
     )
     parted = Case(prompt="1+1=", target="New York", contrast="New Orleans")
-    assert faithfulness(model, [parted], ["random"]).cases["metric"].tolist() == pytest.approx(
-        [explain(model, parted, seeds=1).metric_value], abs=1e-4
+    assert faithfulness(chat_model, [parted], ["random"]).cases["metric"].tolist() == pytest.approx(
+        [explain(chat_model, parted, seeds=1).metric_value], abs=1e-4
     )
 
 
@@ -197,7 +180,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )
 
 
-def test_the_command_explains_a_token_of_a_completion(run: Any, directory: Path) -> None:
+def test_the_command_explains_a_token_of_a_completion(run: Any, chat_directory: Path) -> None:
     Path("chat.json").write_text(json.dumps(MESSAGES), encoding="utf-8")
     Path("said.txt").write_text(f"{SAID}\n", encoding="utf-8")
     found = []
@@ -205,7 +188,7 @@ def test_the_command_explains_a_token_of_a_completion(run: Any, directory: Path)
         ("--messages", "chat.json", "--completion", SAID, "--position", "'32'"),
         ("--chat", "--prompt", "17 + 25?", "--completion-file", "said.txt", "--position", "-2"),
     ):
-        result = run("--model", str(directory), *arguments, "--json", "x.json", "--device", "cpu")
+        result = run("--model", str(chat_directory), *arguments, "--json", "x.json", "--device", "cpu")
         assert result.exit_code == 0, result.output
         assert f"completion: {SAID}" in result.stdout and "By message: template" in result.stdout
         found.append(json.loads(Path("x.json").read_text(encoding="utf-8")))

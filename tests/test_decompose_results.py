@@ -26,7 +26,7 @@ from lrp_lens import (
     run_with_relevance,
 )
 from lrp_lens.decomposition import Decomposition
-from lrp_lens.decomposition.result import require_index
+from lrp_lens.decomposition.validation import require_index
 from lrp_lens.plots import plot_decomposition
 from tests import zoo
 from tests.decompositions import METRIC, close, prompts, row

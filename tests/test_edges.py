@@ -633,17 +633,26 @@ def test_an_interrupted_graph_goes_on(
 def test_checkpoints_of_other_graphs_are_refused(build: Callable[[str], Any], tmp_path: Path) -> None:
     model, tokens = build("gpt2"), zoo.prompt_tokens(1, 9)
     attribution_graph(model, tokens, METRIC, checkpoint=tmp_path)
-    for change in (dict(metric=Logit(4)), dict(rules=CP_LRP), dict(mass=0.5), dict(prompt=tokens + 1)):
-        arguments: dict[str, Any] = dict(prompt=tokens, metric=METRIC) | change
-        with pytest.raises(InputError, match="belongs to another graph"):
-            attribution_graph(model, checkpoint=tmp_path, **arguments)
-    (tmp_path / "layer_1.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="cannot be read"):
-        attribution_graph(model, tokens, METRIC, checkpoint=tmp_path)
+    for name, change in dict(
+        metric=dict(metric=Logit(4)),
+        rules=dict(rules=CP_LRP),
+        mass=dict(mass=0.5),
+        prompt=dict(prompt=tokens + 1),
+        model=dict(model=one_weight_changed(build("gpt2"))),
+    ).items():
+        arguments: dict[str, Any] = dict(model=model, prompt=tokens, metric=METRIC) | change
+        with pytest.raises(InputError, match=f"written for other {name}\\."):
+            attribution_graph(checkpoint=tmp_path, **arguments)
     with pytest.raises(InputError, match="is a file"):
         attribution_graph(model, tokens, METRIC, checkpoint=tmp_path / "layer_1.safetensors")
     with pytest.raises(InputError, match="holds one graph"):
         attribution_graph(model, [tokens[0], tokens[0]], METRIC, checkpoint=tmp_path)
+
+
+def one_weight_changed(model: Any) -> Any:
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    return model
 
 
 def test_a_bar_counts_rows(build: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:

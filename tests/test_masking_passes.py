@@ -1,5 +1,6 @@
 """Masked prompts that share what they begin with equal those run each by itself; tables go on where they stopped."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def table(path: Path | None, **changed: Any) -> Any:
 def test_an_interrupted_table_goes_on_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, asked = tmp_path / "table.safetensors", []
+    path, asked = tmp_path / "table", []
     original = Question.masked
 
     def impatient(self: Question, masks: np.ndarray, tick: Any = None) -> Any:
@@ -192,7 +193,7 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(
     with monkeypatch.context() as patch:
         patch.setattr(Question, "masked", impatient)
         assert table(path).notes == ("Interrupted after 2 of 4 cases.",)
-    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert sorted(one.name for one in path.iterdir()) == ["case_0.safetensors", "case_1.safetensors"]
     started: list[int] = []
     monkeypatch.setattr(
         Question,
@@ -213,29 +214,32 @@ def test_an_interrupted_table_goes_on_to_the_same_numbers(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (dict(seed=1), "other seed, cases"),
-        (dict(metric=LogitDiff(3, 8)), "other metric"),
-        (dict(replacement="zero"), "other replacement"),
-        (dict(steps=5), "other steps, limit or fractions"),
-        (dict(mask_decision=True), "other mask_decision, cases"),
-        (dict(methods=["RELP", "random"]), "other methods"),
+        (dict(seed=1), "seed, cases"),
+        (dict(metric=LogitDiff(3, 8)), "metric"),
+        (dict(replacement="zero"), "replacement"),
+        (dict(steps=5), "steps, limit or fractions"),
+        (dict(mask_decision=True), "mask_decision, cases"),
+        (dict(methods=["RELP", "random"]), "methods"),
     ],
 )
-def test_a_checkpoint_of_other_inputs_is_refused(
-    changed: dict[str, Any], words: str, finished: Path, tmp_path: Path
-) -> None:
-    before = finished.read_bytes()
-    with pytest.raises(InputError, match=f"written for {words}\\."):
+def test_a_checkpoint_of_other_inputs_is_refused(changed: dict[str, Any], words: str, finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(InputError, match=f"written for other ({words})\\."):
         table(finished, **changed)
-    assert finished.read_bytes() == before
+    assert contents(finished) == before
 
 
-def test_checkpoints_of_other_models_rules_and_functions_are_refused(finished: Path, tmp_path: Path) -> None:
+def test_checkpoints_of_other_models_rules_and_functions_are_refused(finished: Path) -> None:
     model = zoo.bridge("gpt2")
     with torch.no_grad():
-        next(model.parameters()).mul_(1.5)
+        next(model.parameters())[2, 1] += 1  # one value of one parameter
     with pytest.raises(InputError, match="written for other model"):
         table(finished, model=model)
+    with (
+        zoo.shared("bridge", "gpt2").hooks(fwd_hooks=[("blocks.0.hook_mlp_out", halved)]),
+        pytest.raises(InputError, match="written for other model"),
+    ):
+        table(finished)
     for other in (
         relevance_method(RELP.replace(attention=AttentionWeights(0, 0, 1))),  # if it has another name or not
         Method("RELP", tokens=scores),
@@ -243,16 +247,28 @@ def test_checkpoints_of_other_models_rules_and_functions_are_refused(finished: P
         renamed = Method("RELP", tokens=other.tokens, cost="1F + 1B")
         with pytest.raises(InputError, match="written for other methods"):
             table(finished, methods=[Method("mine", tokens=scores), renamed, integrated_gradients(3)])
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(finished.read_bytes()[:-9])
-    with pytest.raises(InputError, match="an interrupted call wrote"):
-        table(damaged)
-    with pytest.raises(InputError, match="it is a directory"):
-        table(tmp_path)
+
+
+def test_a_damaged_case_is_made_again(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "damaged"))
+    whole = contents(folder)["case_2.safetensors"]
+    (folder / "case_2.safetensors").write_bytes(whole[:-9])
+    with pytest.warns(UserWarning, match="is damaged.*case_2.damaged"):
+        found = table(folder)
+    pd.testing.assert_frame_equal(found.cases, table(finished).cases, check_exact=True)
+    assert contents(folder)["case_2.damaged"] == whole[:-9]
+
+
+def halved(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+    return activation / 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "table.safetensors"
+    path = tmp_path_factory.mktemp("checkpoint") / "table"
     table(path)
     return path

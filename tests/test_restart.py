@@ -12,12 +12,14 @@ import torch
 from lrp_lens import InputError, LogitDiff, LogProb, SequenceLogitDiff, SiteError, compare, patching
 from lrp_lens.hosts import dead, resolve, restart
 from lrp_lens.hosts.restart import Run
+from lrp_lens.methods import relevance_method
 from lrp_lens.methods.facets import FACETS, record_name
 from lrp_lens.methods.inputs import aligned
 from lrp_lens.metrics import CallableMetric, Metric
 from lrp_lens.patching import waves
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.cells import Chosen, grouped
+from lrp_lens.rules import RELP
 from tests import zoo
 from tests.patched_alone import patch_one_by_one
 
@@ -261,24 +263,30 @@ def test_an_interrupted_comparison_goes_on_with_the_same_numbers(tmp_path, monke
         assert one.table().drop(columns=timed).equals(expected.table().drop(columns=timed))
         for key, scores in expected.scores.items():
             np.testing.assert_array_equal(one.scores[key].values, scores.values)
-    for wrong in (
-        dict(clean=CLEAN.flip(1)),
-        dict(metric=LogitDiff(5, 8)),
-        dict(layers=1),
-        dict(direction="noising"),
-        dict(sites=["mlp_out"]),
-    ):
-        with pytest.raises(InputError, match="belongs to another comparison"):
-            compare(model, **dict(clean=CLEAN, corrupted=CORRUPTED, metric=METRIC) | kept | wrong)
-    path = tmp_path / "file"
-    path.write_text("")
-    with pytest.raises(InputError, match="A checkpoint is a folder"):
-        compare(model, CLEAN, CORRUPTED, METRIC, **options, checkpoint=path)
     other = zoo.bridge("llama")
     with torch.no_grad():
-        other.blocks[1].mlp.out.weight.mul_(1.2)
-    with pytest.raises(InputError, match="goes on with the model it was written for"):
-        compare(other, CLEAN, CORRUPTED, METRIC, **kept)
+        other.blocks[1].mlp.out.weight[0, 0] *= 1.2
+    for name, wrong in dict(
+        model=dict(model=other),
+        clean=dict(clean=CLEAN.flip(1)),
+        corrupted=dict(corrupted=CORRUPTED.flip(1)),
+        metric=dict(metric=LogitDiff(5, 8)),
+        layers=dict(layers=1),
+        direction=dict(direction="noising"),
+        sites=dict(sites=["mlp_out"]),
+        engine=dict(engine="batched"),
+    ).items():
+        with pytest.raises(InputError, match=f"written for other {name}\\."):
+            compare(**dict(model=model, clean=CLEAN, corrupted=CORRUPTED, metric=METRIC) | kept | wrong)
+    method = replace(
+        relevance_method(RELP), score=lambda passed, source, facet: passed.scores(source, facet) / 2
+    )
+    with pytest.raises(InputError, match="written for other method RELP"):
+        compare(model, CLEAN, CORRUPTED, METRIC, **kept | dict(methods=[method]))
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        compare(model, CLEAN, CORRUPTED, METRIC, **options, checkpoint=path)
 
 
 def test_layers_and_positions_of_a_comparison_are_cells_of_the_whole():

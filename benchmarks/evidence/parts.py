@@ -112,25 +112,18 @@ class Task:
         return means, pd.concat(rows) if rows else pd.DataFrame(columns=["method", "ranking", "edges"])
 
 
-class Remembered:
-    """The token scores of a method, kept for the next replacement; a checkpoint tells it by its words."""
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.scores: dict[Any, Any] = {}
-
-    def __call__(self, question: Any) -> Any:
-        key = (*question.tokens.tolist(), question.full)
-        if key not in self.scores:
-            self.scores[key] = self.method.token_scores(question)
-        return self.scores[key]
-
-    def __repr__(self) -> str:
-        return f"remembered {self.method.name}: {self.method.words}"
+_SCORES: dict[Any, Any] = {}
+"""What was scored; no part of a method, as a checkpoint tells methods by what they are made of."""
 
 
 def _remembered(method: Method) -> Method:
-    return replace(method, tokens=Remembered(method))
+    def tokens(question: Any) -> Any:
+        key = (id(question.model), method.name, *question.tokens.tolist(), question.full)
+        if key not in _SCORES:
+            _SCORES[key] = method.token_scores(question)
+        return _SCORES[key]
+
+    return replace(method, tokens=tokens)
 
 
 def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: Path) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The command: parts × models × tasks, then the tables."""
 
 import argparse
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ def measure(options: argparse.Namespace, store: Store) -> None:
                             checkpoint=checkpoint,
                         )  # fmt: skip
                         _rows(store, (*keys, replacement), options, count, make)
-                        checkpoint.unlink(missing_ok=True)
+                        shutil.rmtree(checkpoint, ignore_errors=True)
                 elif part == "heads":
                     make = partial(parts.heads, asked, count=count)
                     _rows(store, keys, options, count, make)

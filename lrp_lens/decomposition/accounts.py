@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_lens.decomposition.component import Component
 from lrp_lens.decomposition.linear import coefficient, per_position
-from lrp_lens.decomposition.result import Component
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import BiasSite, LinearSite, LogitSite
 from lrp_lens.hosts.writes import final_norm, output_weights, post_norm

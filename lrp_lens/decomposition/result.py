@@ -6,7 +6,6 @@ indirect = total - direct, per component and position
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from os import PathLike
 from typing import Any, Literal
 
@@ -14,39 +13,15 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.decomposition import storage
+from lrp_lens.decomposition.component import Component
 from lrp_lens.decomposition.text import describe, describe_html
-from lrp_lens.decomposition.validation import checked
+from lrp_lens.decomposition.validation import checked, require_index
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
 from lrp_lens.views.table import table_of
 
 Part = Literal["direct", "indirect", "total"]
 PARTS: tuple[Part, ...] = ("direct", "indirect", "total")
-Kind = Literal["embedding", "position", "head", "mlp", "bias", "inner bias", "residual"]
-
-
-def require_index(name: str, index: object) -> None:
-    """Raise InputError unless this is a whole number, or None.
-
-    Example:
-        >>> require_index("layer", 1)
-    """
-    if index is not None and (isinstance(index, bool) or not isinstance(index, Integral)):
-        raise InputError(f"{name} is a whole number, or None for all; received {index!r}.")
-
-
-@dataclass(frozen=True)
-class Component:
-    """One row of a decomposition."""
-
-    label: str
-    """`embed`, `pos_embed`, `L3H5`, `L3 MLP`, `L3 b_O`, `ln_final bias`, `b_U`, ..."""
-    layer: int | None
-    head: int | None
-    kind: Kind
-    """`bias`: written to the residual stream, or added after it.  `inner bias`: inside a head, an MLP or a norm
-    before them (b_V, b_in, ...), so its direct contribution is 0 and that of the head or MLP contains it.
-    `residual`: what linearising a soft-cap or a nonlinear metric leaves."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

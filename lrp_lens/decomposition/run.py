@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lrp_lens.decomposition.accounts import Accounts
-from lrp_lens.decomposition.result import Component, Decomposition
+from lrp_lens.decomposition.component import Component
+from lrp_lens.decomposition.result import Decomposition
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite

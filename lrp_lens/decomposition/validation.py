@@ -1,5 +1,6 @@
 """Do these arrays describe one decomposition?  Shapes, finite numbers, distinct rows, tokens for every position."""
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from lrp_lens.errors import InputError
@@ -38,3 +39,13 @@ def checked(parts: "Decomposition") -> None:
             f"A decomposition names the {length} tokens of each of its {batch} prompts; received "
             f"{[len(one) for one in parts.token_strings]} names."
         )
+
+
+def require_index(name: str, index: object) -> None:
+    """Raise InputError unless this is a whole number, or None.
+
+    Example:
+        >>> require_index("layer", 1)
+    """
+    if index is not None and (isinstance(index, bool) or not isinstance(index, Integral)):
+        raise InputError(f"{name} is a whole number, or None for all; received {index!r}.")

@@ -1,6 +1,6 @@
 """Paths to write to: one is checked before the work, and a file appears only when it is complete.
 
-1. `require_writable` says at once what is wrong with a path.
+1. `require_writable` says at once what is wrong with a path to a file, `made_folder` with one to a folder.
 2. `replacing` hands out a file of another name in the same folder and moves it to its place at the end.  An error or
    an interruption leaves what was there before.
 """
@@ -28,14 +28,8 @@ def require_writable(path: AnyPath) -> Path:
         Traceback (most recent call last):
         lrp_lens.errors.InputError: Cannot write to '/nowhere/at/all.html': there is no directory '/nowhere/at'.
     """
-    if not isinstance(path, str | PathLike):
-        raise InputError(f"A file is written to a path, a string or a Path; received {path!r}.")
+    target = _path(path)
     text = fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text or not _encodes(text):
-        raise InputError(
-            f"Cannot write to {text!r}: it is no file name. Pass one such as 'result.safetensors'."
-        )
-    target = Path(text)
     if os.path.isdir(target):
         raise InputError(f"Cannot write to {text!r}: it is a directory; pass a file name.")
     if not os.path.isdir(target.parent):
@@ -48,6 +42,31 @@ def require_writable(path: AnyPath) -> Path:
     touched = ([target.parent] if ordinary else []) + ([target] if there else [])
     if not all(os.access(one, os.W_OK) for one in touched):
         raise InputError(f"Cannot write to {text!r}: permission denied.")
+    return target
+
+
+def made_folder(path: AnyPath) -> Path:
+    """The folder, made if it is not there, parents too.
+
+    Raises:
+        InputError: no path at all, a file, or what cannot be made or written.
+
+    Example:
+        >>> made_folder("")
+        Traceback (most recent call last):
+        lrp_lens.errors.InputError: Cannot write to '': it is no file name. Pass one such as 'result.safetensors'.
+    """
+    target = _path(path)
+    if os.path.exists(target) and not os.path.isdir(target):
+        raise InputError(
+            f"Files are written to a folder here; {fspath(path)!r} is a file. Pass another path."
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot make the folder {fspath(path)!r}: {error.strerror}.") from error
+    if not os.access(target, os.W_OK):
+        raise InputError(f"Cannot write to {fspath(path)!r}: permission denied.")
     return target
 
 
@@ -91,6 +110,17 @@ def write_text(path: AnyPath, text: str) -> Path:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
     return Path(path).resolve()
+
+
+def _path(path: AnyPath) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"A file is written to a path, a string or a Path; received {path!r}.")
+    text = fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text or not _encodes(text):
+        raise InputError(
+            f"Cannot write to {text!r}: it is no file name. Pass one such as 'result.safetensors'."
+        )
+    return Path(text)
 
 
 def _encodes(text: str) -> bool:

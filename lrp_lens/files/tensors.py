@@ -1,11 +1,12 @@
 """A result in one file: torch tensors of any dtype as safetensors, all else as JSON in the header.  Never pickle."""
 
+import json
 from collections.abc import Mapping
 from os import fspath
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,6 +36,16 @@ def read(path: AnyPath, kind: str) -> tuple[dict[str, Tensor], Any]:
             header = (file.metadata() or {}).get(KEY, "null")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return tensors, opened(path, kind, header, described(tensors))
+
+
+def said(path: AnyPath) -> dict[str, Any] | None:
+    """What the header of a safetensors file says, unchecked, without reading arrays; None if it cannot be read."""
+    try:
+        with safe_open(fspath(path), framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else {}
 
 
 def described(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Any]]:

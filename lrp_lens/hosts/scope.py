@@ -58,7 +58,13 @@ def attached(
 
 def hooked(model: Any) -> bool:
     """Whether functions of somebody's are attached to the model's hook points."""
-    return any(point.fwd_hooks for point in model.hook_dict.values())
+    return bool(functions_attached(model))
+
+
+def functions_attached(model: Any) -> dict[str, list[Any]]:
+    """Those functions, as the hook points call them, by the point's name."""
+    points = {name: point for name, point in model.hook_dict.items() if point.fwd_hooks}
+    return {name: list(point._forward_hooks.values()) for name, point in points.items()}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lrp_lens.errors import RuleError, SiteError
 from lrp_lens.hosts.forward import require_eval, require_gradients
-from lrp_lens.masking.checkpoint import Checkpoint, Measured, identity
+from lrp_lens.masking.checkpoint import Measured, load, save, table_checkpoint
 from lrp_lens.masking.curves import AOPC_FRACTIONS, Plan, as_plan, curve_masks, curves
 from lrp_lens.masking.measures import MEASURES
 from lrp_lens.masking.question import Question
@@ -78,7 +78,7 @@ def faithfulness(
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         mask_decision: whether the token at the position where the answer is read may be masked, too; by default it
             never is, as in the check of `explain`.
-        checkpoint: a file that keeps the finished cases; the same call goes on where an interrupted one stopped.
+        checkpoint: folder in which finished cases are kept; the same call goes on where an interrupted one stopped.
         progress: whether to show progress; None: a bar on terminals and in notebooks after two seconds, a line every
             ten seconds elsewhere.
 
@@ -109,19 +109,23 @@ def faithfulness(
     left_out = inapplicable(model, chosen, refuse=methods is not None)
     listed, shared = questions(model, cases, metric, replacement, seed, prepend_bos, mask_decision)
     points = np.linspace(0, 1, (20 if steps is None else steps) + 1)
-    seconds = {one.name: 0.0 for one in chosen} | {"masking": 0.0}
     options = {"replacement": replacement, "seed": int(seed), "mask_decision": mask_decision}
-    kept = Checkpoint(checkpoint, lambda: identity(model, listed, chosen, plan, options), seconds)
+    kept = table_checkpoint(checkpoint, model, listed, chosen, plan, options)
     notes = tuple(f"{name} cannot be applied to this model: {reason}" for name, reason in left_out.items())
-    rest = listed[len(kept.done) :]
+    done: list[Measured] = []
     try:
-        for question in progress_bar(rest, what="faithfulness", show=progress, unit="case"):
-            kept.add(_measure(question, chosen, left_out, plan, points, seconds))
+        for index, question in enumerate(
+            progress_bar(listed, what="faithfulness", show=progress, unit="case")
+        ):
+            case = load(kept, index)
+            if case is None:
+                case = _measure(question, chosen, left_out, plan, points)
+                save(kept, index, case)
+            done.append(case)
     except KeyboardInterrupt:
-        if not kept.done:
+        if not done:
             raise
-        notes = (*notes, f"Interrupted after {len(kept.done)} of {len(listed)} cases.")
-    done = kept.done
+        notes = (*notes, f"Interrupted after {len(done)} of {len(listed)} cases.")
     labels = {
         "method": tuple(one.name for one in chosen),
         "masked": tuple(f"{100 * point:.4g} %" for point in points),
@@ -157,7 +161,7 @@ def faithfulness(
         replacement=shared.statement,
         seed=seed,
         limit=limit,
-        seconds=seconds,
+        seconds={name: sum(one.seconds[name] for one in done) for name in done[0].seconds},
         notes=notes,
     )
 
@@ -201,18 +205,18 @@ def _measure(
     left_out: Collection[str],
     plan: Plan,
     points: np.ndarray,
-    seconds: dict[str, float],
 ) -> Measured:
     """Measures of every method on one case, and its curves, interpolated between whole tokens.
 
     A method that is left out has NaN everywhere.
     """
     scores: dict[int, np.ndarray] = {}
+    seconds = {one.name: 0.0 for one in methods}
     for index, method in enumerate(methods):
         if method.name not in left_out:
             start = time.perf_counter()
             scores[index] = method.token_scores(question)
-            seconds[method.name] += time.perf_counter() - start
+            seconds[method.name] = time.perf_counter() - start
     start = time.perf_counter()
     masks = [curve_masks(question, one, plan) for one in scores.values()]
     question.masked(np.concatenate([question.single_masks(), *masks]))  # all at once, and remembered
@@ -223,5 +227,5 @@ def _measure(
         drawn[0, index] = np.interp(points, found.masked, found.morf)
         drawn[1, index] = np.interp(points, found.masked, found.lerf)
         measures[index] = [found.measures[name] for name in MEASURES]
-    seconds["masking"] += time.perf_counter() - start
-    return Measured(question.full, measures, drawn)
+    seconds["masking"] = time.perf_counter() - start
+    return Measured(question.full, measures, drawn, seconds)

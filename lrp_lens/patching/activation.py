@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
-from lrp_lens.files.checkpoints import CheckpointFolder
+from lrp_lens.files.checkpoints import Checkpoint
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached, hooked
@@ -38,6 +38,9 @@ from lrp_lens.patching.waves import BATCH_TOKENS, Moved, Points, wave, whole_bat
 from lrp_lens.progress import progress_bar
 from lrp_lens.rules import GRADIENT
 
+PART = "Comparison part/2"
+"""What a checkpoint of a comparison holds."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,7 +51,8 @@ class Options:
     """None for every cell."""
     batch_tokens: int = BATCH_TOKENS
     progress: bool | None = None
-    checkpoint: CheckpointFolder | None = None
+    checkpoint: Checkpoint = Checkpoint(None, PART)
+    """Where finished parts are kept."""
 
 
 def activation_values(
@@ -149,14 +153,13 @@ def patched_values(
         values = runs.base[..., None].repeat(1, 1, total).fill_(math.nan)
         with progress_bar(None, len(where), facet.name, options.progress, "patch") as bar:
             for name, items in _pieces(engine, facet, where, runs.length).items():
-                stored = None if options.checkpoint is None else options.checkpoint.read(name)
+                stored = options.checkpoint.read(name)
                 if stored is not None:
                     found = stored[0]["values"]
                     bar.update(len(items))
                 else:
                     found = _piece(runs, facet, points, engine, items, options, bar.update)
-                    if options.checkpoint is not None:
-                        options.checkpoint.write(name, {"values": found}, {})
+                    options.checkpoint.write(name, {"values": found}, {})
                 at = [layer * len(cells) + number[cell] for layer, cell in items]
                 values[..., at] = found.to(values)
     return values.reshape(*runs.base.shape, runs.sites.n_layers, *sizes)

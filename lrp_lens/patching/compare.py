@@ -14,16 +14,12 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from lrp_lens.errors import InputError
-from lrp_lens.files.checkpoints import CheckpointFolder
+from lrp_lens.files.checkpoints import Checkpoint
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.forward import device_of
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.methods.facets import Facet, facet_of
+from lrp_lens.methods.facets import facet_of
 from lrp_lens.methods.inputs import (
     Direction,
     PatchingMetric,
@@ -36,7 +32,7 @@ from lrp_lens.methods.inputs import (
 )
 from lrp_lens.methods.registry import MethodLike, as_methods
 from lrp_lens.metrics import Metric
-from lrp_lens.patching.activation import Options, patchable, patched_values
+from lrp_lens.patching.activation import PART, Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
 from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
 from lrp_lens.patching.comparison import Comparison
@@ -47,6 +43,7 @@ from lrp_lens.patching.scoring import add_scores
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP
+from lrp_lens.run.identity import model_identity, spelled
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -155,12 +152,23 @@ def compare(
     chosen = Chosen.of(layers, positions, found.n_layers, tokens.ids.shape[1])
     names = dict.fromkeys(name for where, _ in live.values() for name in where.values())
     runs = Runs(model, tokens, source, list(metrics.values()), names)
-    ends = _ends(runs, list(metrics))
+    _require_told_apart(runs, list(metrics))
     every = layers is None and positions is None
-    folder = None
-    if checkpoint is not None:
-        told = [engine, chosen.layers, chosen.positions, direction]
-        folder = _folder(checkpoint, runs, metrics, facets, told, ends)
+    kept = Checkpoint(
+        checkpoint,
+        PART,
+        lambda: {
+            "model": model_identity(model),
+            "clean": prompts.ids.tolist(),
+            "corrupted": others.ids.tolist(),
+            "metric": {name: spelled(one) for name, one in metrics.items()},
+            "sites": [facet.name for facet in facets],
+            "layers": chosen.layers,
+            "positions": chosen.positions,
+            "direction": direction,
+            "engine": engine,
+        },
+    )
     result = Comparison(
         n_prompts=tokens.n_examples,
         length=runs.length,
@@ -172,7 +180,7 @@ def compare(
         tokens=_words(source if direction == "denoising" else tokens),
         floor=floor,
     )
-    options = Options(engine, None if every else chosen, batch_tokens, progress, folder)
+    options = Options(engine, None if every else chosen, batch_tokens, progress, kept)
     device = device_of(model)
     for facet in facets:
         with Meter(device) as meter:
@@ -209,33 +217,8 @@ def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric |
     return metrics
 
 
-def _ends(runs: Runs, names: Sequence[str]) -> Float[Tensor, "metric batch 2"]:
-    """Each metric of the patched run, unpatched, and of the other run; refuses a metric that cannot tell them apart."""
+def _require_told_apart(runs: Runs, names: Sequence[str]) -> None:
+    """Refuse a metric that cannot tell the two runs apart."""
     there = runs.readout.values(runs.source_logits)[..., 0]
     for name, bound, value in zip(names, runs.readout.bounds, there, strict=True):
         require_usable(name, bound, runs.run.own_logits, value)
-    return torch.stack((runs.base, there), dim=-1)
-
-
-def _folder(
-    path: str | PathLike[str],
-    runs: Runs,
-    metrics: Mapping[str, Metric],
-    facets: Sequence[Facet],
-    options: Sequence[Any],
-    ends: Float[Tensor, "metric batch 2"],
-) -> CheckpointFolder:
-    """Where finished parts are kept; refuses one of other inputs, or of a model that gives other values."""
-    ids = [batch.ids.tolist() for batch in (runs.batch, runs.source)]
-    words = {name: str(metric) for name, metric in metrics.items()}
-    sites = [runs.sites.host, runs.sites.architecture, [facet.name for facet in facets]]
-    folder = CheckpointFolder(path, "Comparison part/1", [ids, words, sites, list(options)], "comparison")
-    stored = folder.read("ends")
-    if stored is None:
-        folder.write("ends", {"ends": ends}, {})
-    elif not torch.allclose(stored[0]["ends"].to(ends), ends, rtol=1e-3, atol=1e-3 * float(ends.abs().max())):
-        raise InputError(
-            f"A checkpoint goes on with the model it was written for; with {str(path)!r} the metrics of the two runs "
-            f"were {stored[0]['ends'][0, 0].tolist()}, now {ends[0, 0].tolist()}. Pass another folder."
-        )
-    return folder

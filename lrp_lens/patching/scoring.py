@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from torch import Tensor
 
-from lrp_lens.errors import InputError, RuleError, SiteError
+from lrp_lens.errors import RuleError, SiteError
 from lrp_lens.hosts.forward import device_of
 from lrp_lens.methods.chance import random_draws
 from lrp_lens.methods.facets import Facet
@@ -24,6 +24,7 @@ from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.scored import Cost, Scores
+from lrp_lens.run.identity import spelled
 
 
 def add_scores(
@@ -40,21 +41,15 @@ def add_scores(
         return _draw(result, method, metric_name, facets)
     number = list(dict.fromkeys(name for name, _ in result.exact)).index(metric_name)
     part = f"{quote(method.name, safe='')}_of_metric_{number}"
-    stored = None if options.checkpoint is None else options.checkpoint.read(part)
+    identity = {f"method {method.name}": spelled((method.sites, method.score, method.words))}
+    stored = options.checkpoint.read(part, identity)
     if stored is None:
         found, cost = _scores(runs, method, metric, facets)
-        if options.checkpoint is not None:
-            tensors = {facet.name: scores for facet, scores, _ in found if scores is not None}
-            reasons = {facet.name: why for facet, _, why in found}
-            told = {"method": method.words, "why": reasons, "cost": asdict(cost)}
-            options.checkpoint.write(part, tensors, told)
+        tensors = {facet.name: scores for facet, scores, _ in found if scores is not None}
+        reasons = {facet.name: why for facet, _, why in found}
+        options.checkpoint.write(part, tensors, {"why": reasons, "cost": asdict(cost)}, identity)
     else:
         tensors, words = stored
-        if words["method"] != method.words:
-            raise InputError(
-                f"A checkpoint goes on with the methods it was written for; {method.name} was {words['method']!r}, "
-                f"now it is {method.words!r}. Rename the method, or pass another folder."
-            )
         found = [(facet, tensors.get(facet.name), tuple(words["why"][facet.name])) for facet in facets]
         cost = Cost(**words["cost"])
     for facet, scores, why in found:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from lrp_lens.plots.palette import visible_token
 from lrp_lens.plots.wording import magnitude
 from lrp_lens.views import View
-from lrp_lens.views.indexing import text_dim
+from lrp_lens.views.axes import text_dim
 
 MOST = 32
 """Prompts of up to so many tokens are shown whole, unless asked otherwise."""

@@ -13,8 +13,8 @@ import numpy as np
 from lrp_lens.errors import InputError
 from lrp_lens.plots.palette import signed
 from lrp_lens.views import View
+from lrp_lens.views.axes import TEXT_DIMS, text_dim
 from lrp_lens.views.groups import groups_of
-from lrp_lens.views.indexing import TEXT_DIMS, text_dim
 
 By = Literal["word", "position"]
 _MOST_PIECES = 12

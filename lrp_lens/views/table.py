@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lrp_lens.views.indexing import is_ragged, spread, text_dim
+from lrp_lens.views.axes import is_ragged, spread, text_dim
 
 if TYPE_CHECKING:
     from lrp_lens.views.view import View

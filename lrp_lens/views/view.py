@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.views import groups, indexing, storage, table, text
+from lrp_lens.views.axes import axes_within_example, check, check_pieces, complete_labels, special_cells
 
 Labels = tuple[str, ...] | tuple[tuple[str, ...], ...]
 
@@ -68,16 +69,16 @@ class View:
         if values.dtype not in (np.float32, np.float64):
             values = values.astype(np.float64)
         dims = tuple(self.dims)
-        labels = indexing.complete_labels(values.shape, dims, self.labels)
+        labels = complete_labels(values.shape, dims, self.labels)
         special = None if self.special is None else np.asarray(self.special, dtype=bool)
         answer = None if self.answer is None else np.asarray(self.answer, dtype=str)
         for mark, what in ((special, "special"), (answer, "answer")):
-            indexing.check(self.name, values, dims, labels, mark, what)
+            check(self.name, values, dims, labels, mark, what)
         checked = {"values": values, "dims": dims, "labels": labels, "special": special, "answer": answer}
         for key, value in checked.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "notes", tuple(self.notes))
-        indexing.check_pieces(self.name, self.pieces, labels, dims)
+        check_pieces(self.name, self.pieces, labels, dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,7 +101,7 @@ class View:
 
     def special_cells(self) -> np.ndarray:
         """Boolean array of the shape of `values`: True where the cell lies at a special token."""
-        return indexing.special_cells(self.values, self.dims, self.special)
+        return special_cells(self.values, self.dims, self.special)
 
     @property
     def special_share(self) -> float | np.ndarray | None:
@@ -111,7 +112,7 @@ class View:
         if self.special is None:
             return None
         magnitude = np.nan_to_num(np.abs(self.values))
-        axes = indexing.axes_within_example(self.dims)
+        axes = axes_within_example(self.dims)
         total = magnitude.sum(axis=axes)
         share = np.where(self.special_cells(), magnitude, 0).sum(axis=axes) / np.where(total > 0, total, 1)
         return share if "batch" in self.dims else float(share)
@@ -128,7 +129,7 @@ class View:
         magnitude = np.nan_to_num(np.abs(self.values))
         if exclude_special:
             magnitude = np.where(self.special_cells(), 0, magnitude)
-        axes = indexing.axes_within_example(self.dims)
+        axes = axes_within_example(self.dims)
         scale = magnitude.max(axis=axes, keepdims=True, initial=0)
         over = "non-special tokens" if exclude_special and self.special is not None else "all values"
         note = f"divided by max |R| over {over} = {text.numbers(scale)} {self.units}"

@@ -6,7 +6,6 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary
 from lrp_lens.attribution_graphs.closed_form.account import SINK_KINDS, LayerAccount
 from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
-from lrp_lens.attribution_graphs.closed_form.checkpoint import Checkpoint, Ends
+from lrp_lens.attribution_graphs.closed_form.checkpoint import Ends, LayerCheckpoint
 from lrp_lens.attribution_graphs.closed_form.options import Options
 from lrp_lens.attribution_graphs.closed_form.refine import refine
 from lrp_lens.attribution_graphs.closed_form.state_pass import LayerTensors, StatePass, tolerance
@@ -56,14 +55,13 @@ class GraphBuilder:
         found: dict[Ends, Pruned] = {}
         wanted = {(a.name, b.name) for a, b in self.pairs}
         layers = range(run.sites.n_layers - 1, min(self.kept[0], run.sites.n_layers) - 1, -1)
-        checkpoint = self._checkpoint()
+        checkpoint = LayerCheckpoint(run, self.kept, options)
         with progress_bar(None, len(layers) * run.length, "edges", options.progress, "row") as bar:
             for done, layer in enumerate(layers, start=1):
-                stored = None if checkpoint is None else checkpoint.load(layer)
+                stored = checkpoint.load(layer)
                 if stored is None:
                     edges = self._layer(layer, wanted, pruning, bar.update)
-                    if checkpoint is not None:
-                        checkpoint.save(layer, edges, self._relevance_of(layer), self._gradients_of(layer))
+                    checkpoint.save(layer, edges, self._relevance_of(layer), self._gradients_of(layer))
                 else:
                     edges, relevance, gradients = stored
                     device = run.final_state.device
@@ -95,16 +93,6 @@ class GraphBuilder:
     def pairs(self) -> list[tuple[Boundary, Boundary]]:
         """Neighbouring boundaries."""
         return list(zip(self.boundaries, self.boundaries[1:], strict=False))
-
-    def _checkpoint(self) -> Checkpoint | None:
-        options, run = self.options, self.run
-        if options.checkpoint is None:
-            return None
-        chosen = {one.name: getattr(options, one.name) for one in fields(options)}
-        for name in ("checkpoint", "progress", "block"):
-            del chosen[name]
-        words = [run.metric_text, run.metric_value, str(run.rules), run.sites.host, run.sites.architecture]
-        return Checkpoint(options.checkpoint, [run.batch.ids.tolist(), words, chosen, self.kept])
 
     def _states_of(self, layer: int) -> list[str]:
         before = Names.resid_post(layer - 1) if layer else Names.resid_pre(0)

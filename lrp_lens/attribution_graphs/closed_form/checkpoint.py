@@ -1,38 +1,52 @@
-"""Interrupted graphs go on: one safetensors file for each finished layer, in a folder of the caller's.
+"""The finished layers of an interrupted graph, a part each in the caller's folder (`lrp_lens.files.checkpoints`).
 
 1. After a layer: its kept edges, its accounts, the relevance of its states and the gradients at its boundaries.
 2. The next call makes the forward pass again and takes what the folder holds, from the last layer backwards.
-3. A file is used only if it was written for the same tokens, metric, value, rules and options; any other is an error.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_lens.attribution_graphs.closed_form.options import Options
+from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
 from lrp_lens.attribution_graphs.closed_form.stream import Pruned
-from lrp_lens.files.checkpoints import CheckpointFolder
+from lrp_lens.files.checkpoints import Checkpoint
+from lrp_lens.run.identity import model_identity, spelled
 
 Ends = tuple[str, str]
 
 
-class Checkpoint:
-    """The folder of one graph in the making.
+class LayerCheckpoint:
+    """The folder of one graph in the making; without one in the options, nothing is kept.
 
     Args:
-        folder: made if it does not exist.
-        identity: everything that a stored layer depends on, as JSON.
+        run: the pass that layers are made of.
+        kept: the boundaries of the graph.
+        options: how it is made, and the folder.
 
     Raises:
-        InputError: if the path is a file.
+        InputError: as `Checkpoint`.
     """
 
-    def __init__(self, folder: str | PathLike[str], identity: Any) -> None:
-        self._parts = CheckpointFolder(folder, "Layer/1", identity, "graph")
+    def __init__(self, run: StatePass, kept: tuple[int, ...], options: Options) -> None:
+        def identity() -> dict[str, Any]:
+            chosen = {one.name: getattr(options, one.name) for one in fields(options)}
+            for name in ("checkpoint", "progress", "block"):
+                del chosen[name]
+            return chosen | {
+                "model": model_identity(run.model),
+                "prompt": run.batch.ids.tolist(),
+                "metric": spelled(run.metric.metric),
+                "rules": spelled(run.rules),
+                "layers": kept,
+            }
+
+        self._parts = Checkpoint(options.checkpoint, "Layer/2", identity)
 
     def save(
         self,
@@ -61,7 +75,7 @@ class Checkpoint:
         """A finished layer: its edges, relevance and gradients; None if there is none.
 
         Raises:
-            InputError: if the file is damaged or belongs to another graph.
+            InputError: as `Checkpoint.read`.
         """
         stored = self._parts.read(f"layer_{layer}")
         if stored is None:
