@@ -88,6 +88,14 @@ def test_one_bit_in_one_row_is_a_patch_that_is_run(ran):
     assert ran == [(0, (2,))]
 
 
+def test_a_cache_holds_patterns_of_every_layer():
+    model = zoo.bridge("llama")
+    _, cache = model.run_with_cache(CLEAN)
+    found = patching.get_act_patch_attn_head_pattern_by_pos(model, CORRUPTED, cache, METRIC)
+    of_prompts = patching.get_act_patch_attn_head_pattern_by_pos(model, CORRUPTED, CLEAN, METRIC)
+    torch.testing.assert_close(found, of_prompts)
+
+
 def test_functions_of_the_users_may_count_runs_so_every_patch_is_run(ran):
     model = zoo.bridge("llama")
     calls = []
