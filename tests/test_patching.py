@@ -465,7 +465,7 @@ def test_grad_drop_averages_over_dropped_layers(gpt2):
     facet = FACETS["attn_head_out_by_pos"]
     plain = patching.atp_star(gpt2, CORRUPTED, METRIC, qk_fix=False)
     signed = patching.atp_star(gpt2, CORRUPTED, METRIC, qk_fix=False, signed=True)
-    assert (plain.forwards, plain.backwards) == (3, 3)
+    assert (plain.forwards, plain.backwards) == (1, 3)
     first, second = (one.scores(CLEAN, facet) for one in plain.drops)
     assert (first[:, 0] == 0).all() and (second[:, 1] == 0).all()
     torch.testing.assert_close(plain.scores(CLEAN, facet), first.abs() + second.abs())
@@ -519,9 +519,9 @@ def test_controls(gpt2):
 def test_atp_star_counts_the_forwards_of_the_sites_it_scores(gpt2):
     star = patching.atp_star(gpt2, CORRUPTED, METRIC)
     of = {part: FACETS[f"attn_head_{part}_by_pos"] for part in ("out", "q", "k")}
-    assert star.forwards_for([of["out"]]) == 3  # the run, and one for each dropped layer
-    assert star.forwards_for([of["q"]]) == 5  # the softmax of the run, and with the queries patched
-    assert star.forwards_for(of.values()) == star.forwards == 6
+    assert star.forwards_for([of["out"]]) == 1  # the run, whose graph serves every dropped layer
+    assert star.forwards_for([of["q"]]) == 3  # the softmax of the run, and with the queries patched
+    assert star.forwards_for(of.values()) == star.forwards == 4
 
 
 def test_nothing_is_left_behind(gpt2):

@@ -86,7 +86,7 @@ class SiteCollector:
         self.bias("b_U", None, logits, unembed, "b_U")
         for name in self.hook_dict:
             if name not in self.records:
-                self.record(name, None, optional=True)
+                self.record(name, Names.layer_of(name), optional=True)
         return Sites(
             host=host,
             architecture=architecture,

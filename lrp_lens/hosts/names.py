@@ -31,6 +31,17 @@ class Names:
         return f"blocks.{layer}"
 
     @staticmethod
+    def layer_of(name: str) -> int | None:
+        """The layer in which a hook point lies; None outside the blocks.
+
+        Example:
+            >>> Names.layer_of("blocks.3.attn.hook_z"), Names.layer_of("hook_embed")
+            (3, None)
+        """
+        room, _, rest = name.partition(".")
+        return int(rest.partition(".")[0]) if room == "blocks" else None
+
+    @staticmethod
     def resid_pre(layer: int) -> str:
         return f"blocks.{layer}.hook_resid_pre"
 

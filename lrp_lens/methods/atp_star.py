@@ -8,7 +8,7 @@
    r / (1 + r) (∂m/∂P[i, j] - Σ_k P ∂m/∂P), and no row is ever recomputed.
 2. GradDrop.  Direct and indirect effects can cancel.  For each layer, go backward with the gradient through its
    attention and MLP outputs dropped; average |score| over the layers, divided by L - 1 (a node has no score in its
-   own layer's pass).
+   own layer's pass).  All share one forward pass, and each goes back from its layer only (`lrp_lens.run.dropped`).
 
 The result of the paper is unsigned.  `signed=True` averages without the absolute value, so that signs survive.
 Source: Kramár et al. 2024 (2403.00745), sections 3.1.1 and 3.1.2.
@@ -29,12 +29,13 @@ from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.methods.attribution import PatchingPass, patching_pass
+from lrp_lens.methods.attribution import PatchingPass, passed_with
 from lrp_lens.methods.facets import Facet, record_name
 from lrp_lens.methods.inputs import PatchingMetric
 from lrp_lens.methods.method import Method
-from lrp_lens.ops.gates import accumulation_dtype, scale_gradient
+from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import GRADIENT, RuleSet
+from lrp_lens.run.dropped import LayerDrops
 
 Softmax = tuple[Tensor, Tensor]
 """Attention scores and pattern of one layer, [batch, head, dest, src]."""
@@ -53,7 +54,7 @@ class AtPStar(PatchingPass):
     def forwards_for(self, facets: Iterable[Facet]) -> int:
         """Forward passes for these facets: the QK fix runs only for queries and keys."""
         parts = {facet.part for facet in facets} & {"q", "k"}
-        return 1 + len(self.drops) + (1 + len(parts) if self.qk_fix and parts else 0)
+        return 1 + (1 + len(parts) if self.qk_fix and parts else 0)
 
     def scores(self, source: Any, facet: Facet) -> Float[Tensor, "batch layer ..."]:
         """AtP* scores of every patch of a facet, [batch, layer, *axes]."""
@@ -207,8 +208,8 @@ def atp_star(
 ) -> AtPStar:
     """AtP* of one run; hand the result to `get_attribution_patch_*` as `backward`.
 
-    Cost: one forward and backward pass, one more of each per layer with `grad_drop`, three forward passes for the
-    QK fix.  Every node is scored in every pass: cost does not grow with their number.
+    Cost: one forward and backward pass; with `grad_drop` one backward pass per layer, from that layer down; three
+    forward passes for the QK fix.  Every node is scored in every pass: cost does not grow with their number.
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
@@ -229,26 +230,19 @@ def atp_star(
         >>> passed = atp_star(model, "then mary and john went to the park . mary gave the key to",
         ...                   LogitDiff("mary", "john"))
         >>> passed.forwards, passed.backwards
-        (8, 5)
+        (4, 5)
     """
     sites = resolve(model)
     if grad_drop and sites.n_layers < 2:
         raise InputError("GradDrop averages over L - 1 layers; this model has one. Pass grad_drop=False.")
-    base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
-    drops = []
-    for layer in range(sites.n_layers if grad_drop else 0):
-        names = [record_name(part, layer) for part in ("attn_out", "mlp_out")]
-        hooks = [(_point(sites, name), _drop) for name in names if name in sites.record_of]
-        with attached(model, hooks):
-            one = patching_pass(model, base.batch, patching_metric, rules=rules)
-        drops.append(replace(one, _sources=base._sources))
+    dropped = LayerDrops(sites) if grad_drop else None
+    base = passed_with(
+        model, corrupted_tokens, patching_metric, rules, prepend_bos=prepend_bos, drops=dropped
+    )
+    drops = tuple(replace(base, gradients=one) for one in (dropped.gradients if dropped else ()))
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    fields |= {"forwards": 1 + len(drops) + (3 if qk_fix else 0), "backwards": 1 + len(drops)}
-    return AtPStar(**fields, drops=tuple(drops), qk_fix=qk_fix, signed=signed)
-
-
-def _drop(tensor: Tensor, hook: Any) -> Tensor:
-    return scale_gradient(tensor, 0.0)
+    fields |= {"forwards": 1 + (3 if qk_fix else 0), "backwards": 1 + len(drops)}
+    return AtPStar(**fields, drops=drops, qk_fix=qk_fix, signed=signed)
 
 
 def _make(

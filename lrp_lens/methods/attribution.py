@@ -37,7 +37,8 @@ from lrp_lens.methods.inputs import (
 )
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
-from lrp_lens.run.relevance import run_with_relevance
+from lrp_lens.run.dropped import LayerDrops
+from lrp_lens.run.relevance import relevance_run
 
 _OTHER_END = (
     "An integrated pass serves the clean run that its path ends at; these are other clean prompts. Make the pass with "
@@ -253,6 +254,19 @@ def patching_pass(
         >>> get_lrp_patch_resid_pre(model, corrupted, clean, metric, backward=backward).shape
         torch.Size([4, 15])
     """
+    return passed_with(model, corrupted_tokens, patching_metric, rules, parts, prepend_bos)
+
+
+def passed_with(
+    model: Any,
+    corrupted_tokens: Any,
+    patching_metric: Any,
+    rules: RuleSet | str,
+    parts: Iterable[str] | None = None,
+    prepend_bos: bool | None = None,
+    drops: LayerDrops | None = None,
+) -> PatchingPass:
+    """`patching_pass`, and further backward passes of the same graph where `drops` asks for them."""
     rules, metric = as_rule_set(rules), per_prompt(patching_metric, model)
     batch = aligned(model, corrupted_tokens, "corrupted", metric, prepend_bos)
     wanted = tuple(PARTS) if parts is None else tuple(parts)
@@ -263,14 +277,7 @@ def patching_pass(
     missing = missing_parts(sites, dead(model), rules)
     asked = {record_name(part, layer) for part in wanted for layer in range(sites.n_layers)}
     names = (asked - set(missing)) | {record_name("resid_pre", 0)}  # there is always something to go back to
-    _, cache = run_with_relevance(
-        model,
-        batch,
-        metric,
-        rules=rules,
-        names_filter=lambda name: name in names,
-        logits="metric",
-    )
+    _, cache = relevance_run(model, batch, metric, rules, lambda name: name in names, drops=drops)
     for name in names - set(cache):
         missing[name] = f"{sites.host} computes {name} outside the graph"
     found = names & set(cache)

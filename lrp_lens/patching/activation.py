@@ -1,9 +1,11 @@
 """Activation patching: the exact effect of each patch.
 
 1. The run that is patched is made once, the other run once (`Runs`).
-2. For each cell, the patched run: the clean activation put in, and the metric read.  It starts at the patched layer
-   and position, from the stream of the unpatched run, and many go on together (`waves`).
-3. Where a restarted run is not the run (`hosts.restart` checks it), whole runs go through the model, many in a batch.
+2. A patch that puts in what the run has there anyway, bit for bit in every row, leaves the run as it was: the metric is
+   the unpatched one.  So are all patches before the first token in which prompts differ; they are not run.
+3. For each other cell, the patched run: the clean activation put in, and the metric read.  It starts at the patched
+   layer and position, from the stream of the unpatched run, and many go on together (`waves`).
+4. Where a restarted run is not the run (`hosts.restart` checks it), whole runs go through the model, many in a batch.
    Where functions of the user's are attached to the model, which may count on the batch or its positions,
    transformer_lens.patching runs one whole run at a time if it is right there (`lrp_lens.hosts.patching`).
 
@@ -13,7 +15,7 @@ Source: Vig et al. 2020; Meng et al. 2202.05262; transformer_lens.patching (Nand
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +98,7 @@ def activation_values(
     chosen = None
     if layers is not None or positions is not None:
         chosen = Chosen.of(layers, positions, runs.sites.n_layers, runs.length)
-    return patched_values(runs, facet, live, right, Options(engine, chosen, batch_tokens, progress))
+    return patched_values(runs, facet, live, right, Options(engine, chosen, batch_tokens, progress))[0]
 
 
 def patchable(
@@ -130,7 +132,7 @@ def patchable(
 
 def patched_values(
     runs: Runs, facet: Facet, live: Mapping[int, str], right: bool, options: Options
-) -> Float[Tensor, "metric batch layer ..."]:
+) -> tuple[Float[Tensor, "metric batch layer ..."], int]:
     """Each prompt's metrics under the chosen patches of a facet, [metric, batch, layer, *axes]; NaN elsewhere.
 
     Args:
@@ -139,6 +141,9 @@ def patched_values(
         live: what `patchable` said.
         right: what `patchable` said.
         options: how, and which.
+
+    Returns:
+        values, and how many patches had to be run: the others change nothing.
     """
     engine = _engine(runs, right, options)
     with torch.no_grad():
@@ -149,6 +154,11 @@ def patched_values(
         where = [(layer, cell) for layer in live for cell in cells]
         if options.chosen is not None:
             where = [one for one in where if options.chosen.keeps(facet, one)]
+        same: frozenset[Where] = frozenset()
+        if engine != "transformer_lens" and not hooked(
+            runs.model
+        ):  # a function of the user's may do anything
+            same = runs.unchanged(facet, live)
         total = runs.sites.n_layers * len(cells)
         values = runs.base[..., None].repeat(1, 1, total).fill_(math.nan)
         with progress_bar(None, len(where), facet.name, options.progress, "patch") as bar:
@@ -158,11 +168,12 @@ def patched_values(
                     found = stored[0]["values"]
                     bar.update(len(items))
                 else:
-                    found = _piece(runs, facet, points, engine, items, options, bar.update)
+                    found = _piece(runs, facet, points, engine, items, same, options, bar.update)
                     options.checkpoint.write(name, {"values": found}, {})
                 at = [layer * len(cells) + number[cell] for layer, cell in items]
                 values[..., at] = found.to(values)
-    return values.reshape(*runs.base.shape, runs.sites.n_layers, *sizes)
+    ran = sum(one not in same for one in where)
+    return values.reshape(*runs.base.shape, runs.sites.n_layers, *sizes), ran
 
 
 def _engine(runs: Runs, right: bool, options: Options) -> str:
@@ -203,17 +214,26 @@ def _piece(
     points: Points,
     engine: str,
     where: Sequence[Where],
+    same: Container[Where],
     options: Options,
     moved: Moved,
 ) -> Float[Tensor, "metric batch cell"]:
     if engine == "transformer_lens":
         return _by_transformer_lens(runs, facet, moved)
+    values = runs.base[..., None].repeat(1, 1, len(where))
+    changing = [index for index, one in enumerate(where) if one not in same]
+    moved(len(where) - len(changing))
+    if not changing:
+        return values
+    ran = [where[index] for index in changing]
     if engine == "batched":
-        return whole_batches(runs, facet, points, where, options.batch_tokens, moved)
-    first = min(position_of(facet, cell) or 0 for _, cell in where)
+        values[..., changing] = whole_batches(runs, facet, points, ran, options.batch_tokens, moved)
+        return values
+    first = min(position_of(facet, cell) or 0 for _, cell in ran)
     start = runs.run.start(first) or runs.run.start(0)
     assert start is not None
-    return wave(runs, facet, points, start, where, options.batch_tokens, moved)
+    values[..., changing] = wave(runs, facet, points, start, ran, options.batch_tokens, moved)
+    return values
 
 
 def _by_transformer_lens(runs: Runs, facet: Facet, moved: Moved) -> Float[Tensor, "metric batch cell"]:

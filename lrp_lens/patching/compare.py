@@ -1,7 +1,8 @@
 """compare: how well each method agrees with activation patching, site by site, and what it costs.
 
 1. Tokenise both sides, bind the metrics, look up the sites and run both sides, once (`Runs`).
-2. Activation patching of every site: the exact change of each prompt's metric under each patch.
+2. Activation patching of every site: the exact change of each prompt's metric under each patch; patches that put in
+   what is there anyway are not run.
 3. Each method scores the same cells, per prompt.
 4. `Comparison` holds both; its table has Pearson, Spearman, sign agreement and top-k overlap with bootstrap intervals
    over prompts, a noise floor (exact against exact on halves of the prompts; a random ranking), and the cost.
@@ -184,9 +185,9 @@ def compare(
     device = device_of(model)
     for facet in facets:
         with Meter(device) as meter:
-            values = patched_values(runs, facet, *live[facet], options)
+            values, ran = patched_values(runs, facet, *live[facet], options)
         change = values - runs.base.reshape(*runs.base.shape, *[1] * (values.ndim - 2))
-        cost = Cost(int(values[0, 0].isfinite().sum()), 0, meter.seconds, meter.peak_mb)
+        cost = Cost(ran, 0, meter.seconds, meter.peak_mb)
         for name, one in zip(metrics, change, strict=True):
             result.add_exact(name, facet, one.double().cpu().numpy(), cost)
     for method in progress_bar(compared, what="methods", show=progress, unit="method"):

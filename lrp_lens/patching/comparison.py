@@ -74,7 +74,8 @@ class Comparison(Scored):
         Columns: metric, site, method; each statistic with `_low` and `_high` (95 % bootstrap interval over prompts);
         n_cells; n_ranked (cells above the floor, see `compare`); for each top_k, top_k_cells: the k that was used,
         at most n_ranked; n_prompts; forwards, backwards, seconds and peak_mb of the method for all sites together;
-        and of activation patching for this site (exact_...); unsigned; note (why cells or numbers are missing).
+        and of activation patching for this site (exact_..., exact_forwards without patches that change nothing);
+        unsigned; note (why cells or numbers are missing).
         """
         rows = []
         for (metric, site, method), found in self.scores.items():

@@ -3,7 +3,7 @@
 1. The sites of the model, and where an edit does not count.
 2. The metrics, bound once; the union of the positions that they read is all that is unembedded (`Readout`).
 3. The run that is patched, whose stream every patched run starts from, and the activations that are patched in, of
-   all facets from one forward pass.
+   all facets from one forward pass; and where the two are the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import vocabulary_size
+from lrp_lens.hosts.forward import forward, vocabulary_size
 from lrp_lens.hosts.restart import Run
+from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.methods.facets import record_name
+from lrp_lens.methods.facets import Facet, record_name
 from lrp_lens.methods.inputs import is_cache, require_aligned, run_keeping, source_activations
 from lrp_lens.metrics import Metric
+from lrp_lens.patching.cells import Where
 
 
 class Readout:
@@ -91,6 +93,8 @@ class Runs:
         self.readout = Readout(metrics, batch, vocabulary_size(model))
         self._names = list(names)
         self._other: dict[str, Tensor] = {}
+        self._same: dict[str, Tensor] = {}
+        """Hook name → whether both runs have the same there in every row, [*axes without batch]."""
 
     @property
     def length(self) -> int:
@@ -100,7 +104,8 @@ class Runs:
     @cached_property
     def run(self) -> Run:
         """The run that is patched."""
-        return Run(self.model, self.sites, self.batch.ids, self.readout.keep)
+        with attached(self.model, self._comparing(self._other)):
+            return Run(self.model, self.sites, self.batch.ids, self.readout.keep)
 
     @cached_property
     def base(self) -> Float[Tensor, "metric batch"]:
@@ -156,3 +161,34 @@ class Runs:
                 )
             points[layer] = (port, value)
         return points
+
+    def unchanged(self, facet: Facet, names: Mapping[int, str]) -> frozenset[Where]:
+        """Cells whose patch is, bit for bit in every row, what the run has there anyway.
+
+        Args:
+            facet: which cells.
+            names: layer → hook name of its part.
+        """
+        _ = self.run  # compares what is known of the other run by then
+        rest = self.other([name for name in names.values() if name not in self._same])
+        if rest := {name: rest[name] for name in names.values() if name not in self._same}:
+            hooks = [*self._comparing(rest), (self.sites.unembed_input.point, self.readout.keep)]
+            with torch.no_grad(), attached(self.model, hooks):
+                forward(self.model, self.batch.ids, None)
+        found: set[Where] = set()
+        for layer, name in names.items():
+            same = facet.reduce(~self._same[name][None])[0] == 0
+            found.update((layer, tuple(cell)) for cell in same.nonzero().tolist())
+        return frozenset(found)
+
+    def _comparing(self, others: Mapping[str, Tensor]) -> list[tuple[Any, Any]]:
+        """Hooks that note where the run has the same as the other one in every row."""
+
+        def compare(name: str, other: Tensor) -> Any:
+            def hook(tensor: Tensor, hook: Any) -> None:
+                self._same[name] = (tensor.reshape(other.shape) == other.to(tensor)).all(0)
+
+            return hook
+
+        ports = {name: self.sites.record_of[name].port for name in others}
+        return [(port.point, compare(name, others[name])) for name, port in ports.items() if port is not None]

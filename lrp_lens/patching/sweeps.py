@@ -45,7 +45,7 @@ class Sweep(Named):
         progress: bool | None = None,
         **others: Any,
     ) -> Tensor:
-        """The metric of every patched run.
+        """The metric of every patched run; patches that put in what is there anyway are not run.
 
         Args:
             model: HookedTransformer or TransformerBridge in eval mode.
@@ -94,7 +94,8 @@ class Sweep(Named):
         for facet in facets:
             try:
                 live, right = patchable(runs.sites, runs.dead, facet, engine)
-                results.append(patched_values(runs, facet, live, right, options)[0].mean(0))
+                values, _ = patched_values(runs, facet, live, right, options)
+                results.append(values[0].mean(0))
             except SiteError:
                 if self.facet not in BUNDLES:
                     raise

@@ -120,15 +120,17 @@ def with_completions(names: set[str], sites: Sites) -> set[str]:
     }
 
 
-def backward(value: Tensor, recorder: Recorder) -> tuple[dict[str, Calls], set[str]]:
-    """One backward pass from the metric to every recorded tensor.
+def backward(
+    value: Tensor, recorder: Recorder, *, keep_graph: bool = False
+) -> tuple[dict[str, Calls], set[str]]:
+    """One backward pass from the metric to every recorded tensor; the graph may be kept for others.
 
     Returns:
         What was recorded, with gradient 0 where the pass does not arrive; and the names of those.
     """
     flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
     reachable = [tensor for tensor in flat if tensor.requires_grad]
-    gradients = torch.autograd.grad(value.sum(), reachable, allow_unused=True)
+    gradients = torch.autograd.grad(value.sum(), reachable, allow_unused=True, retain_graph=keep_graph)
     found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients, strict=True)}
 
     def gradient(tensor: Tensor) -> Tensor:

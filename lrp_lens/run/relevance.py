@@ -30,6 +30,7 @@ from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, conserving
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.cache import RelevanceCache
+from lrp_lens.run.dropped import LayerDrops
 from lrp_lens.run.recording import (
     NamesFilter,
     Recorder,
@@ -137,6 +138,21 @@ def run_with_relevance(
         >>> rel.tokens().values.shape
         (15,)
     """
+    return relevance_run(model, prompt, metric, rules, names_filter, padding_side, prepend_bos, logits)
+
+
+def relevance_run(
+    model: Any,
+    prompt: Prompt,
+    metric: MetricLike | None,
+    rules: RuleSet | str,
+    names_filter: NamesFilter,
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+    logits: Literal["all", "metric"] = "metric",
+    drops: LayerDrops | None = None,
+) -> tuple[Float[Tensor, "row pos d_vocab"], RelevanceCache]:
+    """`run_with_relevance`, and further backward passes of the same graph where `drops` asks for them."""
     require_gradients()
     sites = resolve(model)
     require_eval(model)
@@ -155,7 +171,7 @@ def run_with_relevance(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(graph_released(model))
         stack.enter_context(parameters_frozen(model))
-        hooks = _hooks(model, sites, rules, recorder, chosen | private, bound, logits)
+        hooks = _hooks(model, sites, rules, recorder, chosen | private, bound, logits, drops)
         stack.enter_context(attached(model, *hooks))
         output = forward(model, batch.ids, batch.left_mask)
         require_finite(output.detach())
@@ -171,7 +187,9 @@ def run_with_relevance(
         if everything and (not bound.metric.linear or capped):
             # the ledger's account of what follows the unembedding
             recorder.kept[Names.RETURNED_LOGITS] = [output]
-        calls, unreached = backward(value, recorder)
+        calls, unreached = backward(value, recorder, keep_graph=drops is not None)
+        if drops is not None:
+            drops.run(value, recorder, calls, chosen)
     unreached -= rules.cut(sites)
     if unreached and not callable(names_filter):
         raise SiteError(
@@ -224,6 +242,7 @@ def _hooks(
     names: set[str],
     bound: BoundMetric,
     logits: str,
+    drops: LayerDrops | None,
 ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
     """Hooks on hook points, in the order in which those of one point run; and hooks on modules."""
     plan = rules.plan(model)
@@ -234,6 +253,7 @@ def _hooks(
         sites.record_of[name].port for name in (Names.EMBED, Names.POS_EMBED) if name in sites.record_of
     ]
     hooks += [(port.point, recorder.leaf) for port in leaves if port is not None]
+    hooks += [] if drops is None else drops.hooks()
     module_hooks: list[tuple[Any, Any]] = []
     for name in names:
         record = sites.record_of.get(name)
