@@ -43,13 +43,13 @@ from lrp_lens.patching.scored import Cost
 from lrp_lens.patching.scoring import add_scores
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP
+from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP, RuleSet
 from lrp_lens.run.identity import model_identity, spelled
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
 """Compared by default."""
-CANDIDATES = tuple(dict.fromkeys((GRADIENT, RELP, DEFAULT_RULES, ATTN_LRP, CP_LRP)))
+CANDIDATES: tuple[RuleSet, ...] = tuple(dict.fromkeys((GRADIENT, RELP, DEFAULT_RULES, ATTN_LRP, CP_LRP)))
 """Rule sets compared by default, and chosen from by `suggest_rules`."""
 DEFAULT_METHODS = (
     *(rules.name for rules in CANDIDATES),
