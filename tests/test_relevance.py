@@ -378,7 +378,7 @@ def test_files_hold_tensors_and_json_only(tmp_path: Path) -> None:
     run_with_relevance(zoo.bridge("gpt2"), zoo.prompt_tokens(1, 7), METRIC)[1].save(path)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["lrp_lens"])
-    assert header["kind"] == "RelevanceCache/3" and header["words"]["metric_text"].startswith("LogitDiff")
+    assert header["kind"] == "RelevanceCache/4" and header["words"]["metric_text"].startswith("LogitDiff")
     assert b"pickle" not in path.read_bytes()[:4096]
 
 

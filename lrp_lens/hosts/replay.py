@@ -1,9 +1,11 @@
-"""Running one block again: on the state it read, on copies of it, or on another.
+"""Running a part of the model again: one block, on the state it read or on another, or what follows the last block.
 
 1. During one forward pass keep what every block was called with: its state and its other arguments (masks, rotary
    tables, ALiBi), so that a block run again sees the same mask and positions.
 2. `BlockCall.run` calls the block as the host did; hooks attached at that time act.  A call appends to a cache of keys
    and values, so each gets another one (`Past`), or none.
+3. `logits_of` runs what follows the blocks: final norm, unembedding, soft-cap.
+4. Nothing is taken on trust: `deviation` says how far from what it wrote before a part writes now.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,9 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.sites import LogitSite, Sites
 
 _STATE = "hidden_states"
 
@@ -113,9 +118,59 @@ def blocks_captured(
             handle.remove()
 
 
+@contextmanager
+def stream_cut(model: Any) -> Iterator[list[Tensor]]:
+    """The graph ends before the first block, and no other begins; yields what that block is given, in the graph."""
+    given: list[Tensor] = []
+    building = torch.is_grad_enabled()
+
+    def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given.append(kwargs[_STATE] if _STATE in kwargs else args[0])
+        torch.set_grad_enabled(False)
+        if _STATE in kwargs:
+            return args, kwargs | {_STATE: given[-1].detach()}
+        return (given[-1].detach(), *args[1:]), kwargs
+
+    handle = model.blocks[0].register_forward_pre_hook(cut, with_kwargs=True)
+    try:
+        yield given
+    finally:
+        torch.set_grad_enabled(building)
+        handle.remove()
+
+
+def logits_of(
+    model: Any, sites: Sites, final: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row read d_vocab"]:
+    """Logits of a final stream, of the positions that a hook before the unembedding leaves."""
+    norm = getattr(model, "ln_final", None)
+    logits: Tensor = model.unembed(final if norm is None else norm(final))
+    for site in sites.of(LogitSite):
+        logits = logits if site.softcap is None else site.softcap * (logits / site.softcap).tanh()
+    return logits
+
+
+def deviation(found: Tensor, expected: Tensor) -> float:
+    """How far a part that ran again is from what it wrote before, as a share of the largest number there.
+
+    Infinite for another shape.
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    scale = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
+    return float((found.detach() - expected).abs().amax() / scale)
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The deviation that rounding explains; hosts compute parts of a float64 model in float32."""
+    return min(max(1000 * torch.finfo(dtype).eps, 1e-5), 0.1)
+
+
+def layers_of_modules(model: Any) -> dict[int, int]:
+    """id of each module inside a block, hook points included → the block's index."""
+    return {id(part): layer for layer, block in enumerate(model.blocks) for part in block.modules()}
+
+
 def is_attention_only(model: Any) -> bool:
     """Whether the blocks have no MLP."""
     return bool(getattr(model.cfg, "attn_only", False))
-
-
-__all__ = ["BlockCall", "blocks_captured", "is_attention_only"]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.prefix import KeyValues
-from lrp_lens.hosts.replay import BlockCall, blocks_captured
+from lrp_lens.hosts.replay import BlockCall, blocks_captured, deviation, logits_of, rounding
 from lrp_lens.hosts.scope import HookFunction, attached
-from lrp_lens.hosts.sites import LogitSite, Sites
+from lrp_lens.hosts.sites import Sites
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +93,7 @@ class Run:
 
     def logits(self, final: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row read d_vocab"]:
         """Logits of a final stream, of the positions that are read."""
-        norm = getattr(self.model, "ln_final", None)
-        logits: Tensor = self.model.unembed(final if norm is None else norm(final))
-        for site in self.sites.of(LogitSite):
-            logits = logits if site.softcap is None else site.softcap * (logits / site.softcap).tanh()
-        return logits
+        return logits_of(self.model, self.sites, final)
 
     def _from_the_beginning(self) -> Start | None:
         start = Start(0, self._calls)
@@ -144,9 +140,5 @@ def _last(tensor: Tensor, hook: Any) -> Tensor:
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding; hosts compute parts of a float64 model in float32."""
-    if found.shape != expected.shape:
-        return False
-    tolerance = min(max(1000 * torch.finfo(expected.dtype).eps, 1e-5), 0.1)
-    scale = expected.abs().amax().clamp_min(torch.finfo(expected.dtype).tiny)
-    return bool((found - expected).abs().amax() <= tolerance * scale)
+    """Whether two tensors are equal up to rounding."""
+    return deviation(found, expected) <= rounding(expected.dtype)

@@ -104,7 +104,12 @@ def graph_released(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for module in model.modules():
-                for name, value in list(vars(module).items()):
-                    if isinstance(value, Tensor) and value.grad_fn is not None:
-                        setattr(module, name, value.detach())
+            release_graph(model)
+
+
+def release_graph(part: nn.Module) -> None:
+    """The same for a part of a model that has run."""
+    for module in part.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())

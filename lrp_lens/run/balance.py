@@ -11,10 +11,9 @@
 5. A layer's sinks are the difference between the residual stream's relevance after and before the block.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,18 +26,16 @@ from lrp_lens.hosts.sites import (
     LogitSite,
     MixtureSite,
     NormSite,
+    Site,
     Sites,
 )
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import RuleSet
-from lrp_lens.run.ledger import ROUNDING, Ledger, LedgerRow
+from lrp_lens.run.absorbed import QUESTIONS, Absorbed, Layer
+from lrp_lens.run.ledger import LedgerRow
 
-QUESTIONS = {
-    "norm": ("conserves", "kept"),
-    "attention": ("sinks",),
-    "linear": ("conserves", "absorbed"),
-} | dict.fromkeys(("activation", "product", "softmax", "softcap", "experts"), ("conserves",))
-"""What the ledger asks of the rules."""
+Sink = tuple[str, str, Tensor]
+"""Name, kind, and what was absorbed, [batch]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +83,6 @@ class Balance:
     """Input of each norm that takes relevance, by the name of its output's record."""
     linear_metric: bool
     batch: int
-    rows: list[LedgerRow] = field(default_factory=list)
 
     def to(self, device: str | torch.device) -> "Balance":
         """Move what is kept to a device."""
@@ -99,11 +95,6 @@ class Balance:
             self.linear_metric,
             self.batch,
         )
-
-    @property
-    def answered(self) -> bool:
-        """Whether the rules answer what closing asks."""
-        return not any(self.rules.lacks(self.sites, QUESTIONS))
 
     def relevance(self, name: str) -> Tensor:
         """Relevance at a record, per example; 0 where it was not recorded (a cut or absent branch)."""
@@ -132,81 +123,83 @@ class Balance:
         bias = self.biases[site]
         return calls.weighted(self.batch, (bias,) * len(calls.gradients))
 
-    def add(self, layer: int | None, name: str, kind: str, amount: Tensor) -> None:
-        """Enter a sink, [batch]."""
-        self.rows.append(LedgerRow(layer, name, kind, amount.numpy()))
-
-    def close(self, metric_value: Tensor, tokens: Tensor, positions: Tensor | None, title: str) -> Ledger:
-        """Sum every account.
+    def absorbed(self, metric_value: Tensor, layers: Iterable[Layer]) -> Absorbed:
+        """Sum the accounts of some layers.
 
         Args:
             metric_value: [batch].
-            tokens: relevance per token, [batch, pos].
-            positions: relevance per position embedding, [batch, pos], or None.
-            title: rule set and metric in words.
+            layers: indices of blocks, and None for what follows them.
+
+        Raises:
+            RuleError: if a rule does not say what it takes.
+        """
+        rows: list[LedgerRow] = []
+        stream: dict[str, Tensor] = {}
+        for layer in layers:
+            sinks = self.after_the_blocks(metric_value) if layer is None else []
+            for site in self.sites.sites:
+                sinks += self.sinks(site) if site.layer == layer else []
+            rows += [LedgerRow(layer, name, kind, amount.numpy()) for name, kind, amount in sinks]
+            boundaries = [] if layer is None else [Names.resid_post(layer)]
+            boundaries += [Names.resid_pre(0)] if layer == 0 else []
+            stream |= {name: self.relevance(name) for name in boundaries}
+        return Absorbed(self.sites, self.rules, tuple(rows), stream, self.dtypes)
+
+    def everywhere(self, metric_value: Tensor) -> Absorbed:
+        """The accounts of all layers.
 
         Raises:
             RuleError: if a rule does not say what it takes.
         """
         self.rules.require("the ledger", self.sites, QUESTIONS)
-        self.rows.clear()
-        metric = metric_value.detach().double().cpu()
-        if not self.linear_metric:
-            self.add(None, "metric nonlinearity", "metric", metric - self.relevance(Names.RETURNED_LOGITS))
-        for site in self.sites.sites:
-            if isinstance(site, LogitSite):
-                self.logits(site)
-            elif isinstance(site, BiasSite) and site in self.biases:
-                self.add(site.layer, site.label, "bias", self.bias_share(site))
-            elif isinstance(site, NormSite) and site.of != "embedding":
-                self.norm(site)
-            elif isinstance(site, ActivationSite) and not site.expert:
-                self.activation(site)
-            elif isinstance(site, AttentionSite):
-                self.attention(site)
-            elif isinstance(site, MixtureSite):
-                self.mixture(site)
-            elif isinstance(site, LinearSite):
-                for name in self.rules.sinks(site):
-                    self.add(site.layer, name, "epsilon", self.linear_share(site.record))
-        order = sorted(self.rows, key=lambda row: (row.layer is not None, -(row.layer or 0)))
-        boundaries = [Names.resid_pre(0), *(Names.resid_post(layer) for layer in range(self.sites.n_layers))]
-        stream = torch.stack([self.relevance(name) for name in boundaries], dim=1)
-        tokens = tokens.double().cpu()
-        positions = torch.zeros_like(tokens) if positions is None else positions.double().cpu()
-        sinks = sum((np.abs(row.amount) for row in order), start=np.zeros(len(metric)))
-        return Ledger(
-            metric=metric.numpy(),
-            tokens=tokens.sum(-1).numpy(),
-            positions=positions.sum(-1).numpy(),
-            rows=tuple(order),
-            stream=stream.numpy(),
-            magnitude=tokens.abs().sum(-1).numpy() + positions.abs().sum(-1).numpy() + sinks,
-            title=title,
-            rounding=ROUNDING[self.precision],
-        )
+        return self.absorbed(metric_value, (None, *range(self.sites.n_layers)))
 
     @property
-    def precision(self) -> str:
-        """The coarsest dtype among the activations, which decides what rounding leaves."""
-        names = {
+    def dtypes(self) -> frozenset[str]:
+        """Those of the activations."""
+        return frozenset(
             str(one.dtype).removeprefix("torch.")
             for calls in self.calls.values()
             for one in calls.activations
-        }
-        return max(names & set(ROUNDING), key=ROUNDING.__getitem__, default="float32")
+        )
 
-    def logits(self, site: LogitSite) -> None:
+    def sinks(self, site: Site) -> list[Sink]:
+        """What one operation absorbed: name, kind, amount [batch]."""
+        if isinstance(site, LogitSite):
+            return self.logits(site)
+        if isinstance(site, BiasSite) and site in self.biases:
+            return [(site.label, "bias", self.bias_share(site))]
+        if isinstance(site, NormSite) and site.of != "embedding":
+            return self.norm(site)
+        if isinstance(site, ActivationSite) and not site.expert:
+            return self.activation(site)
+        if isinstance(site, AttentionSite):
+            return self.attention(site)
+        if isinstance(site, MixtureSite):
+            return self.mixture(site)
+        if isinstance(site, LinearSite):
+            return [(name, "epsilon", self.linear_share(site.record)) for name in self.rules.sinks(site)]
+        return []
+
+    def after_the_blocks(self, metric_value: Tensor) -> list[Sink]:
+        """What the metric itself absorbs, where it is not linear."""
+        if self.linear_metric:
+            return []
+        metric = metric_value.detach().double().cpu()
+        return [("metric nonlinearity", "metric", metric - self.relevance(Names.RETURNED_LOGITS))]
+
+    def logits(self, site: LogitSite) -> list[Sink]:
         """The final soft-cap, unless its rule conserves."""
-        for name in self.rules.sinks(site):
-            amount = self.relevance(Names.RETURNED_LOGITS) - self.downstream(Names.LOGITS)
-            self.add(None, name, "soft-cap", amount)
+        return [
+            (name, "soft-cap", self.relevance(Names.RETURNED_LOGITS) - self.downstream(Names.LOGITS))
+            for name in self.rules.sinks(site)
+        ]
 
-    def norm(self, site: NormSite) -> None:
+    def norm(self, site: NormSite) -> list[Sink]:
         """A norm, unless its rule conserves: R(output without bias) · (1 - what it keeps)."""
         taken = site.result in self.norm_inputs and site.result in self.calls
         if not taken or not self.rules.sinks(site):
-            return
+            return []
         rule = self.rules.rule_for("norm", site.layer)
         calls, bias = self.calls[site.result], None
         for other in self.sites.of(BiasSite):
@@ -216,26 +209,26 @@ class Balance:
             kept = rule.kept(site, x.to(accumulation_dtype(x.dtype)))
             absorbed = (1 - kept).reshape(*y.shape[:-1], 1)
             factors.append((y if bias is None else y - bias) * absorbed)
-        self.add(site.layer, site.label, "norm", calls.weighted(self.batch, tuple(factors)))
+        return [(site.label, "norm", calls.weighted(self.batch, tuple(factors)))]
 
-    def activation(self, site: ActivationSite) -> None:
+    def activation(self, site: ActivationSite) -> list[Sink]:
         """An MLP's nonlinearity, unless its rules conserve."""
         names = self.rules.sinks(site)
         if not names:
-            return
+            return []
         amount = self.relevance(Names.mlp(site.layer or 0, "post"))
         for bias in self.sites.of(BiasSite):
             if bias in self.biases and bias.record == Names.mlp(site.layer or 0, "post"):
                 amount = amount - self.bias_share(bias)
         for part in ("pre", "pre_linear"):
             amount = amount - self.downstream(Names.mlp(site.layer or 0, part))
-        self.add(site.layer, " and ".join(names), "activation", amount)
+        return [(" and ".join(names), "activation", amount)]
 
-    def attention(self, site: AttentionSite) -> None:
+    def attention(self, site: AttentionSite) -> list[Sink]:
         """The softmax and what enters it, unless the rules of attention conserve."""
         names, layer = self.rules.sinks(site), site.layer or 0
         if not names:
-            return
+            return []
         amount = self.relevance(Names.attention(layer, "z")) - self.downstream(Names.attention(layer, "v"))
         for part, of in (("q", "query"), ("k", "key")):
             norm = next((n for n in self.sites.of(NormSite) if n.layer == site.layer and n.of == of), None)
@@ -245,11 +238,11 @@ class Balance:
                 if lossy and norm
                 else self.downstream(Names.attention(layer, part))
             )
-        self.add(site.layer, ", ".join(names), "softmax", amount)
+        return [(", ".join(names), "softmax", amount)]
 
-    def mixture(self, site: MixtureSite) -> None:
+    def mixture(self, site: MixtureSite) -> list[Sink]:
         """Router, expert biases and whatever else a mixture's rules do not conserve."""
         names = self.rules.sinks(site)
-        if names:
-            amount = self.downstream(site.result) - self.downstream(site.source)
-            self.add(site.layer, ", ".join(names), "router", amount)
+        if not names:
+            return []
+        return [(", ".join(names), "router", self.downstream(site.result) - self.downstream(site.source))]

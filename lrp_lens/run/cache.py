@@ -4,62 +4,33 @@
 2. `cache[name]` is relevance: activation ⊙ gradient, formed on access in float32 at least.
 3. Names are HookedTransformer's on every host; `("z", 5)` and `("resid_pre", 3)` work as in ActivationCache.
 4. Views reduce relevance to tokens, layers, heads, ... (`lrp_lens.run.reductions`); the ledger says where it went.
+5. A pass in low memory keeps `sums[name]` in place of 1 and 2, relevance summed over the last axis, from which all
+   views but single neurons are made.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrp_lens.characters import shown
-from lrp_lens.errors import InputError, UnknownNameError
+from lrp_lens.errors import InputError
 from lrp_lens.files import AnyPath
-from lrp_lens.hosts.names import Names, resolve_name
+from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.markup import Html, render
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.run import cache_storage, reductions
+from lrp_lens.run.absorbed import Absorbed, answered
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.conservation import caution
 from lrp_lens.run.ledger import Ledger
+from lrp_lens.run.tensors_by_name import Key, TensorsByName
 from lrp_lens.views import View
 
-Key = str | tuple[Any, ...]
 _EXAMPLES_SHOWN = 4
-
-
-class TensorsByName(Mapping[str, Tensor]):
-    """Hook name → tensor, read-only; also takes ActivationCache's short forms such as ("z", 5)."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], n_layers: int, what: str) -> None:
-        self._tensors, self._n_layers, self._what = dict(tensors), n_layers, what
-
-    def __getitem__(self, key: Key) -> Tensor:
-        name = resolve_name(key, self._n_layers)
-        if name not in self._tensors:
-            near = get_close_matches(name, self._tensors, n=3, cutoff=0.8)
-            ask = "Did you mean one of these? If not, name" if near else "Name"
-            raise UnknownNameError(
-                f"No {self._what} was kept at {name!r}; {len(self._tensors)} hook points were, such as "
-                f"{', '.join(near or list(self._tensors)[:3])}. {ask} it in names_filter (scores and patterns are kept "
-                "on request only)."
-            )
-        return self._tensors[name]
-
-    def __contains__(self, key: Any) -> bool:
-        try:
-            return resolve_name(key, self._n_layers) in self._tensors
-        except (InputError, TypeError, ValueError):
-            return False
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 class RelevanceCache(Mapping[str, Tensor]):
@@ -83,15 +54,22 @@ class RelevanceCache(Mapping[str, Tensor]):
         towards: tuple[str, str] | None,
         metric: Any = None,
         rules: Any = None,
-        balance: Balance | None = None,
+        balance: Balance | Absorbed | None = None,
         finished_ledger: Ledger | None = None,
         conserving: str | None = None,
         finished_cautions: tuple[str, ...] = (),
+        sums: Mapping[str, Tensor] | None = None,
+        memory: str = "full",
+        memory_text: str = "",
     ) -> None:
-        self.activations = TensorsByName(activations, n_layers, "activation")
+        self.sums = TensorsByName(sums or {}, n_layers, "sum of relevance")
+        """Relevance summed over the last axis, [batch, pos] or [batch, pos, head]: of a pass in low memory."""
+        self.activations = TensorsByName(activations, n_layers, "activation", self.sums)
         """What the model computed, [batch, pos, ...]; two rows for each prompt where a metric appends two answers."""
-        self.gradients = TensorsByName(gradients, n_layers, "gradient")
+        self.gradients = TensorsByName(gradients, n_layers, "gradient", self.sums)
         """Gated gradient of the metric, same shapes."""
+        self.memory, self.memory_text = memory, memory_text
+        """How the pass went, "full" or "low" (block by block), and why."""
         self.metric_value = metric_value
         """The metric, [batch]."""
         self.metric_text, self.rules_text = metric_text, rules_text
@@ -151,13 +129,13 @@ class RelevanceCache(Mapping[str, Tensor]):
 
     @property
     def balance(self) -> Balance | None:
-        """What the ledger is closed from; None if `names_filter` left something out, or after loading from a file."""
-        return self._balance
+        """Every operation's tensors; None after a selection, a pass in low memory, or loading from a file."""
+        return self._balance if isinstance(self._balance, Balance) else None
 
     @property
     def cautions(self) -> tuple[str, ...]:
         """Of each example, a sentence where its tokens account for less than half or more than twice of the metric."""
-        if not self._cautions and self._conserving is not None and Names.EMBED in self:
+        if not self._cautions and self._conserving is not None and self.holds(Names.EMBED):
             tokens = self.sum_to_positions(Names.EMBED).double().tolist()
             used = self.rules_text.splitlines()[0].removeprefix("RuleSet ")
             self._cautions = tuple(
@@ -175,7 +153,7 @@ class RelevanceCache(Mapping[str, Tensor]):
         from lrp_lens.plots.tokens_html import token_heatmap_html  # plotly on demand
 
         parts = []
-        if Names.EMBED in self:
+        if self.holds(Names.EMBED):
             tokens = self.tokens()
             parts.append(
                 token_heatmap_html(tokens if self.single else tokens.select(batch=slice(_EXAMPLES_SHOWN)))
@@ -190,17 +168,37 @@ class RelevanceCache(Mapping[str, Tensor]):
         batch, length = self.batch.n_examples, self.batch.width
         value = ", ".join(f"{number:.4g}" for number in self.metric_value[:_EXAMPLES_SHOWN].tolist())
         more = ", ..." if batch > _EXAMPLES_SHOWN else ""
+        kept = f"{len(self)} hook points"
+        if self.sums:
+            kept = f"low memory: sums at {len(self.sums)} hook points"
+        elif self.memory == "low":
+            kept += " (low memory)"
         return (
-            f"{len(self)} hook points",
+            kept,
             f"{batch} prompt{'s' if batch > 1 else ''} of {length} tokens",
             f"metric {self.metric_text} = {value}{more}",
             f"rules {self.rules_text.splitlines()[0].removeprefix('RuleSet ')}",
         )
 
+    def holds(self, key: Key) -> bool:
+        """Whether a hook point's relevance is known, in full or summed."""
+        return key in self.activations or key in self.sums
+
+    def summed(self, key: Key) -> Tensor:
+        """Relevance summed over the last axis, [row, pos] or, at q, k, v and z, [row, pos, head].
+
+        Raises:
+            UnknownNameError: if the hook point was not recorded.
+        """
+        if key in self.sums:
+            return self.sums[key]
+        relevance = self[key]
+        return relevance.sum(-1) if relevance.ndim > 2 else relevance
+
     def sum_to_positions(self, key: Key) -> Tensor:
         """Relevance summed over everything but batch and position, [batch, pos]; answers behind the prompt."""
-        relevance = self[key]
-        return self.batch.per_position(relevance.flatten(2).sum(-1) if relevance.ndim > 2 else relevance)
+        summed = self.summed(key)
+        return self.batch.per_position(summed.flatten(2).sum(-1) if summed.ndim > 2 else summed)
 
     def tokens(self) -> View:
         """Relevance of each input token, [pos] or [batch, pos]; position embeddings are apart in `positions()`."""
@@ -258,26 +256,29 @@ class RelevanceCache(Mapping[str, Tensor]):
                     "selection (or was saved under rules that do not say what they take). Run run_with_relevance "
                     "without names_filter."
                 )
-            positions = self.sum_to_positions(Names.POS_EMBED) if Names.POS_EMBED in self else None
+            positions = self.sum_to_positions(Names.POS_EMBED) if self.holds(Names.POS_EMBED) else None
             title = f"{self.rules_text.splitlines()[0]}, {self.metric_text}"
             tokens = self.sum_to_positions(Names.EMBED)
-            closed = self._balance.close(self.metric_value, tokens, positions, title)
+            whole = self._balance
+            whole = whole.everywhere(self.metric_value) if isinstance(whole, Balance) else whole
+            closed = whole.close(self.metric_value, tokens, positions, title)
             self._ledger = replace(closed, towards=self.towards)
         return self._ledger
 
     def to(self, device: str | torch.device) -> "RelevanceCache":
         """Move every tensor to a device; returns the cache itself, as ActivationCache does."""
-        for owner in (self.activations, self.gradients):
+        for owner in (self.activations, self.gradients, self.sums):
             owner._tensors = {name: tensor.to(device) for name, tensor in owner._tensors.items()}
         self.metric_value = self.metric_value.to(device)
         self.batch = replace(self.batch, ids=self.batch.ids.to(device), special=self.batch.special.to(device))
-        if self._balance is not None:
+        if isinstance(self._balance, Balance):
             self._balance = self._balance.to(device)
         return self
 
     def save(self, path: AnyPath) -> None:
         """Write to one safetensors file, metadata and ledger in its header; nothing is pickled."""
-        complete = self._ledger is not None or (self._balance is not None and self._balance.answered)
+        whole = self._balance
+        complete = self._ledger is not None or (whole is not None and answered(whole.rules, whole.sites))
         cache_storage.save(self, self.ledger() if complete else None, path)
 
     @classmethod

@@ -19,8 +19,8 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import Segment, TokenBatch
 from lrp_lens.run.ledger import Ledger
 
-KIND = "RelevanceCache/3"
-_WORDS = ("metric_text", "rules_text", "n_layers", "towards", "cautions")
+KIND = "RelevanceCache/4"
+_WORDS = ("metric_text", "rules_text", "n_layers", "towards", "cautions", "memory", "memory_text")
 _OF_BATCH = ("starts", "lengths", "strings", "single", "examples", "forced", "roles", "pieces", "segments")
 _ROUNDING = 1e-2
 """Share of the ledger's magnitude by which its tokens may miss the relevance at the embeddings."""
@@ -30,6 +30,7 @@ def save(cache: Any, ledger: Ledger | None, path: AnyPath) -> None:
     """See RelevanceCache.save; the ledger is None where the cache holds a selection."""
     tensors = {f"activation/{name}": tensor for name, tensor in cache.activations.items()}
     tensors |= {f"gradient/{name}": tensor for name, tensor in cache.gradients.items()}
+    tensors |= {f"sum/{name}": tensor for name, tensor in cache.sums.items()}
     batch = cache.batch
     tensors |= {"metric_value": cache.metric_value, "tokens": batch.ids, "special": batch.special}
     words = {name: getattr(cache, name) for name in _WORDS}
@@ -51,7 +52,7 @@ def load(path: AnyPath) -> dict[str, Any]:
     with understood(path, KIND):
         fields = {"metric_value": tensors["metric_value"]} | {name: words[name] for name in _WORDS}
         fields["finished_cautions"] = tuple(fields.pop("cautions"))
-        fields |= {"activations": part("activation/"), "gradients": part("gradient/")}
+        fields |= {"activations": part("activation/"), "gradients": part("gradient/"), "sums": part("sum/")}
         fields["batch"] = _batch(tensors["tokens"], tensors["special"], words["batch"])
         fields["towards"] = tuple(words["towards"]) if words["towards"] else None
         fields["finished_ledger"] = None if words["ledger"] is None else Ledger.from_dict(words["ledger"])
@@ -104,16 +105,23 @@ def _check(fields: dict[str, Any]) -> None:
         require_shapes(
             f"RelevanceCache.{what}", tensors, {name: tuple(one.shape) for name, one in activations.items()}
         )
+    require_shapes(
+        "RelevanceCache.sums",
+        fields["sums"],
+        {name: (*batch.ids.shape, *one.shape[2:]) for name, one in fields["sums"].items()},
+    )
     if any(len(one) != len(batch.ids) for one in activations.values()):
         raise InputError(
             f"RelevanceCache holds {len(batch.ids)} rows of tokens; some of its activations have another number. "
             "Pass the arrays as one run made them."
         )
     ledger: Ledger | None = fields["finished_ledger"]
-    if ledger is not None and Names.EMBED in activations:
-        product = activations[Names.EMBED].double() * gradients[Names.EMBED].double()
+    tokens = fields["sums"].get(Names.EMBED)
+    if Names.EMBED in activations:
+        tokens = activations[Names.EMBED].double() * gradients[Names.EMBED].double()
+    if ledger is not None and tokens is not None:
         found = {
-            "tokens": batch.per_example(product.flatten(1).sum(-1)),
+            "tokens": batch.per_example(tokens.double().flatten(1).sum(-1)),
             "metric": fields["metric_value"].double(),
         }
         for name, value in found.items():

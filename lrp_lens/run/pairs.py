@@ -15,7 +15,8 @@ from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
-from lrp_lens.run.relevance import ask, concrete_metric
+from lrp_lens.run.reading import concrete_metric
+from lrp_lens.run.relevance import ask
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,20 +1,20 @@
 """Recording: which activations of a pass are kept, and their gradients.
 
-1. Choose records: the caller's, the ledger's, and those whose gradient completes another's.
-2. During the forward pass keep their tensors in the graph (`Recorder`).
+1. Choose records: the caller's, the ledger's, and those whose gradient completes another's (`Wanted`).
+2. During the forward pass keep their tensors in the graph (`Recorder`, attached by `pass_hooks`).
 3. One backward pass to all of them (`backward`); what it does not reach was cut by a rule, or stands outside the
-   host's graph, which is an error.
+   host's graph, which is an error (`require_reached`).
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import TypeAliasType
 
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.sites import (
     BiasSite,
@@ -28,7 +28,7 @@ from lrp_lens.hosts.sites import (
 )
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.writes import final_norm
-from lrp_lens.rules import RuleSet
+from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.run.balance import Calls
 
 NamesFilter = TypeAliasType("NamesFilter", str | Sequence[str] | Callable[[str], bool] | None)
@@ -76,6 +76,107 @@ class Recorder:
         return keep
 
 
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a pass records."""
+
+    chosen: frozenset[str]
+    """What the caller asked to keep."""
+    accounts: frozenset[str]
+    """What only the ledger needs."""
+    names: frozenset[str]
+    """All that is recorded: these, the embedding, and whatever completes their gradients."""
+    biases: Mapping[BiasSite, Tensor]
+    """For the ledger."""
+    everything: bool
+    """No selection: a ledger can be closed."""
+    lenient: bool
+    """A predicate chose: what the host computes outside the graph is left out instead of refused."""
+
+    @classmethod
+    def of(cls, names_filter: NamesFilter, sites: Sites, rules: RuleSet) -> "Wanted":
+        """What a call asks for.
+
+        Raises:
+            InputError: if a name is no hook point of the model.
+        """
+        keep, everything = selector(names_filter, sites), names_filter is None
+        chosen = {record.name for record in sites.records if keep(record)}
+        biases = nonzero_biases(sites) if everything else {}
+        accounts = ledger_records(sites, rules, biases) if everything else set()
+        names = with_completions(chosen | {Names.EMBED} | accounts, sites)
+        return cls(
+            frozenset(chosen),
+            frozenset(accounts),
+            frozenset(names),
+            biases,
+            everything,
+            callable(names_filter),
+        )
+
+
+def pass_hooks(
+    plan: Iterable[Hook],
+    sites: Sites,
+    rules: RuleSet,
+    recorder: Recorder,
+    names: Collection[str],
+    leaves: Iterable[str] = (),
+    gates: Iterable[tuple[Any, Any]] = (),
+) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+    """Hooks on hook points, in the order in which those of one point run, and hooks on modules.
+
+    Args:
+        plan: the rules' hooks.
+        sites: of the model.
+        rules: the rule set.
+        recorder: where tensors are kept.
+        names: records to keep.
+        leaves: records at which the graph starts.
+        gates: further hooks, behind those that replace and before those that record.
+    """
+    plan = list(plan)
+    hooks: list[tuple[Any, Any]] = [
+        (hook.port.point, hook.function) for hook in plan if hook.stage == "replace"
+    ]
+    starts = [sites.record_of[name].port for name in leaves if name in sites.record_of]
+    hooks += [(port.point, recorder.leaf) for port in starts if port is not None]
+    hooks += gates
+    module_hooks: list[tuple[Any, Any]] = []
+    for name in names:
+        record = sites.record_of.get(name)
+        if record is None:
+            continue
+        if record.port is not None:
+            hooks.append((record.port.point, recorder.hook(record)))
+        elif record.module is not None:
+            module_hooks.append((record.module, recorder.module_hook(name)))
+    for site in sites.of(NormSite):
+        if site.result in names and rules.may_take(site):
+            module = sites.record_of[site.result].module
+            if site.input is not None:
+                hooks.append((site.input.point, recorder.input_hook(site.result)))
+            elif module is not None:
+                module_hooks.append((module, recorder.input_hook(site.result)))
+    hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
+    return hooks, module_hooks
+
+
+def require_reached(unreached: set[str], sites: Sites, lenient: bool) -> None:
+    """Refuse records without a gradient, unless a predicate chose them.
+
+    Raises:
+        SiteError: names them.
+    """
+    if unreached and not lenient:
+        raise SiteError(
+            f"Relevance needs a gradient at every recorded point; {sites.host} computes "
+            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use "
+            "HookedTransformer; a hook on the model may cut it off (model.reset_hooks() removes them all); a rule of "
+            "your own that does says so in `cuts`."
+        )
+
+
 def selector(names_filter: NamesFilter, sites: Sites) -> Callable[[Record], bool]:
     """Which records to keep; with None, everything linear in length.
 
@@ -121,25 +222,35 @@ def with_completions(names: set[str], sites: Sites) -> set[str]:
 
 
 def backward(
-    value: Tensor, recorder: Recorder, *, keep_graph: bool = False
+    output: Tensor, recorder: Recorder, gradient: Tensor | None = None, *, keep_graph: bool = False
 ) -> tuple[dict[str, Calls], set[str]]:
-    """One backward pass from the metric to every recorded tensor; the graph may be kept for others.
+    """One backward pass to every recorded tensor.
+
+    Args:
+        output: one number, or a tensor with its gradient given.
+        recorder: what was recorded on the way to it.
+        gradient: the gradient at `output`.
+        keep_graph: whether further passes follow.
 
     Returns:
         What was recorded, with gradient 0 where the pass does not arrive; and the names of those.
     """
     flat = [tensor for tensors in recorder.kept.values() for tensor in tensors]
-    reachable = [tensor for tensor in flat if tensor.requires_grad]
-    gradients = torch.autograd.grad(value.sum(), reachable, allow_unused=True, retain_graph=keep_graph)
+    reachable = [tensor for tensor in flat if tensor.requires_grad and output.requires_grad]
+    gradients: tuple[Tensor | None, ...] = ()
+    if reachable:
+        gradients = torch.autograd.grad(
+            output, reachable, gradient, allow_unused=True, retain_graph=keep_graph
+        )
     found = {id(tensor): gradient for tensor, gradient in zip(reachable, gradients, strict=True)}
 
-    def gradient(tensor: Tensor) -> Tensor:
+    def at(tensor: Tensor) -> Tensor:
         result = found.get(id(tensor))
         return torch.zeros_like(tensor) if result is None else result
 
     calls = {
         name: Calls(
-            tuple(t.detach() for t in tensors), tuple(gradient(t) for t in tensors), recorder.batch.examples
+            tuple(t.detach() for t in tensors), tuple(at(t) for t in tensors), recorder.batch.examples
         )
         for name, tensors in recorder.kept.items()
     }
@@ -149,7 +260,7 @@ def backward(
     return calls, unreached
 
 
-def complete(calls: dict[str, Calls], sites: Sites, names: set[str]) -> None:
+def complete(calls: dict[str, Calls], sites: Sites, names: Iterable[str]) -> None:
     """Add the gradients of the branches that a host's hook point does not see."""
     for name in names:
         record = sites.record_of.get(name)

@@ -34,6 +34,14 @@ class Cache(Protocol):
 
     def __getitem__(self, key: Any) -> Tensor: ...
 
+    def holds(self, key: Any) -> bool:
+        """Whether relevance is known there, in full or summed."""
+        ...
+
+    def summed(self, key: Any) -> Tensor:
+        """Relevance summed over the last axis."""
+        ...
+
     def sum_to_positions(self, key: Any) -> Tensor:
         """Relevance per position, [batch, pos]."""
         ...
@@ -81,7 +89,7 @@ def tokens(cache: Cache) -> View:
 
 def positions(cache: Cache) -> View:
     """Σ over d_model of position embedding ⊙ gradient, per position."""
-    if Names.POS_EMBED in cache:
+    if cache.holds(Names.POS_EMBED):
         values = cache.sum_to_positions(Names.POS_EMBED)
     else:
         values = cache.sum_to_positions(Names.EMBED) * 0
@@ -92,7 +100,7 @@ def layers(cache: Cache, mid: bool) -> View:
     """Residual stream relevance, embedding first."""
     names = [(Names.resid_pre(0), "embed")]
     for layer in range(cache.n_layers):
-        if mid and Names.resid_mid(layer) in cache:
+        if mid and cache.holds(Names.resid_mid(layer)):
             names.append((Names.resid_mid(layer), f"L{layer} mid"))
         names.append((Names.resid_post(layer), f"L{layer}"))
     values = torch.stack([cache.sum_to_positions(name) for name, _ in names], dim=1)
@@ -104,7 +112,8 @@ def layers(cache: Cache, mid: bool) -> View:
 def heads(cache: Cache, by_position: bool) -> View:
     """Relevance of z summed over d_head (and positions)."""
     parts = [
-        cache.batch.per_position(cache["z", layer].sum(-1)).transpose(1, 2) for layer in range(cache.n_layers)
+        cache.batch.per_position(cache.summed(("z", layer))).transpose(1, 2)
+        for layer in range(cache.n_layers)
     ]
     values = torch.stack(parts, dim=1)
     if by_position:
@@ -116,7 +125,7 @@ def neurons(cache: Cache, layer: int, by_position: bool) -> View:
     """Relevance of the MLP's activations after the nonlinearity."""
     key = ("post", layer)
     resolve_name(key, cache.n_layers)  # raises for a layer that the model does not have
-    if key not in cache:
+    if key not in cache and not cache.holds(key):
         raise InputError(
             f"Layer {layer} keeps no neurons; attention-only blocks and mixtures of experts have none at one hook "
             "point. Use components() for the MLP as a whole."
@@ -131,12 +140,12 @@ def neurons(cache: Cache, layer: int, by_position: bool) -> View:
 def components(cache: Cache) -> View:
     """Total relevance of everything that writes to the residual stream."""
     parts: list[tuple[str, Tensor]] = [("embed", cache.sum_to_positions(Names.EMBED).sum(-1))]
-    if Names.POS_EMBED in cache:
+    if cache.holds(Names.POS_EMBED):
         parts.append(("pos_embed", cache.sum_to_positions(Names.POS_EMBED).sum(-1)))
     for layer in range(cache.n_layers):
-        z = cache.batch.per_example(cache["z", layer].sum((1, 3)))
+        z = cache.batch.per_example(cache.summed(("z", layer)).sum(1))
         parts += [(f"L{layer}H{head}", z[:, head]) for head in range(z.shape[1])]
-        if Names.mlp_out(layer) in cache:
+        if cache.holds(Names.mlp_out(layer)):
             parts.append((f"L{layer} MLP", cache.sum_to_positions(Names.mlp_out(layer)).sum(-1)))
     biases = [row for row in cache.ledger().rows if row.kind == "bias"]
     parts += [(row.label, torch.as_tensor(row.amount).to(parts[0][1])) for row in biases]

@@ -66,7 +66,7 @@ def packed_rows(
         positions.start : positions.stop
     ].T  # the row of each target, and the column there
     state = run.calls[first].state[lines].clone().requires_grad_(True)
-    with run.hooked(recorder, names):
+    with run.hooked(recorder, names, range(first, last + to_mid)):
         output = state
         for layer in range(first, last + to_mid):
             output = run.calls[layer].run(output, lines)

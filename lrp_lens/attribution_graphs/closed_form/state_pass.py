@@ -1,19 +1,15 @@
 """One backward pass, taken block by block: what edges are made of, a layer at a time.
 
-1. Forward, keeping only the residual stream before each block (and each block's other arguments); the graph starts
-   at the final stream, so that the metric's gradient there costs one unembedding.
-2. From the last block to the first: run the block again under the rules, backward from its output's gradient to
-   everything recorded inside.  One layer's graph is alive at a time (Chen et al. 2016, 1604.06174).
-3. Answers that a metric appends may be two rows of one example; their gradients add up in the prompt, which both share
+1. The pass is that of `run_with_relevance` in low memory (`run.blocks`): block inputs from one forward, then block by
+   block from the last to the first.
+2. Answers that a metric appends may be two rows of one example; their gradients add up in the prompt, which both share
    (`hosts.token_batch`), so that the example is one axis of positions: a tree, where each token sees its ancestors.
-4. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
+3. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
    are not adjacent, for refinements.
 
 Gradients equal those of `run_with_relevance`; memory is O(pos · width · layers) plus one block's.
 """
 
-from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,22 +18,21 @@ from torch import Tensor
 
 from lrp_lens.attribution_graphs.closed_form.rows import AttentionEdges
 from lrp_lens.attribution_graphs.closed_form.tangents import PARTS, projection
-from lrp_lens.errors import InputError, MetricError, SiteError
+from lrp_lens.errors import SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.attention_scores import score_geometry
-from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_weights
-from lrp_lens.hosts.replay import BlockCall, blocks_captured, is_attention_only
-from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
+from lrp_lens.hosts.replay import is_attention_only
 from lrp_lens.hosts.sites import BiasSite, NormSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.balance import Calls
-from lrp_lens.run.recording import Recorder, backward, complete, total, with_completions
-from lrp_lens.run.relevance import concrete_metric, describe_metric, unembedded
+from lrp_lens.run.blocks import BlockRun
+from lrp_lens.run.reading import describe_metric
+from lrp_lens.run.recording import total, with_completions
 
 
 def tolerance(dtype: torch.dtype, least: float) -> float:
@@ -74,8 +69,8 @@ class LayerTensors:
         return product.flatten(1).sum(-1)
 
 
-class StatePass:
-    """The pass behind one attribution graph: a model, one example, its metric and the gradients at the boundaries.
+class StatePass(BlockRun):
+    """The pass behind one attribution graph: one example, and the gradients at the boundaries.
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
@@ -88,22 +83,14 @@ class StatePass:
     """
 
     def __init__(self, model: Any, batch: TokenBatch, bound: BoundMetric, rules: RuleSet) -> None:
-        self.model, self.rules = model, rules
-        self.sites: Sites = resolve(model)
-        require_eval(model)
-        self.batch = batch
+        sites = resolve(model)
         self.attention_only = is_attention_only(model)
-        self.mid_states = not (self.attention_only or self.sites.parallel)
-        self.calls: dict[int, BlockCall] = {}
-        self._plan = rules.plan(model)
-        self._names = [self._names_of(layer) for layer in range(self.sites.n_layers)]
-        self._forward(bound)
-        self.gradients: dict[str, Tensor] = {self.final: self._final_gradient}
-
-    @property
-    def final(self) -> str:
-        """Name of the final residual stream."""
-        return Names.resid_post(self.sites.n_layers - 1)
+        self.mid_states = not (self.attention_only or sites.parallel)
+        self._of_layer = [self._names_of(sites, layer) for layer in range(sites.n_layers)]
+        super().__init__(model, batch, bound, rules, set().union(*self._of_layer))
+        self.metric_value = float(self.value[0])
+        self.metric_text, self.towards = describe_metric(model, self.metric.metric)
+        self.gradients: dict[str, Tensor] = {self.final: self.head.gradient}
 
     @property
     def length(self) -> int:
@@ -119,7 +106,7 @@ class StatePass:
         here = (self.batch.columns == position).to(gradient.device)
         return torch.where(here[..., None], gradient, 0)
 
-    def _names_of(self, layer: int) -> set[str]:
+    def _names_of(self, sites: Sites, layer: int) -> set[str]:
         """The records of a layer: stream, sublayers, heads, and whatever biases were added to."""
         names = {Names.resid_pre(layer), Names.resid_post(layer), Names.attn_out(layer)}
         names |= {Names.attention(layer, part) for part in "qkvz"}
@@ -128,52 +115,9 @@ class StatePass:
             names |= {Names.mlp_out(layer), Names.mlp(layer, "post")}
         if self.mid_states:
             names.add(Names.resid_mid(layer))
-        names |= {site.record for site in self.sites.of(BiasSite) if site.layer == layer}
-        names &= set(self.sites.record_of)
-        return with_completions(names, self.sites)
+        names |= {site.record for site in sites.of(BiasSite) if site.layer == layer}
+        return with_completions(names & set(sites.record_of), sites)
 
-    # ------------------------------------------------------------------------------- forward
-    def _forward(self, bound: BoundMetric) -> None:
-        last = self.sites.record_of[self.final].port
-        if last is None:
-            raise SiteError(
-                f"A graph ends at {self.final}; {self.sites.host} has no hook point there. Use the other host for this "
-                "model."
-            )
-        leaves: list[Tensor] = []
-
-        def leaf(tensor: Tensor, hook: Any) -> Tensor:
-            leaves.append(tensor.detach().clone().requires_grad_(True))
-            return leaves[-1]
-
-        plan = self._plan
-        hooks = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
-        hooks.append((last.point, leaf))
-        hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
-        if bound.positions is not None:
-            hooks.append((self.sites.unembed_input.point, unembedded(bound)))
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(graph_released(self.model))
-            stack.enter_context(parameters_frozen(self.model))
-            self.calls = stack.enter_context(blocks_captured(self.model))
-            stack.enter_context(attached(self.model, hooks))
-            output = forward(self.model, self.batch.ids, self.batch.left_mask)
-            require_finite(output.detach())
-            bound = concrete_metric(bound, output, self.batch)
-            value = bound.read(output)
-            if not value.requires_grad:
-                raise MetricError(
-                    f"A metric depends on the logits differentiably; {bound.metric} does not. Avoid "
-                    ".item() and argmax; or a hook on the model cuts the logits off (model.reset_hooks() removes them "
-                    "all)."
-                )
-            (gradient,) = torch.autograd.grad(value.sum(), leaves[-1])
-        self.metric, self.metric_value = bound, float(value.detach()[0])
-        self.metric_text, self.towards = describe_metric(self.model, bound.metric)
-        self.final_state, self._final_gradient = leaves[-1].detach(), gradient
-
-    # ------------------------------------------------------------------------------- one block
     def layer(self, layer: int, cotangent: Tensor | None = None, at: str | None = None) -> LayerTensors:
         """Run one block again and go back through it.
 
@@ -183,54 +127,16 @@ class StatePass:
                 once the blocks after it have been run.
             at: name of the state at which it starts; default the block's output.
         """
-        require_gradients()
-        require_eval(self.model)
-        end = at or Names.resid_post(layer)
-        gradient = self.gradients[end] if cotangent is None else cotangent
-        recorder = Recorder(self.sites, self.batch)
-        with self.hooked(recorder, self._names[layer]):
-            output = self.calls[layer].run(self.calls[layer].state.clone().requires_grad_(True))
-            self.require_same(layer, output)
-            output = recorder.kept[end][-1] if end != Names.resid_post(layer) else output
-            calls, _ = backward((output * gradient.to(output)).sum(), recorder)
-        complete(calls, self.sites, self._names[layer])
+        end = Names.resid_post(layer)
+        gradient = self.gradients[at or end] if cotangent is None else cotangent
+        part = self.block(layer, gradient, at=None if at == end else at)
         if cotangent is None:
             for name in (Names.resid_pre(layer), Names.resid_mid(layer)):
-                if name in calls:
-                    self.gradients[name] = total(calls[name].gradients)
+                if name in part.calls:
+                    self.gradients[name] = total(part.calls[name].gradients)
             if layer:
                 self.gradients[Names.resid_post(layer - 1)] = self.gradients[Names.resid_pre(layer)]
-        return LayerTensors(layer, calls, self.batch)
-
-    def require_same(self, layer: int, output: Tensor, row: int = 0) -> None:
-        """Raise InputError unless a block that ran again wrote, in the first copy, what it had written before."""
-        last = layer == self.sites.n_layers - 1
-        before = self.final_state if last else self.calls[layer + 1].state
-        before = before[row]
-        error = float((output[0].detach() - before).abs().max() / before.abs().max().clamp_min(1e-9))
-        if not error < max(1e-4, 4 * torch.finfo(before.dtype).eps):
-            raise InputError(
-                f"A graph's blocks run again as they ran before; block {layer} now writes something else (by "
-                f"{error:.2g} of its range). Its weights or hooks were changed since: make the graph anew."
-            )
-
-    def hooked(self, recorder: Recorder, names: Iterable[str]) -> ExitStack:
-        """A scope with the rules and a recorder attached, gradients on, parameters frozen."""
-        module_hooks = []
-        hooks = [(hook.port.point, hook.function) for hook in self._plan if hook.stage == "replace"]
-        for name in names:
-            record = self.sites.record_of[name]
-            if record.port is not None:
-                hooks.append((record.port.point, recorder.hook(record)))
-            elif record.module is not None:
-                module_hooks.append((record.module, recorder.module_hook(name)))
-        hooks += [(hook.port.point, hook.function) for hook in self._plan if hook.stage != "replace"]
-        stack = ExitStack()
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(graph_released(self.model))
-        stack.enter_context(parameters_frozen(self.model))
-        stack.enter_context(attached(self.model, hooks, module_hooks))
-        return stack
+        return LayerTensors(layer, part.calls, self.batch)
 
     # ------------------------------------------------------------------------------- attention
     def attention(self, tensors: LayerTensors) -> tuple[AttentionEdges, tuple[Tensor, Tensor, Tensor]]:

@@ -1,0 +1,271 @@
+"""The pass block by block: one block's graph is alive at a time (gradient checkpointing, Chen et al. 2016, 1604.06174).
+
+1. One forward pass without gradient keeps what every block read (and each block's other arguments), and the logits.
+2. What follows the blocks runs again on the final stream, under the rules, at the positions that the metric reads: the
+   metric's gradient there.
+3. From the last block to the first: run the block again under the rules, backward from its output's gradient to
+   everything recorded inside.
+4. The embedding's own few operations stay in the graph from the first pass; the gradient of block 0 goes through them.
+
+A part that runs again must write what it wrote before, or there is no such pass.  Gradients equal those of the pass in
+full; memory is O(layers · pos · d_model) for the block inputs, plus one block.
+"""
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_lens.errors import SiteError
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
+from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.replay import (
+    BlockCall,
+    blocks_captured,
+    deviation,
+    layers_of_modules,
+    logits_of,
+    rounding,
+    stream_cut,
+)
+from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen, release_graph
+from lrp_lens.hosts.sites import Record, Sites
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.metrics import BoundMetric
+from lrp_lens.rules import Hook, RuleSet
+from lrp_lens.run.absorbed import Layer
+from lrp_lens.run.balance import Calls
+from lrp_lens.run.reading import concrete_metric, cut_off, differentiable_value, unembedded
+from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
+
+_INPUT = "what this part read"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of the model that ran again: what was recorded in it, and the gradient of what it read."""
+
+    calls: dict[str, Calls]
+    unreached: set[str]
+    """Records without a gradient."""
+    norm_inputs: dict[str, tuple[Tensor, ...]]
+    gradient: Tensor
+    """Of the stream that it read."""
+
+
+class BlockRun:
+    """One pass as the inputs of its blocks, and the metric's gradient at the final stream; any block can run again.
+
+    Args:
+        model: HookedTransformer or TransformerBridge in eval mode.
+        batch: rows of tokens.
+        bound: the metric bound to them.
+        rules: the rule set.
+        names: what is recorded, by hook point.
+        logits: "all", or "metric" to unembed only what the metric reads.
+        whole_head: whether what follows the blocks is recorded at all positions, not at those that the metric reads.
+        returned: whether the logits behind the final soft-cap are recorded, too.
+
+    Raises:
+        InputError, MetricError: as `run_with_relevance`.
+        SiteError: as there; or if what follows the blocks does not give again what the host gave.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batch: TokenBatch,
+        bound: BoundMetric,
+        rules: RuleSet,
+        names: Collection[str],
+        *,
+        logits: str = "metric",
+        whole_head: bool = False,
+        returned: bool = False,
+    ) -> None:
+        require_eval(model)
+        self.model, self.batch, self.rules = model, batch, rules
+        self.sites: Sites = resolve(model)
+        self._layer_of = layers_of_modules(model)
+        self._plan: dict[Layer, list[Hook]] = {}
+        for hook in rules.plan(model):
+            self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
+        self._names: dict[Layer, set[str]] = {}
+        for name in set(names) & set(self.sites.record_of):
+            self._names.setdefault(self._layer_of_record(self.sites.record_of[name]), set()).add(name)
+        self.calls: dict[int, BlockCall] = {}
+        self._before = Recorder(self.sites, batch)
+        narrow = bound.positions is not None and (logits == "metric" or not whole_head)
+        self._forward(bound, narrow=bound.positions is not None and logits == "metric")
+        self._head(bound, narrow, returned)
+
+    @property
+    def final(self) -> str:
+        """Name of the final residual stream."""
+        return Names.resid_post(self.sites.n_layers - 1)
+
+    def names_in(self, layer: Layer) -> set[str]:
+        """What is recorded in a block, or outside of the blocks."""
+        return self._names.get(layer, set())
+
+    def _layer_of_record(self, record: Record) -> Layer:
+        module = record.module if record.port is None else record.port.point
+        return self._layer_of.get(id(module))
+
+    # ------------------------------------------------------------------------------- once
+    def _forward(self, bound: BoundMetric, narrow: bool) -> None:
+        last = self.sites.record_of[self.final].port
+        if last is None:
+            raise SiteError(
+                f"A pass block by block ends at {self.final}; {self.sites.host} has no hook point there. Use "
+                "memory='full', or the other host for this model."
+            )
+        seen: list[Tensor] = []
+
+        def keep(tensor: Tensor, hook: Any) -> None:
+            seen.append(tensor.detach())
+
+        outside = self.names_in(None)
+        leaves = (Names.EMBED, Names.POS_EMBED) if outside else ()
+        hooks, module_hooks = self._hooks((None,), self._before, outside, leaves)
+        hooks.append((last.point, keep))
+        if narrow:
+            hooks.append((self.sites.unembed_input.point, unembedded(bound)))
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(graph_released(self.model))
+            stack.enter_context(parameters_frozen(self.model))
+            self.calls = stack.enter_context(blocks_captured(self.model))
+            given = stack.enter_context(stream_cut(self.model))
+            stack.enter_context(attached(self.model, hooks, module_hooks))
+            self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
+            require_finite(self.logits)
+        if len(self.calls) != self.sites.n_layers or len(seen) != 1:
+            raise SiteError(
+                f"A pass block by block calls each block once; {self.sites.host} called {len(self.calls)} of the "
+                f"{self.sites.n_layers} blocks of {self.sites.architecture}. Use memory='full'."
+            )
+        self.final_state, self._embedded = seen[0], given[0]
+
+    def _head(self, bound: BoundMetric, narrow: bool, returned: bool) -> None:
+        """What follows the blocks, again, in the graph."""
+        recorder = Recorder(self.sites, self.batch)
+        expected = bound.select(self.logits) if self._all_positions and narrow else self.logits
+        with self.hooked(recorder, self.names_in(None), (None,)) as stack:
+            if narrow:
+                reading = [(self.sites.unembed_input.point, unembedded(bound))]
+                stack.enter_context(attached(self.model, reading))
+            state = self.final_state.detach().requires_grad_(True)
+            output = logits_of(self.model, self.sites, state)
+            self._require_same(output, expected, "what follows the blocks")
+            rows = output if narrow else bound.select(output)
+            bound = concrete_metric(bound, expected if narrow else bound.select(expected), self.batch)
+            value = differentiable_value(bound, rows)
+            if returned:
+                recorder.kept[Names.RETURNED_LOGITS] = [output]
+            self.metric, self.value = bound, value.detach()
+            self.head = self._back(value.sum(), recorder, state)
+
+    @property
+    def _all_positions(self) -> bool:
+        return self.logits.shape[1] == self.batch.ids.shape[1]
+
+    # ------------------------------------------------------------------------------- parts
+    def block(
+        self, layer: int, gradient: Tensor, names: Collection[str] | None = None, at: str | None = None
+    ) -> Part:
+        """Run one block again and go back through it.
+
+        Args:
+            layer: block index.
+            gradient: where to start from, [row, pos, d_model].
+            names: what is recorded; default what the run records in this block.
+            at: name of the state whose gradient it is; default the block's output.
+
+        Raises:
+            SiteError: if the block does not write what it wrote before.
+        """
+        require_gradients()
+        require_eval(self.model)
+        names = self.names_in(layer) if names is None else names
+        recorder = Recorder(self.sites, self.batch)
+        with self.hooked(recorder, names, (layer,)):
+            state = self.calls[layer].state.detach().requires_grad_(True)
+            output = self.calls[layer].run(state)
+            self.require_same(layer, output)
+            output = output if at is None else recorder.kept[at][-1]
+            return self._back(output, recorder, state, gradient.to(output))
+
+    def embedding(self, gradient: Tensor) -> Part:
+        """What comes before the blocks, from the gradient of block 0's input; once."""
+        for name in set(self._before.kept) & set(self.head.calls):
+            del self._before.kept[name]  # it stands behind the blocks
+        with torch.enable_grad():
+            return self._back(self._embedded, self._before, self._embedded, gradient)
+
+    def _back(
+        self, output: Tensor, recorder: Recorder, state: Tensor, gradient: Tensor | None = None
+    ) -> Part:
+        """From the output of a part to what was recorded in it and to the state that it read.
+
+        Raises:
+            MetricError: if no gradient arrives there, as a hook of the user's cuts the stream.
+        """
+        recorder.kept[_INPUT] = [state]
+        calls, unreached = backward(output, recorder, gradient)
+        if _INPUT in unreached:
+            raise cut_off(self.metric.metric)
+        found = calls.pop(_INPUT).gradients[0]
+        complete(calls, self.sites, set(calls))
+        inputs = {name: tuple(tensors) for name, tensors in recorder.norm_inputs.items()}
+        return Part(calls, unreached, inputs, found)
+
+    def require_same(self, layer: int, output: Tensor, row: int | None = None) -> None:
+        """Raise SiteError unless a block that ran again wrote what it had written before.
+
+        Args:
+            layer: block index.
+            output: what it wrote.
+            row: the first of its copies is of this row; default: it ran on the rows themselves.
+        """
+        last = layer == self.sites.n_layers - 1
+        before = self.final_state if last else self.calls[layer + 1].state
+        found = output if row is None else output[0]
+        self._require_same(found, before if row is None else before[row], f"block {layer}")
+
+    def _require_same(self, found: Tensor, expected: Tensor, what: str) -> None:
+        error = deviation(found, expected)
+        if not error <= rounding(expected.dtype):
+            raise SiteError(
+                f"A pass block by block runs each part again as it ran before; {what} of {self.sites.architecture} now "
+                f"writes something else (by {error:.2g} of its range). Do weights or hooks change between calls? Make "
+                "them constant, or use memory='full'."
+            )
+
+    def _hooks(
+        self,
+        layers: Iterable[Layer],
+        recorder: Recorder,
+        names: Collection[str],
+        leaves: Iterable[str] = (),
+    ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+        """The hooks of some layers; those at the embedding are always among them, as one says which rules act."""
+        plan = [hook for layer in dict.fromkeys((None, *layers)) for hook in self._plan.get(layer, ())]
+        return pass_hooks(plan, self.sites, self.rules, recorder, names, leaves)
+
+    def hooked(self, recorder: Recorder, names: Collection[str], layers: Iterable[Layer]) -> ExitStack:
+        """A scope with the rules of some layers and a recorder attached, gradients on, parameters frozen."""
+        layers = list(layers)
+        hooks, module_hooks = self._hooks(layers, recorder, names)
+        stack = ExitStack()
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(parameters_frozen(self.model))
+        for layer in layers:
+            part = self.model if layer is None else self.model.blocks[layer]
+            stack.callback(release_graph, part)
+        stack.enter_context(attached(self.model, hooks, module_hooks))
+        return stack
