@@ -37,6 +37,7 @@ def test_a_full_case_round_trips_through_json() -> None:
     assert again != Case.from_dict(FULL.to_dict() | {"id": "sums/4"})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_passages_stand_where_they_are_said_to() -> None:
     spans = FULL.text_spans()
     assert spans["rule"] == (TextSpan(0, 0, 9),)
@@ -75,6 +76,7 @@ def test_impossible_passages(passage: Any, words: str) -> None:
         Case.from_dict({"prompt": "a b", "passages": {"part": [passage]}})
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("prompt", "passage", "words"),
     [
@@ -149,5 +151,5 @@ def test_every_analysis_of_cases_refuses_an_undecided_one() -> None:
     ):
         with pytest.raises(InputError, match="find_decision"):
             ask()
-    given = faithfulness(model, [case], ["random"], LogitDiff("john", "mary"), steps=2, limit=1).cases
+    given = faithfulness(model, [case], ["random"], metric=LogitDiff("john", "mary"), steps=2, limit=1).cases
     assert given["correct"].tolist() == [False]

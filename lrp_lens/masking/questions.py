@@ -20,6 +20,7 @@ from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.completions import decide
+from lrp_lens.hosts.text_spans import case_segments
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.masking.question import Question
@@ -164,7 +165,7 @@ def _question(
         seed=seed,
         suite=case.suite if known else "",
         correct=case.correct if known else None,
-        evidence=_evidence(case.segments, len(tokens)) if known else None,
+        evidence=_evidence(_segments(model, case), len(tokens)) if known else None,
     )
     if question.metric.chooses:
         empty = torch.zeros(1, len(tokens), dtype=torch.bool)
@@ -173,6 +174,11 @@ def _question(
     if not mask_decision:
         question.maskable = question.maskable[question.maskable != question.decision]
     return question
+
+
+def _segments(model: Any, case: CaseLike) -> Mapping[str, Sequence[tuple[int, int]]]:
+    """The named parts of a case's prompt, in tokens."""
+    return case_segments(model, case) if isinstance(case, Case) else case.segments
 
 
 def _evidence(
