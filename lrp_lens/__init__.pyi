@@ -13,6 +13,7 @@ from lrp_lens import rules as rules
 from lrp_lens import views as views
 from lrp_lens.attribution_graphs.arrays import AttributionGraph as AttributionGraph
 from lrp_lens.attribution_graphs.closed_form import attribution_graph as attribution_graph
+from lrp_lens.cases import Passage as Passage
 from lrp_lens.circuits import Circuit as Circuit
 from lrp_lens.circuits import ComponentEdges as ComponentEdges
 from lrp_lens.circuits import circuit_curve as circuit_curve
@@ -29,9 +30,12 @@ from lrp_lens.errors import MetricError as MetricError
 from lrp_lens.errors import RuleError as RuleError
 from lrp_lens.errors import SiteError as SiteError
 from lrp_lens.failures import Case as Case
+from lrp_lens.failures import CaseLog as CaseLog
 from lrp_lens.failures import Explanation as Explanation
 from lrp_lens.failures import explain as explain
+from lrp_lens.failures import read_cases as read_cases
 from lrp_lens.hosts.loading import load_model as load_model
+from lrp_lens.hosts.text_spans import case_segments as case_segments
 from lrp_lens.hosts.tokens import message_segments as message_segments
 from lrp_lens.hosts.tokens import tokenize as tokenize
 from lrp_lens.masking import Faithfulness as Faithfulness

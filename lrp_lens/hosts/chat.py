@@ -64,6 +64,22 @@ def render(tokenizer: Any, messages: Sequence[Any], options: ChatOptions) -> Ren
     return Rendered(text, _spans(text, marked, marks, checked))
 
 
+def content_starts(rendered: Rendered, messages: Sequence[Any]) -> list[int] | None:
+    """Where the first character of each message's content stands in the rendered text, or would stand, untrimmed.
+
+    None where the template changes the messages.
+    """
+    if rendered.spans is None:
+        return None
+    checked = [_message(index, message) for index, message in enumerate(messages)]
+    by_name = {one.name: one for one in rendered.spans}
+    starts = []
+    for name, message in zip(_names([one["role"] for one in checked]), checked, strict=True):
+        said = rendered.text[by_name[name].start : by_name[name].stop]
+        starts.append(by_name[name].start - message["content"].index(said))
+    return starts
+
+
 def turn_end(tokenizer: Any) -> str:
     """What the template writes behind an answer; "" where there is no template or it does not say."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\ue000"}]

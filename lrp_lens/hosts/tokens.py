@@ -47,7 +47,7 @@ def _tokenizer(model: Any, what: str) -> Any:
     return tokenizer
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text without lone surrogates, which no tokenizer takes; a `TextWarning` says so."""
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if "\ufffd" in whole and "\ufffd" not in text:
@@ -62,7 +62,7 @@ def _encodable(text: str) -> str:
 def string_ids(model: Any, text: str) -> list[int]:
     """Token ids of a piece of text, without BOS."""
     _tokenizer(model, f"The text {text!r}")
-    text = _encodable(text)
+    text = encodable(text)
     with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
         return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
 
@@ -113,7 +113,7 @@ def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
     """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
-    tokenizer, text = _tokenizer(model, "A text prompt"), _encodable(text)
+    tokenizer, text = _tokenizer(model, "A text prompt"), encodable(text)
     if prepend_bos is False:
         return string_ids(model, text)
     bos = getattr(tokenizer, "bos_token_id", None)
@@ -143,7 +143,7 @@ def _chat_row(model: Any, messages: Sequence[Any], prepend_bos: bool | None, opt
             f"A chat template brings its own BOS; received prepend_bos={prepend_bos} with messages. Leave it out."
         )
     text, spans = render(tokenizer, messages, options)
-    text = _encodable(text)
+    text = encodable(text)
     if spans is None or not tokenizer.is_fast:  # no places of characters
         return Row(tokenizer(text, add_special_tokens=False)["input_ids"])
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lrp_lens.cases import Case
+from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.completions import decide
+from lrp_lens.hosts.text_spans import case_segments
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.masking.question import Question
@@ -52,8 +53,8 @@ class CaseLike(Protocol):
         ...
 
     @property
-    def correct(self) -> bool:
-        """Whether the target is the right answer."""
+    def correct(self) -> bool | None:
+        """Whether the target is the right answer; None if nobody knows."""
         ...
 
     @property
@@ -80,8 +81,8 @@ def questions(
     """The cases as questions, and the replacement that they share; see `faithfulness` for the arguments.
 
     Raises:
-        InputError: a bad seed, no cases, a prompt with nothing to mask, as many metrics as cases are needed, or a bad
-            replacement.
+        InputError: a bad seed, no cases, an undecided case without a metric, a prompt with nothing to mask, as many
+            metrics as cases are needed, or a bad replacement.
     """
     require_seed(seed)
     alone = isinstance(cases, str | CaseLike | TokenBatch) or is_messages(cases) or _is_ids(cases)
@@ -125,9 +126,12 @@ def _asked(
     model: Any, case: CaseLike, metric: MetricLike | None, prepend_bos: bool | None
 ) -> tuple[TokenBatch, MetricLike]:
     """The prompt of a case, what its completion has said so far included, and the metric."""
-    said = (
-        {"completion": case.completion or None, "position": case.position} if isinstance(case, Case) else {}
-    )
+    said: dict[str, Any] = {}
+    if isinstance(case, Case):
+        if metric is None:
+            require_decided(case)
+        if case.position is not None:
+            said = {"completion": case.completion, "position": case.position}
     if metric is not None:
         return decide(model, case.prompt, **said, prepend_bos=prepend_bos).batch, metric
     decision = decide(
@@ -160,8 +164,8 @@ def _question(
         replacement=replacement.rows(model, len(tokens), np.random.default_rng([seed, 1])),
         seed=seed,
         suite=case.suite if known else "",
-        correct=bool(case.correct) if known else None,
-        evidence=_evidence(case.segments, len(tokens)) if known else None,
+        correct=case.correct if known else None,
+        evidence=_evidence(_segments(model, case), len(tokens)) if known else None,
     )
     if question.metric.chooses:
         empty = torch.zeros(1, len(tokens), dtype=torch.bool)
@@ -170,6 +174,11 @@ def _question(
     if not mask_decision:
         question.maskable = question.maskable[question.maskable != question.decision]
     return question
+
+
+def _segments(model: Any, case: CaseLike) -> Mapping[str, Sequence[tuple[int, int]]]:
+    """The named parts of a case's prompt, in tokens."""
+    return case_segments(model, case) if isinstance(case, Case) else case.segments
 
 
 def _evidence(
