@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrp_lens.cases import Case
+from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.pair import Pair, choice
@@ -77,7 +77,8 @@ def explain(
 
     Raises:
         InputError: no prompt, more than one prompt, ids outside the vocabulary, an unknown token, twice the same
-            token, a completion without position, a case together with a prompt, or top_k or seeds below 1.
+            token, a completion without position, a case together with a prompt, an undecided case, or top_k or seeds
+            below 1.
         MetricError: target or contrast is no text of the vocabulary, or one of them begins the other.
         RuleError: no preset has this name, or a rule cannot be applied to this model.
 
@@ -166,6 +167,7 @@ def _question(
             raise InputError(
                 "A case brings its own prompt, target, contrast and completion; pass either the case or those."
             )
+        require_decided(case)
         return (
             case.prompt,
             case.target or None,

@@ -86,9 +86,9 @@ def faithfulness(
         Per-case table, curves and summary with bootstrap intervals over cases.
 
     Raises:
-        InputError: no cases, a prompt with nothing to mask, an unknown method or replacement, steps, limit,
-            fractions or seed out of range, train or inference mode, scores that are not one finite number per
-            token, or a checkpoint of other inputs.
+        InputError: no cases, an undecided case without a metric, a prompt with nothing to mask, an unknown method or
+            replacement, steps, limit, fractions or seed out of range, train or inference mode, scores that are not
+            one finite number per token, or a checkpoint of other inputs.
         MetricError: a target or contrast that is not one token.
         RuleError, SiteError: a method that was asked for and cannot be applied to this model; before any work.
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lrp_lens.cases import Case
+from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.completions import decide
@@ -52,8 +52,8 @@ class CaseLike(Protocol):
         ...
 
     @property
-    def correct(self) -> bool:
-        """Whether the target is the right answer."""
+    def correct(self) -> bool | None:
+        """Whether the target is the right answer; None if nobody knows."""
         ...
 
     @property
@@ -80,8 +80,8 @@ def questions(
     """The cases as questions, and the replacement that they share; see `faithfulness` for the arguments.
 
     Raises:
-        InputError: a bad seed, no cases, a prompt with nothing to mask, as many metrics as cases are needed, or a bad
-            replacement.
+        InputError: a bad seed, no cases, an undecided case without a metric, a prompt with nothing to mask, as many
+            metrics as cases are needed, or a bad replacement.
     """
     require_seed(seed)
     alone = isinstance(cases, str | CaseLike | TokenBatch) or is_messages(cases) or _is_ids(cases)
@@ -125,9 +125,12 @@ def _asked(
     model: Any, case: CaseLike, metric: MetricLike | None, prepend_bos: bool | None
 ) -> tuple[TokenBatch, MetricLike]:
     """The prompt of a case, what its completion has said so far included, and the metric."""
-    said = (
-        {"completion": case.completion or None, "position": case.position} if isinstance(case, Case) else {}
-    )
+    said: dict[str, Any] = {}
+    if isinstance(case, Case):
+        if metric is None:
+            require_decided(case)
+        if case.position is not None:
+            said = {"completion": case.completion, "position": case.position}
     if metric is not None:
         return decide(model, case.prompt, **said, prepend_bos=prepend_bos).batch, metric
     decision = decide(
@@ -160,7 +163,7 @@ def _question(
         replacement=replacement.rows(model, len(tokens), np.random.default_rng([seed, 1])),
         seed=seed,
         suite=case.suite if known else "",
-        correct=bool(case.correct) if known else None,
+        correct=case.correct if known else None,
         evidence=_evidence(case.segments, len(tokens)) if known else None,
     )
     if question.metric.chooses:
