@@ -31,6 +31,9 @@ from lrp_lens.errors import SiteError as SiteError
 from lrp_lens.failures import Case as Case
 from lrp_lens.failures import Explanation as Explanation
 from lrp_lens.failures import explain as explain
+from lrp_lens.failures.decision import Checker as Checker
+from lrp_lens.failures.decision import Decision as Decision
+from lrp_lens.failures.decision import find_decision as find_decision
 from lrp_lens.hosts.loading import load_model as load_model
 from lrp_lens.hosts.tokens import message_segments as message_segments
 from lrp_lens.hosts.tokens import tokenize as tokenize

@@ -160,6 +160,12 @@ def teach(model: Any, batch: TokenBatch, ids: Sequence[int], top_k: int) -> Trun
     return trunk
 
 
+def last_logits(model: Any, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
+    """What the model thinks of the token behind one prompt; raises as `greedy`."""
+    require_eval(model)
+    return _last_logits(KeyValues(model), _prompt(batch, 0))[0, -1]
+
+
 def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Rollout], int]:
     """What the model says if it says another token first: one rollout for each fork, in this order.
 
