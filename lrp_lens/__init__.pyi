@@ -34,6 +34,9 @@ from lrp_lens.failures import CaseLog as CaseLog
 from lrp_lens.failures import Explanation as Explanation
 from lrp_lens.failures import explain as explain
 from lrp_lens.failures import read_cases as read_cases
+from lrp_lens.failures.decision import Checker as Checker
+from lrp_lens.failures.decision import Decision as Decision
+from lrp_lens.failures.decision import find_decision as find_decision
 from lrp_lens.hosts.loading import load_model as load_model
 from lrp_lens.hosts.text_spans import case_segments as case_segments
 from lrp_lens.hosts.tokens import message_segments as message_segments

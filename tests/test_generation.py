@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lrp_lens import Generation, InputError, generate, tokenize
-from lrp_lens.hosts.generation import end_ids, greedy
+from lrp_lens.hosts.generation import Fork, Until, end_ids, greedy, grow, roll_out, teach
 from lrp_lens.hosts.loading import load_model
 from tests import zoo
 from tests.chat_model import TEMPLATE, chat_tokenizer, save_chat_model
 
+TWO = [("bridge", "llama"), *([("hooked", "gpt2")] if zoo.HAS_HOOKED_TRANSFORMER else [("bridge", "gpt2")])]
 HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
 MESSAGES = [{"role": "user", "content": "2+3?"}]
 STEPS = 6
@@ -44,6 +45,76 @@ def test_it_is_the_literal_greedy_loop(host: str, name: str) -> None:
         np.testing.assert_array_equal(said.top_ids, best.indices[:, :4].numpy())
         wanted = logits.double().softmax(-1).gather(1, torch.tensor(said.top_ids))
         np.testing.assert_allclose(said.top_probabilities, wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("host", "name"), zoo.models())
+def test_forks_are_the_literal_loop_behind_another_token(host: str, name: str) -> None:
+    """Forks at several positions run together, some join late, one ends at once; each is what a loop says alone."""
+    model, prompt = zoo.shared(host, name), zoo.prompt_tokens(1, 5)[0]
+    trunk = grow(model, tokenize(model, prompt), Until(STEPS), 4)
+    ids, logits = literal(model, prompt, STEPS)
+    assert trunk.said.ids == ids and trunk.past.forwarded == len(prompt) + STEPS - 1
+    forks = [Fork(3, 11), Fork(0, 12), Fork(5, 13), Fork(0, 14), Fork(3, 15), Fork(2, 16)]
+    rollouts, forwarded = roll_out(trunk, forks, Until(STEPS, {14}))
+    wanted = []
+    for fork in forks:
+        kept = [*ids[: fork.at], fork.token]
+        rest = (
+            literal(model, torch.cat([prompt, torch.tensor(kept)]), STEPS - len(kept))[0]
+            if fork.token != 14 and len(kept) < STEPS
+            else []
+        )
+        rest = rest[: rest.index(14) + 1] if 14 in rest else rest
+        wanted.append(kept + rest)
+    assert [one.ids for one in rollouts] == wanted
+    assert [one.stopped for one in rollouts] == ["end" if one[-1] == 14 else "length" for one in wanted]
+    # one token of each rollout is not run: the last one
+    assert forwarded == sum(len(one) - fork.at - 1 for one, fork in zip(wanted, forks, strict=True))
+    for at in (0, 1, STEPS - 1):
+        torch.testing.assert_close(trunk.logits(at), logits[at], atol=3e-5, rtol=0)
+    assert [
+        one.ids for one in roll_out(trunk, forks, Until(STEPS, {14}))[0]
+    ] == wanted  # the trunk is as it was
+
+
+@pytest.mark.parametrize(("host", "name"), TWO)
+def test_a_completion_that_is_given_takes_one_pass(host: str, name: str) -> None:
+    model, prompt, said = zoo.shared(host, name), zoo.prompt_tokens(1, 5)[0], [7, 7, 9, 4]
+    trunk = teach(model, tokenize(model, prompt), said, 4)
+    assert trunk.said.ids == said and trunk.said.stopped == "given" and trunk.past.forwarded == 5 + 3
+    with torch.no_grad():
+        logits = model(torch.cat([prompt, torch.tensor(said)])[None])[0, 4:-1].double()
+    best = [row.topk(4).indices.tolist() for row in logits]
+    for at, token in enumerate(said):
+        others = [one for one in logits[at].topk(5).indices.tolist() if one != token][:3]
+        assert trunk.said.top_ids[at].tolist() == [token, *others]
+        torch.testing.assert_close(trunk.said.top_logits[at], logits[at, [token, *others]], atol=3e-5, rtol=0)
+    assert any(best[at][0] != token for at, token in enumerate(said)), (
+        "all are greedy: choose another completion"
+    )
+    (rollout,), _ = roll_out(trunk, [Fork(2, 11)], Until(STEPS))
+    assert rollout.ids == [
+        7,
+        7,
+        11,
+        *literal(model, torch.cat([prompt, torch.tensor([7, 7, 11])]), STEPS - 3)[0],
+    ]
+
+
+def test_a_fork_that_saw_other_keys_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: rows that join with the trunk's keys of one position too late say something else."""
+    from lrp_lens.hosts.prefix import KeyValues
+
+    host, name = TWO[0]
+    model, prompt = zoo.shared(host, name), zoo.prompt_tokens(1, 5)[0]
+    trunk = grow(model, tokenize(model, prompt), Until(12), 4)
+    forks = [Fork(at, token) for at in (2, 3, 4) for token in (11, 12, 13)]
+    right = [one.ids for one in roll_out(trunk, forks, Until(12))[0]]
+    join = KeyValues.join
+    monkeypatch.setattr(
+        KeyValues, "join", lambda self, other, after, copies: join(self, other, after - 1, copies)
+    )
+    assert [one.ids for one in roll_out(trunk, forks, Until(12))[0]] != right
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def decide(
     elif position is not None:
         raise InputError(f"A position is one of a completion's; received position={position!r} alone.")
     if said:
-        at = _place(position, token_strings(model, said))
+        at = place_of(position, token_strings(model, said))
         batch = _extended(model, batch, said[:at], COMPLETION)
         if target is None:
             target, which = said[at], token_strings(model, said)[at]
@@ -99,8 +99,12 @@ def decide(
     return Decision(batch, length, chosen[0], chosen[1], token_strings(model, said), at, tuple(notes))
 
 
-def _place(position: Any, pieces: Sequence[str]) -> int:
-    """Index of a completion's token."""
+def place_of(position: Any, pieces: Sequence[str]) -> int:
+    """Index of a completion's token.
+
+    Raises:
+        InputError: a position that the completion does not have, or a text that stands in it not once.
+    """
     numbered = ", ".join(f"{index} {piece!r}" for index, piece in enumerate(pieces[:_LISTED]))
     more = f", … ({len(pieces)} in all)" if len(pieces) > _LISTED else ""
     listed = f"The completion's tokens: {numbered}{more}."

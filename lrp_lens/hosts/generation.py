@@ -1,18 +1,24 @@
-"""Greedy completions of a batch of prompts: at each position the token with the largest logit.
+"""Greedy completions of a batch of prompts, and what follows if another token is said.
 
-1. Prompts of one length run together, each with its keys and values kept (`KeyValues`): a further token is one pass
-   over that token alone.  Prompts of other lengths are runs of their own, so that nothing is ever padded.
+1. At each position the token with the largest logit.  Prompts of one length run together, each with its keys and
+   values kept (`KeyValues`): a further token is one pass over that token alone.  Prompts of other lengths are runs of
+   their own, so that nothing is ever padded.
 2. Only the last position is unembedded.
 3. A row ends behind a token that ends a text or an answer (`end_ids`), behind the token that completes a stop text, or
    at the largest number of tokens; what it kept is let go of.
+4. A `Trunk` is one prompt with what was said behind it, by the model (`grow`) or by somebody (`teach`, one pass), and
+   all its keys and values.  `roll_out` says another token at some of its positions and goes on greedily: such rollouts
+   run together, each joins where the others' length reaches its own, and what it shares with the trunk is never run
+   again.  Rows of one length need no padding, so every rollout is what the model says alone.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
@@ -26,18 +32,69 @@ from lrp_lens.hosts.token_batch import TokenBatch
 
 @dataclass
 class Rollout:
-    """What a model says behind one prompt."""
+    """What is said behind one prompt."""
 
     ids: list[int] = field(default_factory=list)
     """The tokens, that which ended it included."""
     top_ids: list[Tensor] = field(default_factory=list)
-    """Of each token's position the ids of the largest logits, largest first, [top_k]."""
+    """Of each token's position the ids of the largest logits, largest first, [top_k]; the token that was said is the
+    first, wherever it stands (`teach`).  Empty for rollouts of a trunk."""
     top_logits: list[Tensor] = field(default_factory=list)
     """Their logits, [top_k]."""
     log_norms: list[float] = field(default_factory=list)
     """log Σ exp of all logits there, so that exp(logit − this) is a probability."""
     stopped: str = "length"
-    """Why it ended: "end" (a token that ends texts), "stop" (a stop text) or "length"."""
+    """Why it ended: "end" (a token that ends texts), "stop" (a stop text), "length", or "given" (by `teach`)."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """Where completions end."""
+
+    max_new_tokens: int
+    """How many tokens at most."""
+    ends: Collection[int] = ()
+    """Ids behind which a row ends."""
+    stop: Callable[[Sequence[int]], bool] | None = None
+    """Whether these tokens, all that the row has said so far, are enough."""
+
+    def over(self, rollout: Rollout) -> bool:
+        """Whether this one has ended, and why."""
+        if rollout.ids[-1] in self.ends:
+            rollout.stopped = "end"
+        elif self.stop is not None and self.stop(rollout.ids):
+            rollout.stopped = "stop"
+        return rollout.stopped != "length" or len(rollout.ids) >= self.max_new_tokens
+
+
+class Fork(NamedTuple):
+    """Where a completion goes another way."""
+
+    at: int
+    """How many of its tokens are kept."""
+    token: int
+    """What is said behind them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """A prompt with what was said behind it, and its keys and values."""
+
+    model: Any
+    prompt: Int[Tensor, "1 pos"]
+    """Token ids, without padding."""
+    said: Rollout
+    past: KeyValues
+    """Of the prompt and of all that was said but the last token."""
+
+    def logits(self, at: int) -> Float[Tensor, " d_vocab"]:
+        """What the model thinks of the completion's token `at`, from one pass over the token before it."""
+        after = self.prompt.shape[1] + at - 1
+        past = KeyValues(self.model)
+        if after:
+            past.join(self.past, after, 1)
+        before = self.prompt[0, -1:] if at == 0 else self.prompt.new_tensor(self.said.ids[at - 1 : at])
+        return _last_logits(past, before[None])[0, -1]
 
 
 def end_ids(model: Any) -> frozenset[int]:
@@ -73,63 +130,128 @@ def greedy(
     Raises:
         InputError: train mode, logits that are not finite, or a prompt that leaves no room for so many tokens.
     """
-    require_eval(model)
-    longest, n_ctx = max(batch.lengths), int(model.cfg.n_ctx)
-    if longest + max_new_tokens > n_ctx:
-        raise InputError(
-            f"Prompt and completion fit the context of {n_ctx} tokens; received a prompt of {longest} and "
-            f"max_new_tokens={max_new_tokens}. Ask for at most {n_ctx - longest}."
-        )
+    _require_room(model, batch, max_new_tokens)
     rollouts = [Rollout() for _ in batch.lengths]
     by_length: dict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(batch.lengths):
         by_length[length].append(row)
-    for length, rows in by_length.items():
-        prompts = torch.stack(
-            [batch.ids[row, batch.starts[row] : batch.starts[row] + length] for row in rows]
-        )
-        _together(model, prompts, [rollouts[row] for row in rows], max_new_tokens, top_k, ends, stop)
+    for rows in by_length.values():
+        prompts = torch.cat([_prompt(batch, row) for row in rows])
+        until = Until(max_new_tokens, ends, stop)
+        _together(KeyValues(model), prompts, [rollouts[row] for row in rows], until, top_k)
     return rollouts
 
 
-def _together(
-    model: Any,
-    tokens: Tensor,
-    going: list[Rollout],
-    max_new_tokens: int,
-    top_k: int,
-    ends: Collection[int],
-    stop: Callable[[Sequence[int]], bool] | None,
-) -> None:
+def grow(model: Any, batch: TokenBatch, until: Until, top_k: int) -> Trunk:
+    """The greedy completion of one prompt, with its keys and values; raises as `greedy`."""
+    _require_room(model, batch, until.max_new_tokens)
+    trunk = Trunk(model, _prompt(batch, 0), Rollout(), KeyValues(model))
+    _together(trunk.past, trunk.prompt, [trunk.said], until, top_k)
+    return trunk
+
+
+def teach(model: Any, batch: TokenBatch, ids: Sequence[int], top_k: int) -> Trunk:
+    """A completion that is given, behind one prompt; from one pass.  Raises as `greedy`."""
+    _require_room(model, batch, len(ids))
+    trunk = Trunk(model, _prompt(batch, 0), Rollout(stopped="given"), KeyValues(model))
+    forced = torch.cat([trunk.prompt, trunk.prompt.new_tensor(ids)[None, :-1]], dim=1)
+    for row, token in zip(_last_logits(trunk.past, forced, len(ids))[0], ids, strict=True):
+        _note([trunk.said], row[None], trunk.prompt.new_tensor([token]), top_k)
+    return trunk
+
+
+def last_logits(model: Any, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
+    """What the model thinks of the token behind one prompt; raises as `greedy`."""
+    require_eval(model)
+    return _last_logits(KeyValues(model), _prompt(batch, 0))[0, -1]
+
+
+def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Rollout], int]:
+    """What the model says if it says another token first: one rollout for each fork, in this order.
+
+    Args:
+        trunk: whose tokens before each fork are kept.
+        forks: positions and tokens, any number; the largest batch is all of them.
+        until: where rollouts end; of `max_new_tokens` those of the trunk count, too.
+
+    Returns:
+        The rollouts, whose ids begin with the trunk's, and how many tokens were run.
+
+    Raises:
+        InputError: logits that are not finite.
+    """
+    rollouts = [Rollout([*trunk.said.ids[: fork.at], fork.token]) for fork in forks]
+    waiting = sorted((one for one in rollouts if not until.over(one)), key=lambda one: len(one.ids))
+    past, going = KeyValues(trunk.model), list[Rollout]()
+    while going or waiting:
+        if not going:
+            past.keep([])
+        length = len((going or waiting)[0].ids)
+        joining = [one for one in waiting if len(one.ids) == length]
+        if joining:
+            past.join(trunk.past, trunk.prompt.shape[1] + length - 1, len(joining))
+            waiting, going = waiting[len(joining) :], going + joining
+        tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
+        going = _further(past, tokens, going, until)
+    return rollouts, past.forwarded
+
+
+def _require_room(model: Any, batch: TokenBatch, count: int) -> None:
+    """A model that can be run, and a context that holds prompt and completion."""
+    require_eval(model)
+    longest, n_ctx = max(batch.lengths), int(model.cfg.n_ctx)
+    if longest + count > n_ctx:
+        raise InputError(
+            f"Prompt and completion fit the context of {n_ctx} tokens; received a prompt of {longest} and "
+            f"max_new_tokens={count}. Ask for at most {n_ctx - longest}."
+        )
+
+
+def _prompt(batch: TokenBatch, row: int) -> Int[Tensor, "1 pos"]:
+    """The tokens of one row without padding."""
+    return batch.ids[row : row + 1, batch.starts[row] : batch.starts[row] + batch.lengths[row]]
+
+
+def _together(past: KeyValues, tokens: Tensor, going: list[Rollout], until: Until, top_k: int) -> None:
     """Complete prompts of one length."""
-    past = KeyValues(model)
-    last = resolve(model).unembed_input.point
-    for step in range(max_new_tokens):
-        with torch.no_grad(), attached(model, [(last, _last_position)]):
-            logits = (past.extend(tokens) if step else past.forward(tokens))[:, -1]
-        require_finite(logits)
-        chosen = logits.argmax(-1)  # of several largest, the first
-        others = logits.scatter(1, chosen[:, None], -torch.inf).topk(top_k - 1, dim=-1).indices
-        best = torch.cat([chosen[:, None], others], dim=1)
-        top_logits, norms = logits.gather(1, best).double().cpu(), logits.double().logsumexp(-1).tolist()
-        for row, rollout in enumerate(going):
-            rollout.ids.append(int(chosen[row]))
-            rollout.top_ids.append(best[row].cpu())
-            rollout.top_logits.append(top_logits[row])
-            rollout.log_norms.append(norms[row])
-            if rollout.ids[-1] in ends:
-                rollout.stopped = "end"
-            elif stop is not None and stop(rollout.ids):
-                rollout.stopped = "stop"
-        kept = [row for row, rollout in enumerate(going) if rollout.stopped == "length"]
-        if not kept:
-            return
-        if len(kept) < len(going):
-            past.keep(kept)
-            going = [going[row] for row in kept]
-        tokens = chosen[kept, None]
+    while going:
+        going = _further(past, tokens, going, until, top_k)
+        tokens = tokens.new_tensor([one.ids[-1:] for one in going])
 
 
-def _last_position(tensor: Tensor, hook: Any) -> Tensor:
-    """A hook that keeps the last position only."""
-    return tensor[:, -1:]
+def _further(
+    past: KeyValues, tokens: Tensor, going: list[Rollout], until: Until, top_k: int = 0
+) -> list[Rollout]:
+    """One token more for each row; those that go on."""
+    logits = _last_logits(past, tokens)[:, -1]
+    _note(going, logits, logits.argmax(-1), top_k)  # of several largest, the first
+    kept = [row for row, rollout in enumerate(going) if not until.over(rollout)]
+    if 0 < len(kept) < len(going):
+        past.keep(kept)
+    return [going[row] for row in kept]
+
+
+def _last_logits(past: KeyValues, tokens: Tensor, count: int = 1) -> Float[Tensor, "rows count d_vocab"]:
+    """Logits of the last positions of what follows each row; of whole rows, if none was run."""
+    last = resolve(past.model).unembed_input.point
+    with torch.no_grad(), attached(past.model, [(last, lambda tensor, hook: tensor[:, -count:])]):
+        logits = past.extend(tokens) if past.filled else past.forward(tokens)
+    require_finite(logits)
+    return logits[:, -count:]
+
+
+def _note(
+    going: Sequence[Rollout], logits: Float[Tensor, "rows d_vocab"], said: Int[Tensor, " rows"], top_k: int
+) -> None:
+    """Append the tokens that were said, and what else was likely there."""
+    for rollout, token in zip(going, said.tolist(), strict=True):
+        rollout.ids.append(token)
+    if not top_k:
+        return
+    others = logits.scatter(1, said[:, None], -torch.inf).topk(top_k - 1, dim=-1).indices
+    best = torch.cat([said[:, None], others], dim=1)
+    top_logits, norms = logits.gather(1, best).double().cpu(), logits.double().logsumexp(-1).tolist()
+    for row, rollout in enumerate(going):
+        rollout.top_ids.append(best[row].cpu())
+        rollout.top_logits.append(top_logits[row])
+        rollout.log_norms.append(norms[row])

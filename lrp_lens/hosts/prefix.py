@@ -2,6 +2,7 @@
 
 1. Keep each layer's keys and values, as text generation does (`KeyValues`), in either host's own cache.
 2. The next rows go on from any of the rows that were run last: run only the tokens after what each shares with its own.
+3. Rows of one length run together, wherever they come from: those that have ended leave, others join.
 
 Exact: in a causal model, nothing before the first token that differs can change.
 """
@@ -37,6 +38,8 @@ class KeyValues:
     def __init__(self, model: Any) -> None:
         self.model, self.bridge = model, is_bridge(model)
         self._layers: list[tuple[Tensor, Tensor]] = []
+        self.forwarded = 0
+        """How many tokens were run, over all rows."""
 
     @property
     def filled(self) -> bool:
@@ -67,7 +70,19 @@ class KeyValues:
 
     def keep(self, rows: list[int]) -> None:
         """Let go of all rows but these."""
-        self._layers = [(keys[rows], values[rows]) for keys, values in self._layers]
+        self._layers = [(keys[rows], values[rows]) for keys, values in self._layers] if rows else []
+
+    def join(self, other: "KeyValues", after: int, copies: int) -> None:
+        """Append rows that begin with the first `after` tokens of another's only row; all rows are of this length."""
+        cut = (slice(None),) * self._axis + (slice(after),)
+        shared = [tuple(one[cut].expand(copies, -1, -1, -1) for one in layer) for layer in other._layers]
+        if not self.filled:
+            self._layers = [(keys, values) for keys, values in shared]
+            return
+        self._layers = [
+            (torch.cat([keys, more_keys]), torch.cat([values, more_values]))
+            for (keys, values), (more_keys, more_values) in zip(self._layers, shared, strict=True)
+        ]
 
     @property
     def _axis(self) -> int:
@@ -75,6 +90,7 @@ class KeyValues:
         return 2 if self.bridge else 1
 
     def _run(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]], after: int) -> Tensor:
+        self.forwarded += tokens.numel()
         return (self._of_bridge if self.bridge else self._of_hooked_transformer)(tokens, past, after)
 
     def _of_bridge(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]], after: int) -> Tensor:
