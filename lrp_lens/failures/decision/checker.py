@@ -111,7 +111,7 @@ def judge(checker: Checker, completion: str, seconds: float) -> Verdict:
     if failure:
         return Verdict(math.nan, failure)
     try:
-        score = float(said)
+        score = math.nan if said is None else float(said)
     except (TypeError, ValueError):
         score = math.nan
     if not 0 <= score <= 1:
