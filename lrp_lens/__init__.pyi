@@ -30,7 +30,9 @@ from lrp_lens.errors import RuleError as RuleError
 from lrp_lens.errors import SiteError as SiteError
 from lrp_lens.failures import Case as Case
 from lrp_lens.failures import Explanation as Explanation
+from lrp_lens.failures import Verification as Verification
 from lrp_lens.failures import explain as explain
+from lrp_lens.failures import verify as verify
 from lrp_lens.hosts.loading import load_model as load_model
 from lrp_lens.hosts.tokens import message_segments as message_segments
 from lrp_lens.hosts.tokens import tokenize as tokenize

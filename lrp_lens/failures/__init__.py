@@ -3,5 +3,6 @@
 from lrp_lens.cases import Case
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.failures.verification import Verification, verify
 
-__all__ = ["Case", "Explanation", "explain"]
+__all__ = ["Case", "Explanation", "Verification", "explain", "verify"]

@@ -168,7 +168,7 @@ def _generation(model: Any, batch: TokenBatch, row: int, rollout: Rollout) -> Ge
     norms = np.array(rollout.log_norms)[:, None]
     return Generation(
         prompt="".join(batch.strings[row]),
-        text=_text(model, rollout.ids),
+        text=decoded(model, rollout.ids),
         ids=tuple(rollout.ids),
         tokens=token_strings(model, rollout.ids),
         top_ids=top_ids,
@@ -179,7 +179,8 @@ def _generation(model: Any, batch: TokenBatch, row: int, rollout: Rollout) -> Ge
     )
 
 
-def _text(model: Any, ids: Sequence[int]) -> str:
+def decoded(model: Any, ids: Sequence[int]) -> str:
+    """The text of what a model said, special tokens left out."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         return "".join(token_strings(model, ids))
