@@ -4,5 +4,6 @@ from lrp_lens.cases import Case
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.logs import CaseLog, read_cases
+from lrp_lens.failures.verification import Verification, verify
 
-__all__ = ["Case", "CaseLog", "Explanation", "explain", "read_cases"]
+__all__ = ["Case", "CaseLog", "Explanation", "Verification", "explain", "read_cases", "verify"]

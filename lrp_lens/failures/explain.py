@@ -12,20 +12,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
 from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.failures.masked import masking_question
 from lrp_lens.failures.pair import Pair, choice
 from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import token_strings
-from lrp_lens.masking import Question
 from lrp_lens.masking.check import MaskingCheck, masking_check, require_counts
-from lrp_lens.masking.replacement import mean_embedding
-from lrp_lens.metrics import LogitDiff
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.generation import Generation
 from lrp_lens.run.relevance import Prompt, run_with_relevance
@@ -119,7 +116,7 @@ def explain(
 
     start = perf_counter()
     del relevance  # the check needs its memory
-    question = _masking_question(model, batch, metric)
+    question = masking_question(model, batch, metric)
     question.know_unmasked(rows[0])
     masking: MaskingCheck = masking_check(
         question, by_token.values, text_of=text_of, top_k=top_k, seeds=seeds, progress=progress
@@ -130,6 +127,8 @@ def explain(
         prompt=prompt if isinstance(prompt, str) else "".join(batch.strings[0][: decision.prompt_length]),
         model_name=model_name or Path(str(getattr(model.cfg, "model_name", "model"))).name,
         token_strings=by_token.axis_labels("position"),
+        token_ids=tuple(batch.ids[0].tolist()),
+        prompt_length=decision.prompt_length,
         target=choice(logits, target_id, text_of),
         contrast=choice(logits, contrast_id, text_of),
         candidates=tuple(choice(logits, one, text_of) for one in best),
@@ -181,22 +180,6 @@ def _question(
             f"An explanation needs a prompt with at least one word, or token ids; received {prompt!r}."
         )
     return prompt, target, contrast, completion, position
-
-
-def _masking_question(model: Any, batch: TokenBatch, metric: LogitDiff) -> Question:
-    """The prompt as masking asks about it: special tokens and the position that is read are never masked."""
-    length = batch.ids.shape[1]
-    special = batch.special[0].cpu().numpy().copy()
-    special[metric.pos] = True
-    return Question(
-        model=model,
-        tokens=batch.ids[0],
-        strings=batch.strings[0],
-        maskable=np.flatnonzero(~special),
-        metric=metric,
-        replacement=mean_embedding(model, int(model.cfg.d_vocab)).expand(length, -1),
-        seed=0,
-    )
 
 
 def _unknown_words(model: Any, batch: TokenBatch) -> tuple[str, ...]:

@@ -77,6 +77,10 @@ class Explanation:
     """Tokens of the completion whose token `position` is explained; empty for none.  Those before it are among
     `token_strings`."""
     position: int | None = None
+    token_ids: tuple[int, ...] = ()
+    """Ids of these tokens, for what runs the model again (`lrp_lens.failures.verification`)."""
+    prompt_length: int = 0
+    """How many of them are the prompt; what follows has been said since."""
     title: str = ""
     """Name of the case, if any."""
     correct: bool | None = None

@@ -76,13 +76,24 @@ class Verdict:
         return plain | {"outcome": self.outcome.value}
 
 
-def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: int) -> Verdict:
+def judge(
+    gaps: Sequence[float],
+    random: Sequence[Sequence[float]],
+    maskable: int,
+    *,
+    deed: str = "",
+    size: int | None = None,
+    others: str = "random tokens",
+) -> Verdict:
     """The verdict on one claim.
 
     Args:
         gaps: the gap after masking the k most blamed tokens, k = 0 … K.
         random: for each random order, the gaps after masking its first 1 … K tokens; NaN where it was not run.
         maskable: how many tokens may be masked.
+        deed: what was done, where it is something else than masking tokens one after another.
+        size: how many were taken at once, where the curve has that one point only.
+        others: what the control did it to.
 
     Example:
         >>> draws = [[3.9, 4.0], [4.2, 3.8], [4.1, 4.1], [3.7, 3.9], [4.2, 4.0]]
@@ -90,17 +101,20 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
         >>> verdict.outcome.value, verdict.drop, round(verdict.high, 2)
         ('supported', 4.0, 0.3)
     """
-    count = len(gaps) - 1
-    if not count:
+    steps = len(gaps) - 1
+    count = steps if size is None else size
+    if not steps:
         why = "No token that may be masked pushes towards the target, so there is nothing to mask."
         return Verdict(Outcome.UNDECIDED, why)
     drop = gaps[0] - fmean(gaps[1:])
     drops = [gaps[0] - fmean(gap for gap in draw if not isnan(gap)) for draw in random]
     if maskable <= count:
-        why = (
-            f"Only {_tokens(maskable)} may be masked and the check masks {count}, so the random tokens are the blamed "
-            "ones and nothing is compared."
+        limit = (
+            f"Only {_tokens(maskable)} may be masked and the check masks {count}"
+            if not deed
+            else f"There are only {maskable} to draw from and the check takes {count}"
         )
+        why = f"{limit}, so the {others} are the blamed ones and nothing is compared."
         return Verdict(Outcome.UNDECIDED, why, drop=drop, draws=len(drops))
     if len(drops) < MIN_DRAWS:
         why = (
@@ -111,28 +125,30 @@ def judge(gaps: Sequence[float], random: Sequence[Sequence[float]], maskable: in
     half = float(stdtrit(len(drops) - 1, 0.95)) * spread * sqrt(1 + 1 / len(drops))
     low, high, least = mean - half, mean + half, LEAST * abs(gaps[0])
     if drop > high and drop >= least:
-        outcome, words = Outcome.SUPPORTED, "more than random tokens do"
+        outcome, words = Outcome.SUPPORTED, f"more than {others} do"
     elif drop <= -least and drop < low:
-        outcome, words = Outcome.CONTRADICTED, "the wrong way, unlike random tokens"
+        outcome, words = Outcome.CONTRADICTED, f"the wrong way, unlike {others}"
     elif drop < low and mean - drop >= least:
-        outcome, words = Outcome.CONTRADICTED, "less than random tokens do"
+        outcome, words = Outcome.CONTRADICTED, f"less than {others} do"
     elif drop < least:
         outcome = Outcome.NOT_SUPPORTED
         words = "too little to count" if abs(drop) < least else "where it should fall"
     elif drop < mean:
-        outcome, words = Outcome.NOT_SUPPORTED, "no more than random tokens do"
+        outcome, words = Outcome.NOT_SUPPORTED, f"no more than {others} do"
     else:
-        outcome, words = Outcome.UNDECIDED, "which random tokens may do as well"
+        outcome, words = Outcome.UNDECIDED, f"which {others} may do as well"
     one = "the blamed token" if count == 1 else f"the {count} blamed tokens one after another"
-    label = "" if "random tokens" in words else "random tokens: "
+    label = "" if others in words else f"{others}: "
+    mean_of = "" if deed else " on average"
     reading = (
-        f"Masking {one} changes the gap of {_signed(gaps[0])} by {_signed(-drop)} on average, {words} "
-        f"({label}{_signed(-mean)}; nine in ten draws between {_signed(-high)} and {_signed(-low)})."
+        f"{deed or f'Masking {one}'} changes the gap of {signed(gaps[0])} by {signed(-drop)}{mean_of}, {words} "
+        f"({label}{signed(-mean)}; nine in ten draws between {signed(-high)} and {signed(-low)})."
     )
     return Verdict(outcome, reading, drop, mean, low, high, len(drops))
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A gap with its sign and two decimals."""
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # never −0.00
 
 

@@ -1,0 +1,122 @@
+"""What the checks of a case say together: where the failure can be seen, and which pattern it has.
+
+A check passes if
+
+1. its event happens at some size, and not without the edit;
+2. among random draws of that size it happens at no more than `most_random` of them;
+3. with `supported`, the gap falls by more than nine in ten random draws make it fall (`lrp_lens.masking.verdict`).
+
+Then, in the words of Contrastive Attribution in the Wild (arXiv 2604.17761), there read off by annotators:
+
+    input    hiding the target's supporters passes, or amplifying the contrast's does (M-IA)
+    graph    neither does, and silencing the heads and MLPs that support the target does (NC-IA + M-AG)
+    none     no check passes (NC)
+
+    overweighted irrelevant tokens (OIT)   hiding the target's supporters passes
+    underweighted relevant tokens (URT)    amplifying the contrast's supporters passes
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from lrp_lens.errors import InputError
+from lrp_lens.failures.verification.check import EVENTS, Check, Event
+from lrp_lens.masking.verdict import Outcome
+
+
+class CaseVerdict(str, Enum):
+    """Where the cause of a failure was found, by intervention."""
+
+    INPUT = "input"
+    GRAPH = "graph"
+    NONE = "none"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Pattern(str, Enum):
+    """What was wrong with how tokens were weighted."""
+
+    UNDERWEIGHTED = "underweighted relevant tokens"
+    OVERWEIGHTED = "overweighted irrelevant tokens"
+    BOTH = "both"
+    NEITHER = "neither"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When a check passes.
+
+    The defaults are what `python -m benchmarks verdicts` chose on half of the demo model's failures.
+
+    Raises:
+        InputError: an unknown event, or a share outside [0, 1].
+    """
+
+    event: Event = "flip"
+    """What has to happen."""
+    most_random: float | int = 0.25
+    """The largest share of random draws at which it may happen, too."""
+    supported: bool = False
+    """Whether the gap has to fall by more than random draws make it fall."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.most_random, int | float) and not isinstance(self.most_random, bool)
+        if self.event not in EVENTS or not number or not 0 <= self.most_random <= 1:
+            raise InputError(
+                f"A criterion has an event, one of {', '.join(EVENTS)}, and a share of random draws from 0 to 1; "
+                f"received {self.event!r} and {self.most_random!r}."
+            )
+
+    def passes(self, check: Check | None) -> bool:
+        """Whether a check passes; one that was not run does not.
+
+        Raises:
+            InputError: the control was run at another size than that of this event.
+        """
+        if check is None:
+            return False
+        size = check.first(self.event)
+        if size is None:
+            return False
+        if size != check.control_size:
+            raise InputError(
+                f"Random draws are compared at the size at which the event happens, {size} for {self.event!r}; the "
+                f"control has {check.control_size} (run for {check.event!r}). Verify with this criterion."
+            )
+        share = check.random_share(self.event)[0]
+        if not share <= self.most_random:
+            return False
+        return not self.supported or check.verdict.outcome == Outcome.SUPPORTED
+
+    def confidence(self, check: Check | None) -> float:
+        """1 − the chance that random units of that size do it, (r + 1) / (n + 2) after r of n draws; 0 if it fails.
+
+        (Laplace's rule of succession.)
+        """
+        if check is None or not self.passes(check):
+            return 0.0
+        happened = sum(one.happens(self.event) for one in check.control)
+        return 1 - (happened + 1) / (len(check.control) + 2)
+
+    def verdict(self, hide: Check | None, amplify: Check | None, silence: Check | None) -> CaseVerdict:
+        """Where the failure can be seen."""
+        if self.passes(hide) or self.passes(amplify):
+            return CaseVerdict.INPUT
+        return CaseVerdict.GRAPH if self.passes(silence) else CaseVerdict.NONE
+
+    def pattern(self, hide: Check | None, amplify: Check | None) -> Pattern:
+        """Which pattern it has."""
+        over, under = self.passes(hide), self.passes(amplify)
+        if over and under:
+            return Pattern.BOTH
+        return Pattern.OVERWEIGHTED if over else Pattern.UNDERWEIGHTED if under else Pattern.NEITHER
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"event": self.event, "most_random": self.most_random, "supported": self.supported}

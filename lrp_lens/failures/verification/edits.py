@@ -1,0 +1,230 @@
+"""Edited runs: one prompt, run many times, each time with something else hidden, amplified or silenced.
+
+1. Hidden tokens: their embeddings are replaced where they enter the network, as in `lrp_lens.masking`.
+2. Amplified tokens: in every layer the value vectors at their positions are multiplied by a factor, for all heads, so
+   that whatever attention reads of them counts so many times; patterns, queries and keys stay what the run makes of
+   them.  (Ours.  A factor of 0 is the knock-out of values, "value zeroing", Mohebbi et al. 2301.12971; steering the
+   pattern itself, Zhang et al. 2311.02262, would take from other tokens what it gives to these.)
+3. Silenced places: what a head (z) or an MLP puts out at one position is replaced by zero, or by its own mean over the
+   prompt's positions.
+4. All edits of a batch share one forward pass, a row each; only the last position is unembedded.  A generated answer
+   goes on from that pass: the edits act on the prompt, and what follows reads the edited keys and values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lrp_lens.errors import SiteError
+from lrp_lens.hosts import dead, resolve
+from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.generation import Rollout, end_ids, greedy
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.masking.replacement import embedding_port
+from lrp_lens.methods.facets import record_name
+
+_TOKENS_AT_ONCE = 4096
+Hooks = list[tuple[Any, Callable[..., Tensor]]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A head or an MLP at one position.
+
+    Example:
+        >>> str(Place(2, 7, head=1)), str(Place(0, 3))
+        ('L2H1 at 7', 'L0 MLP at 3')
+    """
+
+    layer: int
+    position: int
+    head: int | None = None
+    """None for the MLP."""
+
+    @property
+    def component(self) -> str:
+        """Its label without the position."""
+        return f"L{self.layer} MLP" if self.head is None else f"L{self.layer}H{self.head}"
+
+    def __str__(self) -> str:
+        return f"{self.component} at {self.position}"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is changed in one run; nothing by default."""
+
+    hidden: tuple[int, ...] = ()
+    """Positions whose embeddings are replaced."""
+    amplified: tuple[int, ...] = ()
+    """Positions whose values are multiplied."""
+    silenced: tuple[Place, ...] = ()
+    """Places whose output is replaced."""
+
+
+@dataclass(frozen=True, eq=False)
+class EditedRuns:
+    """Runs of one prompt under edits."""
+
+    model: Any
+    batch: TokenBatch
+    """The prompt, with what has been said since."""
+    replacement: Float[Tensor, "pos d_model"]
+    """What the embeddings of hidden tokens become."""
+    factor: float
+    """By which the values of amplified tokens are multiplied."""
+    silence: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
+    """(part, layer) → what silenced outputs become, [d_head] for each head or [d_model]; zero for what is missing."""
+
+    @property
+    def length(self) -> int:
+        """Positions of the prompt."""
+        return int(self.batch.ids.shape[1])
+
+    def logits(
+        self, edits: Sequence[Edit], tick: Callable[[int], Any] | None = None
+    ) -> Float[Tensor, "edit d_vocab"]:
+        """Logits at the last position under each edit, in batches.
+
+        Raises:
+            SiteError: the host drops an edit, or lacks the hook point.
+            InputError: logits that are not finite.
+        """
+        found = []
+        for some in self._batches(edits):
+            hooks = self.hooks(some)
+            last = (resolve(self.model).unembed_input.point, _last_position)
+            with torch.no_grad(), attached(self.model, [*hooks, last]):
+                logits = forward(self.model, self.batch.ids.repeat(len(some), 1), None)[:, -1]
+            require_finite(logits)
+            found.append(logits)
+            if tick is not None:
+                tick(len(some))
+        return torch.cat(found)
+
+    def answers(
+        self, edits: Sequence[Edit], max_new_tokens: int, tick: Callable[[int], Any] | None = None
+    ) -> list[Rollout]:
+        """The greedy completion of the prompt under each edit.
+
+        Raises:
+            SiteError, InputError: as `logits`; and for a prompt that leaves no room for so many tokens.
+        """
+        found: list[Rollout] = []
+        ends = end_ids(self.model)
+        for some in self._batches(edits):
+            with attached(self.model, self.hooks(some)):
+                found += greedy(self.model, _copies(self.batch, len(some)), max_new_tokens, 2, ends)
+            if tick is not None:
+                tick(len(some))
+        return found
+
+    def _batches(self, edits: Sequence[Edit]) -> list[Sequence[Edit]]:
+        size = max(1, _TOKENS_AT_ONCE // self.length)
+        return [edits[start : start + size] for start in range(0, len(edits), size)]
+
+    # ------------------------------------------------------------------------------------ hooks
+    def hooks(self, edits: Sequence[Edit]) -> Hooks:
+        """Hooks that edit the first pass they see, a row each."""
+        hooks: Hooks = []
+        hidden = self._mask([edit.hidden for edit in edits])
+        if hidden.any():
+            hooks.append((embedding_port(self.model).point, self._hide(hidden)))
+        amplified = self._mask([edit.amplified for edit in edits])
+        layers = range(resolve(self.model).n_layers)
+        if amplified.any():
+            hooks += [(self._point("v", layer), self._amplify(amplified)) for layer in layers]
+        for layer in layers:
+            for part in ("z", "mlp_out"):
+                at = [
+                    (row, place)
+                    for row, edit in enumerate(edits)
+                    for place in edit.silenced
+                    if place.layer == layer and (place.head is None) == (part == "mlp_out")
+                ]
+                if at:
+                    hooks.append((self._point(part, layer), self._silence(part, layer, len(edits), at)))
+        return hooks
+
+    def _mask(self, positions: Sequence[Sequence[int]]) -> Bool[Tensor, "edit pos"]:
+        mask = torch.zeros(len(positions), self.length, dtype=torch.bool, device=self.batch.ids.device)
+        for row, chosen in enumerate(positions):
+            mask[row, list(chosen)] = True
+        return mask
+
+    def _point(self, part: str, layer: int) -> Any:
+        name = record_name(part, layer)
+        record, dropped = resolve(self.model).record_of.get(name), dead(self.model)
+        if record is None or record.port is None or record.port.name in dropped:
+            raise SiteError(
+                f"An edit must reach the logits; {resolve(self.model).host} has no live hook point for {part} in layer "
+                f"{layer}. Use the other host for this model."
+            )
+        return record.port.point
+
+    def _hide(self, mask: Bool[Tensor, "edit pos"]) -> Callable[..., Tensor]:
+        def edit(value: Tensor) -> Tensor:
+            return torch.where(mask[..., None], self.replacement.to(value), value)
+
+        return _once(edit, mask.shape)
+
+    def _amplify(self, mask: Bool[Tensor, "edit pos"]) -> Callable[..., Tensor]:
+        def edit(value: Tensor) -> Tensor:
+            wide = mask.reshape(*mask.shape, *[1] * (value.ndim - 2))
+            return torch.where(wide, value * self.factor, value)
+
+        return _once(edit, mask.shape)
+
+    def _silence(
+        self, part: str, layer: int, rows: int, at: Sequence[tuple[int, Place]]
+    ) -> Callable[..., Tensor]:
+        heads = int(self.model.cfg.n_heads) if part == "z" else 1
+        mask = torch.zeros(rows, self.length, heads, 1, dtype=torch.bool, device=self.batch.ids.device)
+        for row, place in at:
+            mask[row, place.position, place.head or 0] = True
+
+        def edit(value: Tensor) -> Tensor:
+            shaped = value.reshape(rows, self.length, heads, -1)
+            other = self.silence.get((part, layer))
+            quiet = torch.zeros_like(shaped) if other is None else other.to(shaped).expand_as(shaped)
+            return torch.where(mask, quiet, shaped).reshape(value.shape)
+
+        return _once(edit, mask.shape[:2])
+
+
+def _once(edit: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Callable[..., Tensor]:
+    """A hook that edits the first tensor it sees: later ones are of tokens that are said behind the prompt."""
+    seen = False
+
+    def hook(value: Tensor, hook: Any = None) -> Tensor:
+        nonlocal seen
+        if seen:
+            return value
+        seen = True
+        flat = value if value.shape[:2] == tuple(shape) else value.reshape(*shape, *value.shape[1:])
+        return edit(flat).reshape(value.shape)
+
+    return hook
+
+
+def _last_position(value: Tensor, hook: Any = None) -> Tensor:
+    """A hook that keeps the last position only."""
+    return value[:, -1:]
+
+
+def _copies(batch: TokenBatch, count: int) -> TokenBatch:
+    """The same prompt so many times."""
+    ids: Int[Tensor, "row pos"] = batch.ids.repeat(count, 1)
+    return TokenBatch(
+        ids,
+        batch.starts * count,
+        batch.lengths * count,
+        batch.strings * count,
+        batch.special.repeat(count, 1),
+        single=False,
+    )

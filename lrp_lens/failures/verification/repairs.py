@@ -1,0 +1,154 @@
+"""Repairs: changes of the prompt's text that are suggested because they were run.
+
+1. Hide: the words of the 1, 2, … tokens that support the target most are taken out of the text.
+2. Repeat: the sentence with the token that supports the contrast most (then the second, the third) is said again,
+   before the sentence that the text ends with.
+3. Move: the same, and taken away from where it stood.
+
+Every changed prompt is run without any rule or edit; of each action the first that makes the answer right ends the
+search.  The sentence is what stands between . ! ? ; or line ends, within one stretch of ordinary tokens: special
+tokens, a chat's template and what the model has said are neither taken out nor repeated.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from lrp_lens.failures.verification.asked import Asked, Blame
+from lrp_lens.failures.verification.check import Reading
+from lrp_lens.failures.verification.result import Repair
+from lrp_lens.hosts import resolve
+from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.generation import end_ids, greedy
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.views.groups import groups_of
+
+_ENDS = (".", "!", "?", ";", "…", "。", "！", "？")
+_SENTENCES = 3
+
+
+class Change(NamedTuple):
+    """One changed prompt."""
+
+    action: str
+    words: str
+    ids: list[int]
+    changed: int
+
+
+def repairs(asked: Asked, blamed: Blame, hidden: Sequence[int]) -> list[Repair]:
+    """Every changed prompt that was run, in order.
+
+    Args:
+        asked: the case.
+        blamed: what relevance blames.
+        hidden: the positions that support the target, most first.
+    """
+    found: list[Repair] = []
+    changes = {
+        "hide": hide(asked, blamed, hidden),
+        "repeat": repeat(asked, blamed, moved=False),
+        "move": repeat(asked, blamed, moved=True),
+    }
+    for some in changes.values():
+        seen: set[tuple[int, ...]] = set()
+        for change in some:
+            if tuple(change.ids) in seen or len(change.ids) > int(asked.model.cfg.n_ctx):
+                continue
+            seen.add(tuple(change.ids))
+            found.append(_run(asked, change))
+            if found[-1].reading.right:
+                break
+    return found
+
+
+def hide(asked: Asked, blamed: Blame, hidden: Sequence[int]) -> Iterator[Change]:
+    """The prompt without the words of the first 1, 2, … tokens."""
+    words = groups_of(blamed.pieces, "word" if blamed.pieces.pieces is not None else "position")
+    word_of = {at: word for word in words for at in word.positions}
+    ids, free = asked.batch.ids[0].tolist(), set(_free(asked))
+    taken: dict[str, None] = {}
+    gone: set[int] = set()
+    for position in hidden:
+        own = [at for at in word_of[position].positions if at in free]
+        if not own:
+            continue
+        gone.update(own)
+        taken[word_of[position].label.strip()] = None
+        yield Change(
+            "hide", ", ".join(taken), [ids[at] for at in range(len(ids)) if at not in gone], len(gone)
+        )
+
+
+def repeat(asked: Asked, blamed: Blame, moved: bool) -> Iterator[Change]:
+    """The prompt with a sentence of the contrast's supporters before its last sentence, again or instead."""
+    spans = sentences(asked)
+    if len(spans) < 2:
+        return
+    place, ids = spans[-1][0], asked.batch.ids[0].tolist()
+    of = {at: span for span in spans[:-1] for at in range(*span)}
+    supporters = [at for at in blamed.supporters(asked.maskable, asked.length, -1) if at in of]
+    for start, stop in list(dict.fromkeys(of[at] for at in supporters))[:_SENTENCES]:
+        if moved and stop == place:  # it stands there already
+            continue
+        before = [*ids[:start], *ids[stop:place]] if moved else ids[:place]
+        changed = [*before, *ids[start:stop], *ids[place:]]
+        words = "".join(asked.batch.strings[0][start:stop])
+        if asked.batch.pieces:
+            words = "".join(asked.batch.pieces[0][start:stop])
+        yield Change("move" if moved else "repeat", words.strip(), changed, (stop - start) * (1 + moved))
+
+
+def sentences(asked: Asked) -> list[tuple[int, int]]:
+    """Spans of the prompt's sentences, in order; the last may be cut off by the decision."""
+    spans: list[tuple[int, int]] = []
+    start = previous = None
+    texts = asked.batch.strings[0]
+    for at in [*_free(asked, decision=True), None]:
+        if start is not None and (
+            at is None or previous is None or at != previous + 1 or _ends(texts[previous])
+        ):
+            spans.append((start, (previous or 0) + 1))
+            start = None
+        if start is None:
+            start = at
+        previous = at
+    return spans
+
+
+def _ends(text: str) -> bool:
+    return text.rstrip(" \"'”’)»").endswith(_ENDS) or "\n" in text
+
+
+def _free(asked: Asked, decision: bool = False) -> list[int]:
+    """Positions of the prompt's own text: no special token, no template; with `decision`, the last position, too."""
+    template = {
+        at
+        for one in (asked.batch.segments[0] if asked.batch.segments else ())
+        if one.role == "template"
+        for at in range(one.start, one.stop)
+    }
+    last = [asked.length - 1] * (decision and not bool(asked.batch.special[0, -1]))
+    return [at for at in [*asked.maskable, *last] if at < asked.prompt_length and at not in template]
+
+
+def _run(asked: Asked, change: Change) -> Repair:
+    """The changed prompt, run as it is; its answer is asked for where the contrast is ahead."""
+    batch = tokenize(asked.model, change.ids)
+    last = (resolve(asked.model).unembed_input.point, lambda value, hook=None: value[:, -1:])
+    with torch.no_grad(), attached(asked.model, [last]):
+        logits = forward(asked.model, batch.ids, None)[0, -1]
+    require_finite(logits)
+    gap, choice = float(logits[asked.target] - logits[asked.contrast]), int(logits.argmax())
+    answer: str | None = None
+    if asked.checker is not None and gap < 0:
+        ends = end_ids(asked.model)
+        answer = asked.said(greedy(asked.model, batch, asked.max_new_tokens, 2, ends)[0].ids)
+    accepted = None if asked.checker is None else 0.0 if answer is None else asked.judged(answer)
+    reading = Reading(
+        gap, token_strings(asked.model, [choice])[0], choice == asked.contrast, answer, accepted
+    )
+    text = "".join(batch.strings[0] if not batch.pieces else batch.pieces[0])
+    return Repair(change.action, change.words, text, change.changed, reading)

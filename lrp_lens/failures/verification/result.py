@@ -1,0 +1,186 @@
+"""What `verify` returns: the checks of one case, its verdict and pattern, its stability and its repairs.  Data only."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from lrp_lens.characters import shown
+from lrp_lens.failures.explanation import Choice
+from lrp_lens.failures.verification.check import Check, Reading, listed, plain
+from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion, Pattern
+
+SCHEMA = "lrp_lens.verification/1"
+"""What the JSON form is called, its first entry."""
+_READ = {
+    CaseVerdict.INPUT: "The failure can be seen in the prompt's tokens.",
+    CaseVerdict.GRAPH: "Tokens do not show the failure; the heads and MLPs that relevance blames do.",
+    CaseVerdict.NONE: "No intervention on what relevance blames turns the preference more than random ones do.",
+}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A change of the prompt's text that was run."""
+
+    action: str
+    """"hide", "repeat" or "move"."""
+    words: str
+    """The words that it is about."""
+    prompt: str
+    """The text as it was run."""
+    changed: int
+    """How many tokens were taken out or put in."""
+    reading: Reading
+
+    def __str__(self) -> str:
+        where = "" if self.action == "hide" else " before the last sentence"
+        said = f"the first choice is {self.reading.first_choice!r}"
+        if self.reading.answer is not None:
+            said = f"the answer is {self.reading.answer!r}"
+        return f"{self.action} {self.words!r}{where}: {said}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The same verification under another rule set or another replacement."""
+
+    rules: str
+    replacement: str
+    verdict: CaseVerdict
+    pattern: Pattern
+    positions: tuple[int, ...]
+    """The tokens it blames most for the target, as many as the verification's."""
+    overlap: float
+    """Their share among the verification's own; NaN where either has none."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What interventions say about one failure."""
+
+    prompt: str
+    token_strings: tuple[str, ...]
+    target: Choice
+    """What the model says."""
+    contrast: Choice
+    """What it should say."""
+    rules: str
+    replacement: str
+    """What the embeddings of hidden tokens become, in words."""
+    factor: float
+    """By which the values of amplified tokens are multiplied."""
+    criterion: Criterion
+    hide: Check
+    """Tokens that support the target, hidden."""
+    amplify: Check
+    """Tokens that support the contrast, amplified."""
+    silence: Check | None
+    """Heads and MLPs that support the target, silenced at their places; None where it was not run."""
+    variants: tuple[Variant, ...] = ()
+    repairs: tuple[Repair, ...] = ()
+    """Every change of the text that was run, right or not."""
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time of each part."""
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks that were run."""
+        return tuple(one for one in (self.hide, self.amplify, self.silence) if one is not None)
+
+    @property
+    def verdict(self) -> CaseVerdict:
+        """Where the failure can be seen: input, graph or none."""
+        return self.criterion.verdict(self.hide, self.amplify, self.silence)
+
+    @property
+    def pattern(self) -> Pattern:
+        """How its tokens were weighted."""
+        return self.criterion.pattern(self.hide, self.amplify)
+
+    @property
+    def confidence(self) -> float:
+        """That of the check the verdict rests on, the surest of several; 0 for none.
+
+        It is 1 − the chance that random tokens (or places) do the same: see `Criterion.confidence`.
+        """
+        inside = (self.hide, self.amplify) if self.verdict == CaseVerdict.INPUT else (self.silence,)
+        return max(self.criterion.confidence(one) for one in inside)
+
+    @property
+    def stable(self) -> bool | None:
+        """Whether every variant has the same verdict; None where none was run."""
+        return all(one.verdict == self.verdict for one in self.variants) if self.variants else None
+
+    @property
+    def repair(self) -> Repair | None:
+        """Of the changes that made the answer right, the one of the fewest tokens; None if there is none."""
+        right = [one for one in self.repairs if one.reading.right]
+        return min(right, key=lambda one: one.changed, default=None)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per run: check, size, units, gap, first_choice, flip, win, answer, accepted, control."""
+        return pd.concat([one.to_dataframe() for one in self.checks], ignore_index=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries, for JSON."""
+        repair = self.repair
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict.value,
+            "pattern": self.pattern.value,
+            "confidence": self.confidence,
+            "stable": self.stable,
+            "summary": self.summary(),
+            "prompt": self.prompt,
+            "tokens": list(self.token_strings),
+            "target": asdict(self.target),
+            "contrast": asdict(self.contrast),
+            "rules": self.rules,
+            "replacement": self.replacement,
+            "factor": self.factor,
+            "criterion": self.criterion.to_dict(),
+            "checks": [one.to_dict() for one in self.checks],
+            "variants": [
+                asdict(one)
+                | {
+                    "verdict": one.verdict.value,
+                    "pattern": one.pattern.value,
+                    "positions": list(one.positions),
+                    "overlap": plain(one.overlap),
+                }
+                for one in self.variants
+            ],
+            "repair": None if repair is None else asdict(repair),
+            "repairs": [asdict(one) for one in self.repairs],
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    def summary(self) -> str:
+        """The verdict in words."""
+        said = [f"Verdict: {self.verdict} (confidence {self.confidence:.2f}). {_READ[self.verdict]}"]
+        if self.verdict == CaseVerdict.INPUT:
+            both = Pattern.UNDERWEIGHTED.value + " and " + Pattern.OVERWEIGHTED.value
+            said.append(f"Pattern: {both if self.pattern == Pattern.BOTH else self.pattern}.")
+        if self.stable is False:
+            other = [one for one in self.variants if one.verdict != self.verdict]
+            told = (f"{one.verdict} under {one.rules}, {one.replacement}" for one in other)
+            said.append(f"Unstable: {'; '.join(told)}.")
+        return " ".join(said)
+
+    def __repr__(self) -> str:
+        first, event = self.hide.steps[0].reading, self.criterion.event
+        lines = [
+            f"Verification ({self.rules}): {self.target.text!r} against {self.contrast.text!r}, gap {first.gap:+.2f}",
+            f"  {self.summary()}",
+            *(f"  {one.words(event)} {one.verdict.outcome.value.capitalize()}." for one in self.checks),
+        ]
+        if self.stable:
+            lines.append(
+                f"  Stable under {listed(tuple(f'{v.rules}, {v.replacement}' for v in self.variants))}."
+            )
+        if self.repairs:
+            lines.append(f"  Repair: {self.repair or f'none of the {len(self.repairs)} that were run'}.")
+        return shown("\n".join([*lines, *(f"  Note: {one}." for one in self.notes)]))

@@ -1,0 +1,384 @@
+"""verify: verdicts from interventions, on causes that are known, and on claims that are wrong."""
+
+import json
+from dataclasses import replace
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from scipy.optimize import brentq
+
+from lrp_lens.cases import Case
+from lrp_lens.demo import demo_cases, load_demo_model
+from lrp_lens.errors import InputError, RuleError
+from lrp_lens.failures import explain
+from lrp_lens.failures.verification import (
+    CaseVerdict,
+    Check,
+    Criterion,
+    Pattern,
+    Reading,
+    Step,
+    Variant,
+    verify,
+)
+from lrp_lens.failures.verification.asked import Asked, blame
+from lrp_lens.failures.verification.plan import Plan
+from lrp_lens.failures.verification.repairs import sentences
+from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.masking.verdict import judge
+from lrp_lens.rules import ATTN_LRP
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return load_demo_model(device="cpu")
+
+
+def case_of(suite: str, index: int = 0) -> Case:
+    return demo_cases(suite)[index]
+
+
+@pytest.fixture(scope="module")
+def found(model: torch.nn.Module):
+    return verify(model, case_of("override_four_facts"), draws=8)
+
+
+# ------------------------------------------------------------------------------------ criterion
+def check(kind: str, gaps: list[float], control: list[float], size: int, population: int = 50) -> Check:
+    """A check of made-up gaps; whoever is ahead is the first choice."""
+
+    def reading(gap: float) -> Reading:
+        return Reading(gap, "right" if gap < 0 else "wrong", gap < 0)
+
+    steps = tuple(Step(k, (f"t{k}",) * (k > 0), (k,) * (k > 0), reading(gap)) for k, gap in enumerate(gaps))
+    return Check(kind, "flip", steps, tuple(map(reading, control)), size, population)  # type: ignore[arg-type]
+
+
+GOOD = check("hide", [2.0, 1.0, -3.0], [1.9, 2.1, 2.0, 1.8, 2.2, -0.1], 2)
+BAD = check("hide", [2.0, 1.0, 1.5], [1.9, 2.1, 2.0, 1.8, 2.2], 2)
+
+
+def test_a_check_passes_only_where_random_draws_do_less() -> None:
+    assert GOOD.first("flip") == 2 and BAD.first("flip") is None
+    assert Criterion(most_random=0.2).passes(GOOD) and not Criterion(most_random=0.1).passes(GOOD)
+    assert not Criterion(most_random=1).passes(BAD) and not Criterion().passes(None)
+    wide = check("hide", [2.0, -1.0], [2.0, -0.9, 3.0, 9.0, -0.2, 2.0, 4.0], 1)
+    loose = Criterion(most_random=0.5, supported=False)
+    assert loose.passes(wide) and not Criterion(most_random=0.5, supported=True).passes(wide)
+    assert not loose.passes(check("hide", [-1.0, -2.0], [2.0] * 6, 1))  # ahead without the edit
+    with pytest.raises(InputError, match="the control has 1"):
+        Criterion().passes(replace(GOOD, control_size=1))
+
+
+def test_confidence_is_laplaces() -> None:
+    assert Criterion(most_random=0.2).confidence(GOOD) == pytest.approx(1 - 2 / 8)
+    assert Criterion().confidence(BAD) == 0 == Criterion().confidence(None)
+
+
+@pytest.mark.parametrize(
+    ("hide", "amplify", "silence", "verdict", "pattern"),
+    [
+        (1, 1, 1, CaseVerdict.INPUT, Pattern.BOTH),
+        (1, 0, 0, CaseVerdict.INPUT, Pattern.OVERWEIGHTED),
+        (0, 1, 1, CaseVerdict.INPUT, Pattern.UNDERWEIGHTED),
+        (0, 0, 1, CaseVerdict.GRAPH, Pattern.NEITHER),
+        (0, 0, 0, CaseVerdict.NONE, Pattern.NEITHER),
+        (0, 0, None, CaseVerdict.NONE, Pattern.NEITHER),
+    ],
+)
+def test_verdict_and_pattern(
+    hide: int, amplify: int, silence: int | None, verdict: Any, pattern: Any
+) -> None:
+    one, two = (GOOD if passes else BAD for passes in (hide, amplify))
+    three = None if silence is None else GOOD if silence else BAD
+    criterion = Criterion(most_random=0.2)
+    assert criterion.verdict(one, two, three) == verdict and criterion.pattern(one, two) == pattern
+
+
+def test_the_interval_of_random_draws_is_clopper_and_pearsons() -> None:
+    share, low, high = GOOD.random_share("flip")
+
+    def tail(p: float, counts: range) -> float:
+        return sum(comb(6, k) * p**k * (1 - p) ** (6 - k) for k in counts) - 0.025
+
+    assert share == pytest.approx(1 / 6)
+    assert low == pytest.approx(brentq(tail, 1e-9, 0.9, args=(range(1, 7),)))
+    assert high == pytest.approx(brentq(tail, 0.01, 1 - 1e-9, args=(range(2),)))
+    assert np.isnan(replace(GOOD, control=()).random_share("flip")).all()
+
+
+def test_the_verdict_of_a_check_is_that_of_masking() -> None:
+    same = judge([2.0, -3.0], [[one.gap] for one in GOOD.control], 50)
+    assert (GOOD.verdict.outcome, GOOD.verdict.drop, GOOD.verdict.high) == (
+        same.outcome,
+        same.drop,
+        same.high,
+    )
+    assert GOOD.verdict.reading.startswith(
+        "Hiding t1 and t2 changes the gap of +2.00 by −5.00, more than other tokens"
+    )
+    small = replace(GOOD, population=2)
+    assert "only 2 to draw from and the check takes 2" in small.verdict.reading
+
+
+def test_accepted_answers_are_events() -> None:
+    accepted = [Reading(1.0, "a", False, "yes", one) for one in (0.0, 0.4, 0.5)]
+    steps = tuple(Step(k, (str(k),), (k,), one) for k, one in enumerate(accepted))
+    made = Check("hide", "accepted", steps, (accepted[0],) * 9, 2, 30)
+    assert made.first("accepted") == 2 and made.first("flip") is None
+    assert Criterion("accepted", supported=False).passes(made)
+    assert accepted[2].right and not accepted[1].right and Reading(-1.0, "b", True).right
+
+
+@pytest.mark.parametrize(("event", "share"), [("fall", 0.1), ("flip", 1.5), ("flip", True), ("flip", "0.1")])
+def test_bad_criteria(event: Any, share: Any) -> None:
+    with pytest.raises((InputError, TypeCheckError)) as error:
+        Criterion(event, share)
+    assert isinstance(error.value, TypeCheckError) or "A criterion has an event" in str(error.value)
+
+
+# ------------------------------------------------------------------------------------ known causes
+def test_a_word_that_cues_a_memory(model: torch.nn.Module, found) -> None:
+    """The story's country cues the memorised capital; the corpus marks it."""
+    case = case_of("override_four_facts")
+    (cue,) = case.segments["memory_cue"]
+    assert found.hide.positions == (cue[0],) and found.hide.first("flip") == 1
+    assert found.verdict == CaseVerdict.INPUT and found.pattern == Pattern.OVERWEIGHTED
+    assert found.repair is not None and found.repair.words == "drenia" and found.repair.changed == 1
+
+
+def test_a_planted_head_is_found_in_the_graph_and_not_in_the_tokens(model: torch.nn.Module) -> None:
+    """A head that writes the wrong answer, whatever the tokens are: only silencing it turns the preference."""
+    right = demo_cases("agreement_fourteen_attractors", correct=True)[0]
+    case = replace(right, target=right.contrast, contrast=right.target, correct=False)
+    asked = Asked.of(model, case, None, 1, None)
+    wrong = (model.W_U[:, asked.target] - model.W_U[:, asked.contrast]).detach()
+    towards = model.W_O[2, 1] @ wrong
+
+    def write(value: Any, hook: Any = None) -> Any:
+        value = value.clone()
+        value[:, -1, 1] += 60 * towards / towards.norm()
+        return value
+
+    with attached(model, [(model.hook_dict["blocks.2.attn.hook_z"], write)]):
+        seen = verify(model, case, stability=False, repairs=False, draws=8, thorough=False)
+    assert seen.verdict == CaseVerdict.GRAPH and seen.pattern == Pattern.NEITHER
+    assert seen.silence is not None and f"L2H1 at {asked.length - 1}" in seen.silence.units
+    assert seen.confidence > 0.5
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_a_wrong_claim_is_not_believed(model: torch.nn.Module) -> None:
+    """Capitals that nobody asks for are blamed instead of the words that relevance blames."""
+    for index in range(3):
+        case = case_of("override_four_facts", index)
+        asked = Asked.of(model, case, None, 1, None)
+        blamed = blame(asked, ATTN_LRP)
+        tokens = np.zeros_like(blamed.tokens)
+        start, stop = case.segments["distractor"][1]
+        tokens[start:stop] = 1 + np.arange(stop - start)
+        for own, believed in ((blamed, True), (replace(blamed, tokens=tokens), False)):
+            hide = Plan(asked, draws=8).checks(own, "mean", False)[1][0]
+            assert Criterion().passes(hide) is believed, hide
+
+
+# ------------------------------------------------------------------------------------ verify
+def test_an_explanation_is_verified_like_its_case(model: torch.nn.Module, found) -> None:
+    explanation = explain(model, case=case_of("override_four_facts"), seeds=1)
+    again = verify(model, explanation, draws=8, stability=False)
+    assert again.checks == found.checks
+    assert [one.prompt for one in again.repairs] == [one.prompt for one in found.repairs]
+    with pytest.raises(InputError, match="has none"):
+        verify(model, replace(explanation, token_ids=()))
+
+
+def test_variants_are_the_verification_under_other_settings(model: torch.nn.Module, found) -> None:
+    case = case_of("override_four_facts")
+    options: dict[str, Any] = {"stability": False, "repairs": False, "thorough": False, "draws": 8}
+    rules = verify(model, case, rules="CP_LRP", **options)
+    zeros = verify(model, case, replacement="zero", **options)
+    assert [(one.verdict, one.pattern) for one in found.variants] == [
+        (rules.verdict, rules.pattern),
+        (zeros.verdict, zeros.pattern),
+    ]
+    assert found.variants[1].overlap == 1 and found.variants[1].replacement == "zeros"
+    assert found.stable == all(one.verdict == found.verdict for one in found.variants)
+    other = Variant("R", "zeros", CaseVerdict.NONE, Pattern.NEITHER, (), float("nan"))
+    shaken = replace(found, variants=(other,))
+    assert shaken.stable is False and "Unstable: none under R, zeros." in repr(shaken)
+    assert replace(found, variants=()).stable is None
+
+
+def test_what_is_not_needed_is_not_run(model: torch.nn.Module, found) -> None:
+    lean = verify(
+        model, case_of("override_four_facts"), draws=8, thorough=False, stability=False, repairs=False
+    )
+    assert lean.silence is None and found.silence is not None
+    assert lean.verdict == found.verdict and lean.hide == found.hide
+    assert not lean.amplify.control and found.amplify.control  # it never flips
+
+
+def test_repairs_were_run(model: torch.nn.Module, found) -> None:
+    """Each text again, through the tokenizer: gap and first choice are what is said."""
+    case, actions = case_of("override_four_facts"), set()
+    for one in found.repairs:
+        batch = tokenize(model, one.prompt.removeprefix("<bos>").strip())
+        with torch.no_grad():
+            logits = model(batch.ids)[0, -1]
+        target, contrast = (
+            tokenize(model, word, prepend_bos=False).ids[0, 0] for word in (case.target, case.contrast)
+        )
+        assert one.reading.gap == pytest.approx(float(logits[target] - logits[contrast]), abs=1e-4)
+        assert one.reading.win == (logits.argmax() == contrast)
+        actions.add(one.action)
+    assert actions == {"hide", "repeat", "move"}
+    asked = Asked.of(model, case, None, 1, None)
+    words = asked.batch.strings[0]
+    assert [" ".join(words[slice(*one)]) for one in sentences(asked)][:2] == [
+        "in this story the capital of drenia is elwin .",
+        "the capital of morvia is jasto .",
+    ]
+    repeated = next(one for one in found.repairs if one.action == "repeat")
+    moved = next(one for one in found.repairs if one.action == "move")
+    assert repeated.prompt.count(repeated.words) == 2 and moved.prompt.count(moved.words) == 1
+    assert (
+        moved.prompt.index(moved.words) > moved.prompt.index("morvia")
+        and moved.changed == 2 * repeated.changed
+    )
+    assert found.repair == min((one for one in found.repairs if one.reading.win), key=lambda one: one.changed)
+
+
+def test_a_checker_reads_regenerated_answers(model: torch.nn.Module) -> None:
+    case = case_of("key_value_ten_facts")
+    asked: list[str] = []
+
+    def checker(answer: str) -> bool:
+        asked.append(answer)
+        return answer.split()[0] == case.contrast
+
+    options: dict[str, Any] = {
+        "stability": False,
+        "draws": 2,
+        "top_k": 2,
+        "places": (1,),
+        "max_new_tokens": 2,
+    }
+    seen = verify(model, case, checker=checker, criterion=Criterion("accepted"), **options)
+    for one in seen.checks:
+        for reading in (*(step.reading for step in one.steps), *one.control):
+            assert reading.answer in asked and reading.answer.split()[0] == reading.first_choice
+            assert reading.accepted == reading.win == (reading.answer.split()[0] == case.contrast)
+    assert seen.hide.first("accepted") == seen.hide.first("win") == 1
+    assert seen.repair is not None and seen.repair.reading.accepted == 1
+    scored = verify(model, case, checker=lambda answer: 0.25, repairs=False, **options)
+    assert scored.hide.steps[0].reading.accepted == 0.25
+    for bad in (None, "yes", 2.0, float("nan")):
+        with pytest.raises(InputError, match="A checker says True or False"):
+            verify(model, case, checker=lambda answer, bad=bad: bad, repairs=False, **options)
+
+
+def test_what_was_said_before_belongs_to_the_answer(model: torch.nn.Module) -> None:
+    case = case_of("override_four_facts")
+    prompt, said = case.prompt.rsplit(" of ", 1)
+    within = replace(case, prompt=prompt, completion=f"of {said} {case.target}", position=-1, segments={})
+    answers: list[str] = []
+    seen = verify(
+        model,
+        within,
+        checker=lambda text: not answers.append(text),
+        stability=False,
+        draws=1,
+        top_k=2,
+        max_new_tokens=1,
+    )
+    assert all(text.startswith(f"of {said} ") for text in answers)
+    whole = verify(model, case, stability=False, repairs=False, draws=1, top_k=2)
+    assert [step.reading.gap for step in seen.hide.steps] == pytest.approx(
+        [step.reading.gap for step in whole.hide.steps], abs=1e-4
+    )
+    assert all(
+        one.prompt.endswith(f"of {said}") for one in seen.repairs
+    )  # what was said is no part of the prompt
+
+
+def test_messages_keep_their_template(tmp_path: Path) -> None:
+    from lrp_lens import load_model
+    from tests.chat_model import save_chat_model
+
+    chat = load_model(str(save_chat_model(tmp_path)), device="cpu")
+    messages = [{"role": "user", "content": "Say one. Say two. Say what?"}]
+    batch = tokenize(chat, messages)
+    with torch.no_grad():
+        first = chat(batch.ids)[0, -1].topk(2).indices.tolist()
+    asked = Asked(chat, batch, batch.lengths[0], *first)
+    texts = ["".join(batch.strings[0][slice(*one)]).replace("Ġ", " ") for one in sentences(asked)]
+    assert texts == ["Say one.", " Say two.", " Say what?"]
+
+
+def test_results_are_plain_and_readable(found) -> None:
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["verdict"] == "input" and plain["schema"] == "lrp_lens.verification/1"
+    assert plain["repair"]["words"] == "drenia" and plain["stable"] is True
+    rows = found.to_dataframe()
+    assert set(rows["check"]) == {"hide", "amplify", "silence"} and rows["control"].sum() == 24
+    said = repr(found)
+    assert "Verdict: input" in said and "Hiding 'drenia' at 42 turns the preference (other tokens:" in said
+    assert "Repair: hide 'drenia': the first choice is 'elwin'." in said
+    strange = replace(found, target=replace(found.target, text="\x1b[31m<b>"))
+    assert "\x1b" not in repr(strange)
+
+
+def test_same_seed_same_result(model: torch.nn.Module) -> None:
+    options: dict[str, Any] = {"stability": False, "repairs": False, "draws": 3, "top_k": 1, "places": (1,)}
+    one, two, three = (
+        verify(model, case_of("key_value_ten_facts"), seed=seed, **options) for seed in (1, 1, 2)
+    )
+    assert one.checks == two.checks and one.hide.control != three.hide.control
+    assert one.hide.steps == three.hide.steps
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k"),
+        ({"draws": True}, "draws"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"factor": 1}, "factor above 1"),
+        ({"factor": 0.5}, "factor above 1"),
+        ({"factor": float("inf")}, "factor above 1"),
+        ({"places": (2, 1)}, "increasing"),
+        ({"places": ()}, "increasing"),
+        ({"places": "12"}, "increasing"),
+        ({"replacement": "noise"}, "A replacement is one of"),
+        ({"other_replacement": "noise"}, "A replacement is one of"),
+        ({"seed": -1}, "A seed"),
+        ({"progress": 1}, "progress is"),
+        ({"criterion": Criterion("accepted")}, "accepted by a checker"),
+    ],
+)
+def test_bad_options(model: torch.nn.Module, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((InputError, TypeCheckError)) as error:
+        verify(model, case_of("override_four_facts"), **{"draws": 1} | options)
+    assert isinstance(error.value, TypeCheckError) or message in str(error.value)
+
+
+def test_bad_cases(model: torch.nn.Module) -> None:
+    case = case_of("override_four_facts")
+    with pytest.raises(InputError, match="is ahead already"):
+        verify(model, replace(case, target=case.contrast, contrast=case.target))
+    with pytest.raises((InputError, TypeCheckError)):
+        verify(model, case.prompt)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="it needs a target and a contrast"):
+        verify(model, Case(prompt="then mary", completion="and john", position=0))
+    with pytest.raises(InputError, match="there are none among"):
+        verify(model, replace(case, prompt="mary", segments={}))
+    with pytest.raises(RuleError):
+        verify(model, case, rules="no such rules")
+    with pytest.raises(RuleError):
+        verify(model, case, other_rules="no such rules")
