@@ -1,9 +1,11 @@
 """Tutorials: as much prose as code, short cells; each runs from start to end, and shows what it is stored with.
 
 Every cell is executed in order in one namespace, as a fresh kernel would; the last one checks the notebook's claim.
-Each takes less than 60 s on two quiet cores.  `make notebooks-run` stores what they show.
+Each takes less than 60 s on two quiet cores.  `make notebooks-run` stores what they show.  Four have a second half on
+SmolLM2, which runs by itself, among the tests of real models.
 """
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -88,10 +90,37 @@ def test_it_says_what_to_change_and_ends_with_its_claim(path: Path) -> None:
 @each
 def test_it_runs_and_its_outputs_are_current(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notebook = read(path)
-    fresh = run(notebook, path.name)
+    fresh = run(notebook, path.name, tagged=False)
     assert capsys.readouterr().err == ""  # no progress bars and no warnings in a stored page
     if STORED_WITH_THIS_HOST:
-        assert differences(notebook, fresh) == [], "run `make notebooks-run`"
+        assert differences(notebook, fresh, tagged=False) == [], "run `make notebooks-run`"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TUTORIALS if code_cells(read(path), tagged=True)], ids=lambda path: path.stem
+)
+def test_its_second_half_runs_on_a_real_model(
+    path: Path, smollm2: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = read(path)
+    fresh = run(notebook, path.name, tagged=True)
+    assert capsys.readouterr().err == ""
+    if STORED_WITH_THIS_HOST:
+        assert differences(notebook, fresh, tagged=True) == [], "run `make notebooks-run`"
+
+
+def test_a_second_half_shows_nothing_where_the_model_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the sentence that says how to get it; its claims are not made."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    path = TUTORIALS[0]
+    first, *others = run(read(path), path.name, tagged=True)
+    assert "make models" in "".join(first[0]["text"]) and len(first) == 1
+    assert all("assert" not in "".join(output.get("text", "")) for outputs in others for output in outputs)
+
+
+def test_second_halves_are_on_the_notebooks_that_need_them() -> None:
+    halves = [path.stem[0] for path in TUTORIALS if code_cells(read(path), tagged=True)]
+    assert halves == ["1", "4", "6", "7"]
 
 
 # ------------------------------------------------------------------------------------------ the comparison itself

@@ -20,9 +20,13 @@ import pandas as pd
 import plotly.io
 import torch
 
+from lrp_lens.errors import InputError
+from lrp_lens.hosts.loading.packages import MODELS, installed_parts
 from tools.alike import differs
 
 TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("*.ipynb"))
+TAG = "smollm2"
+"""Of cells, and the name of the model that they ask for."""
 PLOTLY = "application/vnd.plotly.v1+json"
 Output = dict[str, Any]
 
@@ -32,18 +36,20 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+def code_cells(notebook: dict[str, Any], tagged: bool | None = None) -> list[dict[str, Any]]:
+    """Those with the tag, those without, or both (None)."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in cells if tagged is None or (TAG in cell["metadata"].get("tags", ())) is tagged]
 
 
-def run(notebook: dict[str, Any], name: str = "notebook") -> list[list[Output]]:
-    """The outputs of every code cell, as a notebook stores them; an exception of a cell passes through."""
+def run(notebook: dict[str, Any], name: str = "notebook", tagged: bool | None = None) -> list[list[Output]]:
+    """The outputs of these code cells, as a notebook stores them; an exception of a cell passes through."""
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "__main__"}
     with _as_in_a_notebook():
         return [
             list(_run_cell("".join(cell["source"]), names, number, f"{name}, code cell {number}"))
-            for number, cell in enumerate(code_cells(notebook), start=1)
+            for number, cell in enumerate(code_cells(notebook, tagged), start=1)
         ]
 
 
@@ -86,10 +92,10 @@ def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def differences(notebook: dict[str, Any], fresh: list[list[Output]]) -> list[str]:
-    """Where stored outputs are not what a run gives: one line per cell."""
+def differences(notebook: dict[str, Any], fresh: list[list[Output]], tagged: bool | None = None) -> list[str]:
+    """Where stored outputs are not what a run of these cells gives: one line per cell."""
     found = []
-    for number, (cell, outputs) in enumerate(zip(code_cells(notebook), fresh, strict=True), start=1):
+    for number, (cell, outputs) in enumerate(zip(code_cells(notebook, tagged), fresh, strict=True), start=1):
         stored = cell["outputs"]
         kinds = [
             [(one["output_type"], *sorted(one.get("data", {}))) for one in each] for each in (stored, outputs)
@@ -105,13 +111,26 @@ def differences(notebook: dict[str, Any], fresh: list[list[Output]]) -> list[str
     return found
 
 
+def _is_installed() -> bool:
+    try:
+        installed_parts(MODELS[TAG])
+    except InputError:
+        return False
+    return True
+
+
 def write(path: Path) -> None:
     """Run a notebook and store what it shows."""
     notebook = read(path)
-    for number, (cell, outputs) in enumerate(
-        zip(code_cells(notebook), run(notebook, path.name), strict=True), start=1
-    ):
-        cell["outputs"], cell["execution_count"] = outputs, number
+    for tagged in (False, True) if _is_installed() else (False,):
+        cells = code_cells(notebook, tagged)
+        for cell, outputs in zip(cells, run(notebook, path.name, tagged), strict=True):
+            cell["outputs"] = outputs
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        cell["execution_count"] = number
+        for output in cell["outputs"]:
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = number
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
