@@ -13,16 +13,12 @@ import pytest
 import lrp_lens
 
 SECONDS_ALLOWED = 0.3
-ATTEMPTS = 3
 
 TIMING = """
 import time
-import transformer_lens
-start = time.perf_counter()
-import pytest
-
+start = time.process_time()
 import lrp_lens
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 # Libraries first: what they do on import is theirs. Then a snapshot on both sides of every module of ours.
@@ -58,8 +54,6 @@ def state():
     }
 
 before = state()
-import pytest
-
 import lrp_lens
 for found in pkgutil.walk_packages(lrp_lens.__path__, "lrp_lens."):
     if found.name != "lrp_lens.__main__":
@@ -77,10 +71,8 @@ def run(program: str) -> str:
 
 
 def test_import_is_quick() -> None:
-    seconds: list[float] = []
-    while len(seconds) < ATTEMPTS and min(seconds, default=SECONDS_ALLOWED) >= SECONDS_ALLOWED:
-        seconds.append(float(run(TIMING)))
-    assert min(seconds) < SECONDS_ALLOWED
+    """In processor time, whatever else runs; no library that the names need is there yet."""
+    assert float(run(TIMING)) < SECONDS_ALLOWED
 
 
 def test_import_leaves_no_trace() -> None:

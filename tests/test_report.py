@@ -218,6 +218,7 @@ def test_each_outcome_on_the_terminal_and_in_json(name: str) -> None:
     assert name.capitalize() in repr(explanation)
 
 
+@pytest.mark.full
 def test_each_outcome_in_a_browser(tmp_path: Path) -> None:
     bars = {}
     with browser() as running:

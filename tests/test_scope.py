@@ -426,7 +426,7 @@ def test_changed_flags_of_a_model_are_followed(flag: str, name: str, tokens: Ten
 # ------------------------------------------------------------------------------------ life of a model
 @pytest.fixture
 def apart() -> Iterator[None]:
-    """What there is already is left out of collections: a full one takes half a second, and none of it is meant."""
+    """What there is already is left out of collections: a full one takes half a second, and it is not in question."""
     gc.freeze()
     yield
     gc.unfreeze()
