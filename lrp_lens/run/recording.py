@@ -140,7 +140,7 @@ def pass_hooks(
     starts = [sites.record_of[name].port for name in leaves if name in sites.record_of]
     hooks += [(port.point, recorder.leaf) for port in starts if port is not None]
     module_hooks: list[tuple[Any, Any]] = []
-    for name in names:
+    for name in sorted(names):  # two records of one point always in the same order
         record = sites.record_of.get(name)
         if record is None:
             continue
