@@ -91,6 +91,8 @@ from lrp_lens.rules import TemperedSoftmax as TemperedSoftmax
 from lrp_lens.rules.coverage import Coverage as Coverage
 from lrp_lens.rules.coverage import coverage as coverage
 from lrp_lens.run.cache import RelevanceCache as RelevanceCache
+from lrp_lens.run.estimate import Estimate as Estimate
+from lrp_lens.run.estimate import estimate as estimate
 from lrp_lens.run.generation import Generation as Generation
 from lrp_lens.run.generation import generate as generate
 from lrp_lens.run.ledger import Ledger as Ledger

@@ -681,7 +681,7 @@ def test_a_changed_model_is_noticed(build: Callable[[str], Any], what: str) -> N
     }[what]
     ask()
     next(one for name, one in model.named_parameters() if one.ndim == 2 and "0" in name).data.mul_(1.5)
-    with pytest.raises(InputError, match="make the graph anew"):
+    with pytest.raises(SiteError, match="make a graph anew"):
         ask()
 
 

@@ -77,7 +77,7 @@ def decompose(
     hooks = [] if read is None else _pattern_hooks(list(sites.of(AttentionSite)), columns, patterns)
     with ExitStack() as stack:
         stack.enter_context(attached(model, hooks))
-        _, cache = run_with_relevance(model, batch, bound.metric, rules=rules, logits="metric")
+        _, cache = run_with_relevance(model, batch, bound.metric, rules=rules, logits="metric", memory="full")
     balance = cache.balance
     assert balance is not None
     accounts = Accounts(model, cache, balance, columns, patterns)

@@ -24,6 +24,10 @@ from lrp_lens.hosts.sites import LogitSite, Sites
 _STATE = "hidden_states"
 
 
+class NotReplayedError(SiteError):
+    """A part of a model that does not write again what it wrote before."""
+
+
 @dataclass(frozen=True)
 class Past:
     """Stands for the cache of keys and values that a block was called with."""

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_lens.errors import SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.replay import (
     BlockCall,
+    NotReplayedError,
     blocks_captured,
     deviation,
     layers_of_modules,
@@ -120,7 +120,7 @@ class BlockRun:
     def _forward(self, bound: BoundMetric, narrow: bool) -> None:
         last = self.sites.record_of[self.final].port
         if last is None:
-            raise SiteError(
+            raise NotReplayedError(
                 f"A pass block by block ends at {self.final}; {self.sites.host} has no hook point there. Use "
                 "memory='full', or the other host for this model."
             )
@@ -145,7 +145,7 @@ class BlockRun:
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
             require_finite(self.logits)
         if len(self.calls) != self.sites.n_layers or len(seen) != 1:
-            raise SiteError(
+            raise NotReplayedError(
                 f"A pass block by block calls each block once; {self.sites.host} called {len(self.calls)} of the "
                 f"{self.sites.n_layers} blocks of {self.sites.architecture}. Use memory='full'."
             )
@@ -240,10 +240,10 @@ class BlockRun:
     def _require_same(self, found: Tensor, expected: Tensor, what: str) -> None:
         error = deviation(found, expected)
         if not error <= rounding(expected.dtype):
-            raise SiteError(
+            raise NotReplayedError(
                 f"A pass block by block runs each part again as it ran before; {what} of {self.sites.architecture} now "
-                f"writes something else (by {error:.2g} of its range). Do weights or hooks change between calls? Make "
-                "them constant, or use memory='full'."
+                f"writes something else (by {error:.2g} of its range). Do weights or hooks change between calls? Keep "
+                "them as they are, or use memory='full'; after a change make a graph anew."
             )
 
     def _hooks(

@@ -50,16 +50,13 @@ def pass_by_blocks(
         returned=reads_returned_logits(bound, sites, rules, wanted),
     )
     reduced = _Reduced(run, wanted)
-    reduced.take(run.head)
-    reduced.account(run.head, None)
-    gradient = run.head.gradient
+    gradient = reduced.reduce(run.head, None)
     layers = range(sites.n_layers - 1, -1, -1)
     for layer in progress_bar(layers, what="blocks", show=progress, unit="block"):
-        part = run.block(layer, gradient)
-        run.calls.pop(layer + 1, None)
-        reduced.take(part)
-        reduced.account(part, layer)
-        gradient = part.gradient
+        gradient = reduced.reduce(run.block(layer, gradient), layer)
+        run.calls.pop(
+            layer + 1, None
+        )  # what it read is no longer compared with what the block before it writes
     reduced.take(run.embedding(gradient))
     return reduced.result()
 
@@ -75,6 +72,12 @@ class _Reduced:
         self.sites = accounts_only(run.sites)
         self.absorbed = Absorbed(self.sites, run.rules)
         self.ledger = wanted.everything and answered(run.rules, run.sites)
+
+    def reduce(self, part: Part, layer: int | None) -> Tensor:
+        """Take a part; what is left of it for the next one is the gradient of what it read."""
+        self.take(part)
+        self.account(part, layer)
+        return part.gradient
 
     def take(self, part: Part) -> None:
         """Keep what was asked for."""

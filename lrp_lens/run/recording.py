@@ -143,7 +143,7 @@ def pass_hooks(
     hooks += [(port.point, recorder.leaf) for port in starts if port is not None]
     hooks += gates
     module_hooks: list[tuple[Any, Any]] = []
-    for name in names:
+    for name in sorted(names):  # two records of one point always in the same order
         record = sites.record_of.get(name)
         if record is None:
             continue

@@ -19,12 +19,14 @@ from typing_extensions import TypeAliasType
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, require_gradients, vocabulary_size
+from lrp_lens.hosts.replay import NotReplayedError
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, MetricLike, as_metric
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, conserving
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.dropped import LayerDrops
+from lrp_lens.run.estimate import choose
 from lrp_lens.run.low_memory import pass_by_blocks
 from lrp_lens.run.reading import describe_metric
 from lrp_lens.run.recording import NamesFilter, Wanted
@@ -95,7 +97,9 @@ def run_with_relevance(
             have those positions only).
         memory: "full" keeps every activation and gradient, in one forward and one backward pass; "low" goes block by
             block (a forward pass more): its peak is the model, the inputs of its blocks and one block, and it keeps
-            what `names_filter` names or, without one, what every view and the ledger need.
+            what `names_filter` names or, without one, what every view and the ledger need.  "auto": in full where
+            that takes at most half of the memory that is free, by an estimate; `cache.memory` says which it was and
+            `cache.memory_text` why.
         progress: show a bar over the blocks of a pass in low memory; None: where it takes long.
 
     Returns:
@@ -104,7 +108,8 @@ def run_with_relevance(
         cache: RelevanceCache; `cache["z", 5]` has the shape of the activation.
 
     Raises:
-        InputError: empty or too long prompt, unknown token id, train mode, NaN logits, unknown hook name.
+        InputError: empty or too long prompt, unknown token id, train mode, NaN logits, unknown hook name; or a pass
+            that does not fit in the memory that is free (`lrp_lens.estimate`).
         MetricError: a token that is not one token of the vocabulary, or a position out of range.
         RuleError: rules that are neither a rule set nor the name of one.
         SiteError: an operation that no rule knows, or an edit that the host drops.
@@ -146,9 +151,24 @@ def relevance_run(
         raise InputError(f"memory is 'auto', 'full' or 'low'; received {memory!r}.")
     batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
     wanted = Wanted.of(names_filter, sites, rules)
-    if memory == "low":
-        passed = pass_by_blocks(model, sites, batch, bound, rules, wanted, logits, progress)
-    else:
+    way, reason, fits = choose(
+        model,
+        sites,
+        (batch.ids.shape[0], batch.ids.shape[1]),
+        rules,
+        wanted,
+        logits,
+        bound.positions is None,
+        memory,
+    )
+    if way == "low":
+        try:
+            passed = pass_by_blocks(model, sites, batch, bound, rules, wanted, logits, progress)
+        except NotReplayedError as error:
+            if memory == "low" or not fits:
+                raise
+            way, reason = "full", f"{reason}; not block by block: {error}"
+    if way == "full":
         passed = whole_pass(model, sites, batch, bound, rules, wanted, logits, drops)
     text, towards = describe_metric(model, passed.metric.metric)
     cache = RelevanceCache(
@@ -165,6 +185,7 @@ def relevance_run(
         balance=passed.balance,
         conserving=conserving(sites),
         sums=passed.sums,
-        memory="low" if memory == "low" else "full",
+        memory=way,
+        memory_text=reason,
     )
     return passed.logits, cache
