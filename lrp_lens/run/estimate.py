@@ -26,14 +26,14 @@ from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric
 from lrp_lens.ops.live_bytes import Counter, Growth
-from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
+from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.low_memory import pass_by_blocks
 from lrp_lens.run.recording import NamesFilter, Wanted
 from lrp_lens.run.whole import whole_pass
 
 Way = Literal["full", "low"]
 WAYS: tuple[Way, ...] = ("full", "low")
-_PASSES = {"full": whole_pass, "low": pass_by_blocks}
+_PASSES: dict[Way, Any] = {"full": whole_pass, "low": pass_by_blocks}
 _SHARE_FOR_FULL = 0.5
 """Of the memory that is free; the rest is for what is done with the result."""
 _PROBE = 16
@@ -113,7 +113,7 @@ def estimate(
     n_tokens: int,
     batch: int = 1,
     *,
-    rules: RuleSet | str = ATTN_LRP,
+    rules: RuleSet | str = DEFAULT_RULES,
     names_filter: NamesFilter = None,
     logits: Literal["all", "metric"] = "all",
     every_position: bool = False,
