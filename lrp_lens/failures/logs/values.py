@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lrp_lens.errors import InputError
 
@@ -49,9 +50,8 @@ def plain(value: Any) -> Any:
 
 def is_missing(value: Any) -> bool:
     """Whether a cell of a table is empty: None, NaN, or pandas' own."""
-    return (
-        value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ == "NAType"
-    )
+    missing = value is None or value is pd.NA or value is pd.NaT
+    return missing or (isinstance(value, float) and math.isnan(value))
 
 
 def text(value: Any, what: str) -> str:
