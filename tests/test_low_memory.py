@@ -240,7 +240,7 @@ def test_one_blocks_graph_is_held(host: str) -> None:
         for memory in ("full", "low"):
             saved = SavedBytes(model)
             with saved():
-                run_with_relevance(model, zoo.prompt_tokens(1, 20), METRIC, memory=memory)
+                run_with_relevance(model, zoo.prompt_tokens(1, 20), METRIC, rules=ATTN_LRP, memory=memory)
             peaks[layers, memory] = saved.peak
             assert saved.now == 0, "a graph is left behind"
     assert peaks[8, "full"] > 3 * peaks[2, "full"]

@@ -221,7 +221,7 @@ def demo_checks() -> dict[str, list[Verdict]]:
     model = load_demo_model(device="cpu")
     found: dict[str, list[Verdict]] = {"claim": [], "opposite": [], "random": []}
     for number, case in enumerate(demo_cases("ioi_second_pair_last")[:8]):
-        explanation = explain(model, case, seeds=20, progress=False)
+        explanation = explain(model, case, rules="ATTN_LRP", seeds=20, progress=False)
         ids = model.to_tokens(case.prompt)[0]
         asked = Question(
             model=model,

@@ -414,7 +414,7 @@ def test_changed_flags_of_a_model_are_followed(flag: str, name: str, tokens: Ten
     model = zoo.hooked(name)
     expected = relevance(model, tokens)
     getattr(model, f"set_{flag}")(True)
-    logits, cache = run_with_relevance(model, tokens, METRIC)
+    logits, cache = run_with_relevance(model, tokens, METRIC, rules=ATTN_LRP)
     assert torch.equal(logits, model(tokens))
     torch.testing.assert_close(cache["hook_embed"], expected, rtol=1e-10, atol=1e-12)
     assert cache.ledger().relative_remainder < 1e-12
@@ -484,7 +484,7 @@ def test_changed_weights_are_followed(build: Callable[[str], Model], tokens: Ten
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.mul_(0.8)
-    _, cache = run_with_relevance(model, tokens, METRIC)
+    _, cache = run_with_relevance(model, tokens, METRIC, rules=ATTN_LRP)
     assert torch.equal(cache["hook_embed"], relevance(fresh, tokens))
     assert cache.ledger().relative_remainder < 1e-6
 

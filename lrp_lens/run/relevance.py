@@ -47,7 +47,7 @@ Prompt = TypeAliasType(
 )
 """Text or messages, a list of these (a batch), token ids [pos] or [batch, pos], a list of id tensors; or what
 `tokenize` returned."""
-Memory = Literal["auto", "full", "low"]
+Memory = TypeAliasType("Memory", Literal["auto", "full", "low"])
 
 
 def ask(
