@@ -306,3 +306,20 @@ NOT_FOR_USERS = {
     "cli",
 }  # the command is described in docs/explain.md
 ROOMS = {"attribution_graphs"}  # its two halves have a page each
+
+
+def test_what_is_said_of_rules_is_what_was_measured() -> None:
+    """README's table of recommendations, and the differences in its text, are those of the committed results."""
+    measured = (ROOT / "benchmarks" / "results" / "evidence" / "tables.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Which rules for which question")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| tokens")]
+    assert len(rows) == 2 and all(row in measured.splitlines() for row in rows)
+    assert f"**The default is {lrp_lens.DEFAULT_RULES.name}:" in measured
+    ahead, behind = (
+        re.search(rf"^\| {name} \| [+-]([\d.]+) \[[+-]([\d.]+), [+-]([\d.]+)\] \|", measured, re.MULTILINE)
+        for name in ("RELP_FROZEN_PATTERN", "RELP")
+    )
+    assert ahead and "is {} [{}, {}] behind RELP_FROZEN_PATTERN".format(*ahead.groups()) in section
+    mean, low, high = behind.groups() if behind else ("", "", "")
+    assert f"RELP is {mean} [{high}, {low}] behind ATTN_LRP" in section
