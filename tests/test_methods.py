@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrp_lens import PRESETS, VARIANTS, InputError, LogitDiff, SiteError, compare, faithfulness
+from lrp_lens import DEFAULT_RULES, PRESETS, VARIANTS, InputError, LogitDiff, SiteError, compare, faithfulness
 from lrp_lens.demo import load_demo_model
 from lrp_lens.errors import bare_name
 from lrp_lens.masking import BASELINES, Question
@@ -63,7 +63,8 @@ def test_a_method_has_one_object_in_any_spelling() -> None:
 def test_both_analyses_take_the_same_objects() -> None:
     for_sites, for_tokens = as_methods(DEFAULT_METHODS, "sites"), as_methods((*PRESETS, *BASELINES), "tokens")
     both = {one.name for one in for_sites} & {one.name for one in for_tokens}
-    assert both == {"GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "integrated gradients", "random"}
+    named = {"GRADIENT", "RELP", "ATTN_LRP", "CP_LRP", "integrated gradients", "random"}
+    assert both == named | {DEFAULT_RULES.name}
     assert all(as_methods([name], "sites")[0] is as_methods([name], "tokens")[0] for name in both)
     assert [one.name for one in for_tokens[-6:]] == list(BASELINES)
 
