@@ -1,12 +1,21 @@
-"""Tiny logs of benchmarks, field by field as the programs write them (shared/notes/failures.md)."""
+"""Tiny logs of benchmarks, field by field as the programs write them."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lrp_lens.failures.logs import CaseLog
+
 LM_EVAL_CHOICE = "samples_capitals_2026-11-27T10-00-00.000001.jsonl"
 LM_EVAL_GENERATION = "samples_gsm8k_2026-11-27T10-00-00.000001.jsonl"
+
+
+USER = [{"role": "user", "content": "Say hi."}]
+
+
+def fates(log: CaseLog) -> list[tuple[int, str]]:
+    return [(row.line, row.fate) for row in log.rows]
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any] | str | bytes]) -> Path:

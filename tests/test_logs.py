@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from lrp_lens import Case, InputError, Passage, read_cases
-from lrp_lens.failures.logs import CaseLog
 from tests.benchmark_logs import (
     LM_EVAL_CHOICE,
     LM_EVAL_GENERATION,
+    USER,
+    fates,
     helm_log,
     helm_state,
     inspect_log,
@@ -26,12 +27,6 @@ from tests.benchmark_logs import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # rows are whatever users have
-
-USER = [{"role": "user", "content": "Say hi."}]
-
-
-def fates(log: CaseLog) -> list[tuple[int, str]]:
-    return [(row.line, row.fate) for row in log.rows]
 
 
 # ------------------------------------------------------------------------------------ lm-evaluation-harness

@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrp_lens import InputError, read_cases
-from lrp_lens.failures.logs import CaseLog
 from lrp_lens.failures.logs.documents import members
 from tests.benchmark_logs import (
     LM_EVAL_GENERATION,
+    USER,
+    fates,
     inspect_log,
     inspect_sample,
     lm_eval_choice,
@@ -27,12 +28,6 @@ from tests.benchmark_logs import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # rows are whatever users have
-
-USER = [{"role": "user", "content": "Say hi."}]
-
-
-def fates(log: CaseLog) -> list[tuple[int, str]]:
-    return [(row.line, row.fate) for row in log.rows]
 
 
 # ------------------------------------------------------------------------------------ hostile files
