@@ -243,16 +243,16 @@ def test_one_blocks_graph_is_held(host: str) -> None:
                 run_with_relevance(model, zoo.prompt_tokens(1, 20), METRIC, rules=ATTN_LRP, memory=memory)
             peaks[layers, memory] = saved.peak
             assert saved.now == 0, "a graph is left behind"
-    assert peaks[8, "full"] > 3 * peaks[2, "full"]
-    assert peaks[8, "low"] < 1.05 * peaks[2, "low"] < 0.7 * peaks[2, "full"]
+    assert peaks[8, "full"] > 2.5 * peaks[2, "full"]  # what is behind the blocks does not grow
+    assert peaks[8, "low"] < 1.05 * peaks[2, "low"] and 3 * peaks[8, "low"] < peaks[8, "full"]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
 def test_an_estimate_is_what_is_counted(build: Callable[[str], Any], name: str) -> None:
     """Peak and rest at a length, and in a batch, that were not probed; a mixture's loop differs with the tokens."""
     model = build(name)
-    tolerance = 0.1 if name == "mixtral" else 0.03
     for batch, length in ((1, 31), (2, 24)):
+        tolerance = 0.1 if name == "mixtral" or batch > 1 else 0.03  # rows together may take other kernels
         need = estimate(model, length, batch)
         assert need.low.peak < need.full.peak and need.low.kept < need.full.kept
         assert need.low.flops > need.full.flops > 0

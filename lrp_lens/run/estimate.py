@@ -277,5 +277,5 @@ def choose(
     return asked, text, fits
 
 
-def _words(size: float | int) -> str:
+def _words(size: int) -> str:
     return f"{size / _GIGA:.3g} GB"
