@@ -52,7 +52,7 @@ LIBRARIES = {
     "tqdm": {"progress"},
     "typer": {"cli"},
     "jinja2": {"markup"},
-    "regex": {"views"},
+    "regex": {"views", "failures"},
 }
 
 # Libraries that these rooms may not import.
