@@ -154,7 +154,7 @@ class Number(Checker):
         (True, ('7',))
     """
 
-    value: float
+    value: float | int
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
