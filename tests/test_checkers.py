@@ -151,6 +151,7 @@ TEXTS = (
 
 
 @harness
+@pytest.mark.full
 def test_prefixes_agree_with_the_harness() -> None:
     """A prefix that is lost is one of no text that the harness accepts: its own prefix, and longer ones."""
     checked = 0
@@ -183,7 +184,7 @@ def test_ifeval_is_graded_by_its_constraints() -> None:
     assert [checker.score(one) for one in ("a, b", "a b", "<<a>> b", "<<a>>, b")] == [0, 0.5, 1, 0.5]
     assert checker.wanted("a b") == ("<<",) and checker.spans("x <<a>> b", "a b") == ((2, 7),)
     assert checker.already("a,") is False and not checker.at_end
-    with pytest.raises(InputError, match="received \\['no:such'\\]"):
+    with pytest.raises(InputError, match=r"received \['no:such', 'no:such'\]"):
         IFEval(row | {"instruction_id_list": ["no:such", "no:such"]})
 
 

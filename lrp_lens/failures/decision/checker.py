@@ -107,6 +107,7 @@ def judge(checker: Checker, completion: str, seconds: float) -> Verdict:
         >>> judge(as_checker(lambda text: 1 / 0), "anything", 5).failure
         'the checker raised ZeroDivisionError: division by zero'
     """
+    said: Any
     said, failure = asked(lambda: checker.score(completion), seconds)
     if failure:
         return Verdict(math.nan, failure)
