@@ -39,12 +39,14 @@ CAUSES = {"hide": ("distractor", "memory_cue"), "amplify": ("evidence", "fact")}
 """Check → the segments that a right claim names."""
 EVENTS: tuple[Event, ...] = ("flip", "win")
 CRITERIA = tuple(
-    (top_k, Criterion(event, most, supported))
-    for event, top_k, most, supported in product(
-        EVENTS, (1, 2, 3, 5), (0.0, 0.05, 0.1, 0.15, 0.25, 0.4, 1.0), (True, False)
+    Criterion(event, most, supported, tokens)
+    for event, most, supported, tokens in product(
+        EVENTS, (0.0, 0.05, 0.1, 0.15, 0.25, 0.4, 1.0), (True, False), (1, 2, 3, 5)
     )
 )
-"""What is chosen from: the largest number of tokens, and the criterion."""
+"""What is chosen from."""
+NEAR = 0.01
+"""Criteria whose F½ is so near to the largest count as equal, and the strictest about random draws is taken."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,9 @@ class Claim:
     checks: dict[Event, tuple[Check, Check, Check | None]]
     """Event → hide, amplify, silence (not run where tokens pass and no random draw does the same)."""
 
-    def passes(self, kind: int, top_k: int, criterion: Criterion) -> bool:
-        """Whether a check passes with that many tokens at most."""
-        check = self.checks[criterion.event][kind]
-        size = None if check is None else check.first(criterion.event)
-        return size is not None and (size <= top_k or kind == 2) and criterion.passes(check)
+    def passes(self, kind: int, criterion: Criterion) -> bool:
+        """Whether a check passes."""
+        return criterion.passes(self.checks[criterion.event][kind])
 
     def right(self, kind: int, event: Event) -> bool:
         """Whether most of what the check names is the known cause."""
@@ -79,11 +79,9 @@ class Claim:
         known = self.causes[check.kind]
         return sum(at in known for at in check.positions) > len(check.positions) / 2
 
-    def verdict(self, top_k: int, criterion: Criterion) -> CaseVerdict:
+    def verdict(self, criterion: Criterion) -> CaseVerdict:
         """Of the whole case."""
-        if self.passes(0, top_k, criterion) or self.passes(1, top_k, criterion):
-            return CaseVerdict.INPUT
-        return CaseVerdict.GRAPH if self.passes(2, top_k, criterion) else CaseVerdict.NONE
+        return criterion.verdict(*self.checks[criterion.event])
 
 
 def shuffled(blamed: Blame, asked: Asked, seed: int) -> Blame:
@@ -180,13 +178,13 @@ def collect(limit: int, rules_name: str, draws: int, factor: float) -> list[Clai
     return found
 
 
-def scored(found: list[Claim], top_k: int, criterion: Criterion) -> pd.DataFrame:
+def scored(found: list[Claim], criterion: Criterion) -> pd.DataFrame:
     """One row per claim of tokens: right, passes, confidence."""
     rows = []
     for claim, (kind, name) in product(found, enumerate(CAUSES)):
         check = claim.checks[criterion.event][kind]
         if check is not None and check.units:
-            passes = claim.passes(kind, top_k, criterion)
+            passes = claim.passes(kind, criterion)
             right, sure = claim.right(kind, criterion.event), criterion.confidence(check) * passes
             source = claim.source if claim.planted is None else f"{claim.source}, planted"
             rows.append((claim.suite, source, name, right, passes, sure))
@@ -219,20 +217,22 @@ def main() -> None:
     found = collect(options.limit, options.rules, options.draws, options.factor)
     spent = time.process_time() - start
     chosen, judged = ([claim for claim in found if claim.half == half] for half in (0, 1))
-    table = [(rates(scored(chosen, *one)), one) for one in CRITERIA]
+    table = sorted(((rates(scored(chosen, one)), one) for one in CRITERIA), key=lambda row: -row[0][2])
     print(f"{len(found)} claims, rules {options.rules}, factor {options.factor:g}, {spent:.0f} CPU s")
-    for (p, r, f), (k, one) in sorted(table, key=lambda row: -row[0][2])[:8]:
-        print(f"  F½ {f:.3f} (precision {p:.2f}, recall {r:.2f}): at most {k} tokens, {one}")
-    top_k, criterion = max(table, key=lambda one: one[0][2])[1]
-    print(f"Chosen on one half, judged on the other: at most {top_k} tokens, {criterion}")
-    judge(judged, top_k, criterion)
-    print(f"The default, on the other half: at most 5 tokens, {Criterion()}")
-    judge(judged, 5, Criterion())
+    for (p, r, f), one in table[:8]:
+        print(f"  F½ {f:.3f} (precision {p:.2f}, recall {r:.2f}): {one}")
+    near = [one for (_, _, f), one in table if f >= table[0][0][2] - NEAR]
+    criterion = min(near, key=lambda one: one.most_random)
+    print(f"Chosen on one half, judged on the other: {criterion}")
+    judge(judged, criterion)
+    if criterion != Criterion():
+        print(f"The default, on the other half: {Criterion()}")
+        judge(judged, Criterion())
 
 
-def judge(judged: list[Claim], top_k: int, criterion: Criterion) -> None:
+def judge(judged: list[Claim], criterion: Criterion) -> None:
     """Print how one criterion does."""
-    rows = scored(judged, top_k, criterion)
+    rows = scored(judged, criterion)
     for name, own in [("all", rows), *rows.groupby("check")]:
         p, r, f = rates(own)
         print(f"{name}: precision {p:.2f}, recall {r:.2f}, F½ {f:.2f} ({len(own)} claims)")
@@ -255,7 +255,7 @@ def judge(judged: list[Claim], top_k: int, criterion: Criterion) -> None:
             {
                 "failures": "the model's own" if claim.planted is None else "planted",
                 "claim": claim.source,
-                "verdict": claim.verdict(top_k, criterion).value,
+                "verdict": claim.verdict(criterion).value,
             }
             for claim in judged
         ]
@@ -264,7 +264,7 @@ def judge(judged: list[Claim], top_k: int, criterion: Criterion) -> None:
     asked_of = [claim for claim in judged if claim.planted is not None]
     planted = [claim for claim in asked_of if claim.checks[criterion.event][2] is not None]
     named = [claim.right(2, criterion.event) for claim in planted]
-    passed = [claim.passes(2, top_k, criterion) for claim in planted]
+    passed = [claim.passes(2, criterion) for claim in planted]
     print(
         f"Planted: the check of places passes in {np.mean(passed):.2f}, names the place in {np.mean(named):.2f} of "
         f"{len(planted)} in which tokens did not settle it already ({len(asked_of)} in all)"

@@ -50,6 +50,11 @@ def found(model: torch.nn.Module):
 
 
 # ------------------------------------------------------------------------------------ criterion
+def criterion(most_random: float = 0.25, **options: Any) -> Criterion:
+    """Of two tokens at most."""
+    return Criterion(**{"most_random": most_random, "most_tokens": 2} | options)
+
+
 def check(kind: str, gaps: list[float], control: list[float], size: int, population: int = 50) -> Check:
     """A check of made-up gaps; whoever is ahead is the first choice."""
 
@@ -66,19 +71,21 @@ BAD = check("hide", [2.0, 1.0, 1.5], [1.9, 2.1, 2.0, 1.8, 2.2], 2)
 
 def test_a_check_passes_only_where_random_draws_do_less() -> None:
     assert GOOD.first("flip") == 2 and BAD.first("flip") is None
-    assert Criterion(most_random=0.2).passes(GOOD) and not Criterion(most_random=0.1).passes(GOOD)
-    assert not Criterion(most_random=1).passes(BAD) and not Criterion().passes(None)
+    assert criterion(0.2).passes(GOOD) and not criterion(0.1).passes(GOOD)
+    assert not criterion(1.0).passes(BAD) and not Criterion().passes(None)
+    assert not criterion(0.2, most_tokens=1).passes(GOOD)
+    assert criterion(0.2, most_tokens=1).passes(replace(GOOD, kind="silence"))  # places are no tokens
     wide = check("hide", [2.0, -1.0], [2.0, -0.9, 3.0, 9.0, -0.2, 2.0, 4.0], 1)
-    loose = Criterion(most_random=0.5, supported=False)
-    assert loose.passes(wide) and not Criterion(most_random=0.5, supported=True).passes(wide)
+    loose = criterion(0.5)
+    assert loose.passes(wide) and not criterion(0.5, supported=True).passes(wide)
     assert not loose.passes(check("hide", [-1.0, -2.0], [2.0] * 6, 1))  # ahead without the edit
     with pytest.raises(InputError, match="the control has 1"):
-        Criterion().passes(replace(GOOD, control_size=1))
+        criterion().passes(replace(GOOD, control_size=1))
 
 
 def test_confidence_is_laplaces() -> None:
-    assert Criterion(most_random=0.2).confidence(GOOD) == pytest.approx(1 - 2 / 8)
-    assert Criterion().confidence(BAD) == 0 == Criterion().confidence(None)
+    assert criterion(0.2).confidence(GOOD) == pytest.approx(1 - 2 / 8)
+    assert criterion().confidence(BAD) == 0 == criterion().confidence(None)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +104,7 @@ def test_verdict_and_pattern(
 ) -> None:
     one, two = (GOOD if passes else BAD for passes in (hide, amplify))
     three = None if silence is None else GOOD if silence else BAD
-    criterion = Criterion(most_random=0.2)
-    assert criterion.verdict(one, two, three) == verdict and criterion.pattern(one, two) == pattern
+    assert criterion(0.2).verdict(one, two, three) == verdict and criterion(0.2).pattern(one, two) == pattern
 
 
 def test_the_interval_of_random_draws_is_clopper_and_pearsons() -> None:
@@ -132,14 +138,17 @@ def test_accepted_answers_are_events() -> None:
     steps = tuple(Step(k, (str(k),), (k,), one) for k, one in enumerate(accepted))
     made = Check("hide", "accepted", steps, (accepted[0],) * 9, 2, 30)
     assert made.first("accepted") == 2 and made.first("flip") is None
-    assert Criterion("accepted", supported=False).passes(made)
+    assert Criterion("accepted", most_tokens=2).passes(made)
     assert accepted[2].right and not accepted[1].right and Reading(-1.0, "b", True).right
 
 
-@pytest.mark.parametrize(("event", "share"), [("fall", 0.1), ("flip", 1.5), ("flip", True), ("flip", "0.1")])
-def test_bad_criteria(event: Any, share: Any) -> None:
+@pytest.mark.parametrize(
+    ("event", "share", "tokens"),
+    [("fall", 0.1, 1), ("flip", 1.5, 1), ("flip", True, 1), ("flip", "0.1", 1), ("flip", 0.1, 0)],
+)
+def test_bad_criteria(event: Any, share: Any, tokens: Any) -> None:
     with pytest.raises((InputError, TypeCheckError)) as error:
-        Criterion(event, share)
+        Criterion(event, share, most_tokens=tokens)
     assert isinstance(error.value, TypeCheckError) or "A criterion has an event" in str(error.value)
 
 

@@ -2,7 +2,7 @@
 
 A check passes if
 
-1. its event happens at some size, and not without the edit;
+1. its event happens at some size, for tokens one of at most `most_tokens`, and not without the edit;
 2. among random draws of that size it happens at no more than `most_random` of them;
 3. with `supported`, the gap falls by more than nine in ten random draws make it fall (`lrp_lens.masking.verdict`).
 
@@ -16,12 +16,13 @@ Then, in the words of Contrastive Attribution in the Wild (arXiv 2604.17761), th
     underweighted relevant tokens (URT)    amplifying the contrast's supporters passes
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from lrp_lens.errors import InputError
 from lrp_lens.failures.verification.check import EVENTS, Check, Event
+from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.verdict import Outcome
 
 
@@ -55,22 +56,25 @@ class Criterion:
     The defaults are what `python -m benchmarks verdicts` chose on half of the demo model's failures.
 
     Raises:
-        InputError: an unknown event, or a share outside [0, 1].
+        InputError: an unknown event, a share outside [0, 1], or a number of tokens below 1.
     """
 
     event: Event = "flip"
     """What has to happen."""
-    most_random: float | int = 0.25
+    most_random: float | int = 0.4
     """The largest share of random draws at which it may happen, too."""
     supported: bool = False
     """Whether the gap has to fall by more than random draws make it fall."""
+    most_tokens: int = 1
+    """The largest number of hidden or amplified tokens at which it may first happen."""
 
     def __post_init__(self) -> None:
         number = isinstance(self.most_random, int | float) and not isinstance(self.most_random, bool)
-        if self.event not in EVENTS or not number or not 0 <= self.most_random <= 1:
+        tokens = is_whole(self.most_tokens) and self.most_tokens >= 1
+        if self.event not in EVENTS or not number or not 0 <= self.most_random <= 1 or not tokens:
             raise InputError(
-                f"A criterion has an event, one of {', '.join(EVENTS)}, and a share of random draws from 0 to 1; "
-                f"received {self.event!r} and {self.most_random!r}."
+                f"A criterion has an event, one of {', '.join(EVENTS)}, a share of random draws from 0 to 1, and a "
+                f"number of tokens from 1 on; received {self.event!r}, {self.most_random!r} and {self.most_tokens!r}."
             )
 
     def passes(self, check: Check | None) -> bool:
@@ -89,6 +93,8 @@ class Criterion:
                 f"Random draws are compared at the size at which the event happens, {size} for {self.event!r}; the "
                 f"control has {check.control_size} (run for {check.event!r}). Verify with this criterion."
             )
+        if check.kind != "silence" and size > self.most_tokens:
+            return False
         share = check.random_share(self.event)[0]
         if not share <= self.most_random:
             return False
@@ -119,4 +125,4 @@ class Criterion:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"event": self.event, "most_random": self.most_random, "supported": self.supported}
+        return asdict(self)
