@@ -157,12 +157,12 @@ def main() -> None:
         for name in options.work or WORK:
             seconds: dict[str, list[float]] = {"old": [], "new": []}
             found: dict[str, Numbers] = {}
-            for turn in range(options.repeats + 1):
+            for turn in range(options.repeats + (options.repeats > 1)):
                 for which, version in (("old", old), ("new", new)):
                     with version.active() as package:
                         start = time.process_time()
                         found[which] = WORK[name](package, model)
-                        if turn:  # the first is for warming up
+                        if turn or options.repeats == 1:  # else the first is for warming up
                             seconds[which].append(time.process_time() - start)
             ratio = statistics.median(a / b for a, b in zip(seconds["old"], seconds["new"], strict=True))
             gaps = [

@@ -1,6 +1,8 @@
 """Component edges: against one edge at a time, against the relevance they must sum to, on every architecture."""
 
+import sys
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -425,3 +427,27 @@ def test_groups_of_readers_do_not_change_the_scores(monkeypatch: pytest.MonkeyPa
     for positions in (False, True):
         np.testing.assert_allclose(found[1, positions], found[10_000, positions], atol=1e-12)
     np.testing.assert_allclose(found[1, True].sum(-1), found[1, False], atol=1e-12)
+
+
+def test_nothing_is_summed_before_the_first_token_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that begin alike: the same edges as from all positions, and none before they part."""
+    model, room = zoo.shared("bridge", "llama"), sys.modules["lrp_lens.circuits.edge_scores"]
+    corrupted = zoo.prompt_tokens(2, 6, 2)
+    clean = corrupted.clone()
+    clean[0, 3:], clean[1, 4:] = zoo.prompt_tokens(2, 6, 1)[0, 3:], zoo.prompt_tokens(2, 6, 1)[1, 4:]
+    blocks, begun = room._blocks, []
+
+    def edges(begin: int | None, positions: bool) -> Any:
+        def chosen(n_examples: int, first: int, length: int, graph: Any) -> Any:
+            begun.append(first)
+            return blocks(n_examples, first if begin is None else begin, length, graph)
+
+        monkeypatch.setattr(room, "_blocks", chosen)
+        return component_edges(model, clean, corrupted, LogitDiff(5, 7), rules=RELP, positions=positions)
+
+    for positions in (False, True):
+        found, everywhere = edges(None, positions), edges(0, positions)
+        np.testing.assert_allclose(found.values, everywhere.values, atol=1e-9)
+        np.testing.assert_allclose(found.arriving, everywhere.arriving, atol=1e-9)
+        assert np.abs(edges(4, positions).values - everywhere.values).max() > 1e-3  # control: one too late
+    assert set(begun) == {3} and not found.values[..., :3].any() and found.values[..., 3:].any()

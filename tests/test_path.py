@@ -38,7 +38,7 @@ def test_the_mean_gradient_is_that_of_separate_runs(monkeypatch: pytest.MonkeyPa
     model, ids = zoo.bridge("gpt2"), zoo.prompt_tokens(2, 7, 3)
     shares = path.midpoints(3)
     found, difference = path.mean_gradient(
-        model, ids, start, shares, lambda logits, copies: METRIC(logits).sum()
+        model, ids, start, shares, lambda copies: METRIC.bind((0,) * 2 * copies, (7,) * 2 * copies, 97)
     )
     expected = literally(model, ids, shares)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -11,7 +11,8 @@ The residual stream is a sum over writers, so what reaches a reader is a sum, to
 3. One matrix product per group of readers, over the writers that stand before its last.
 
 Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
-reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted:
+reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted.
+Before the first token in which the prompts differ that is 0, and nothing is summed there:
 
     GRADIENT               edge attribution patching, EAP (Syed et al. 2310.10348)
     GRADIENT, steps=m      EAP-IG (Hanna et al. 2403.17806): gradients averaged along the path of the embeddings
@@ -122,6 +123,8 @@ def component_edges(
             if batch is not chosen or steps > 1:
                 rows, runs[id(batch)] = plain_run(model, batch, names, pair.bound)
                 values[id(batch)] = pair.bound.read(rows)
+    differ = None if pair.corrupted is None else (pair.clean.ids != pair.corrupted.ids).any(0)
+    first = 0 if differ is None else int(differ.int().argmax())
     scores: Tensor | None = None
     arriving: Tensor | None = None
     for share in progress_bar(shares if steps > 1 else [None], what="steps", show=progress, unit="step"):
@@ -132,7 +135,7 @@ def component_edges(
         if share is None:
             runs[id(chosen)], values[id(chosen)] = cache.activations, cache.metric_value
         other = None if pair.corrupted is None else runs[id(pair.corrupted)]
-        found = _score(writers, cache, runs[id(pair.clean)], other, rules, positions)
+        found = _score(writers, cache, runs[id(pair.clean)], other, rules, positions, first)
         scores = found[0] if scores is None else scores + found[0]
         arriving = found[1] if arriving is None else arriving + found[1]
     assert scores is not None and arriving is not None
@@ -189,15 +192,16 @@ def _score(
     corrupted: Mapping[str, Tensor] | None,
     rules: RuleSet,
     positions: bool,
+    begin: int,
 ) -> tuple[Tensor, Tensor]:
-    """[batch, writer, reader(, position)], and what arrives at each reader, [batch, reader]."""
+    """[batch, writer, reader(, position)], and what arrives at each reader, [batch, reader]; 0 before `begin`."""
     batch = cache.batch
     graph, (n_examples, length) = writers.graph, cache.token_ids.shape
     wide_dtype = wide(cache.gradients[Names.EMBED]).dtype
     shape = (n_examples, len(graph.writers), len(graph.readers), *([length] if positions else []))
     scores = torch.zeros(shape, dtype=wide_dtype)
     arriving = torch.zeros(n_examples, len(graph.readers), dtype=wide_dtype)
-    for examples, columns in _blocks(n_examples, length, graph):
+    for examples, columns in _blocks(n_examples, begin, length, graph):
         outputs = _outputs(writers, clean, corrupted, examples, columns)
         blocks = reader_blocks(writers.model, writers.sites, graph, cache, rules, examples, columns)
         for group in _groups(blocks):
@@ -267,13 +271,13 @@ def _stream(
     return wide(tensor[examples, columns])
 
 
-def _blocks(n_examples: int, length: int, graph: ComponentGraph) -> list[tuple[slice, slice]]:
-    """Slices of examples and positions whose outputs and gradients fit in `BLOCK_BYTES`."""
-    per_position = 8 * (2 * len(graph.writers) + 4 * graph.n_heads) * graph.d_model
-    columns = int(np.clip(BLOCK_BYTES // per_position, 1, length))
-    rows = int(np.clip(BLOCK_BYTES // (per_position * columns), 1, n_examples)) if columns == length else 1
+def _blocks(n_examples: int, begin: int, length: int, graph: ComponentGraph) -> list[tuple[slice, slice]]:
+    """Slices of examples and positions, from `begin` on, whose outputs and gradients fit in `BLOCK_BYTES`."""
+    per_position, width = 8 * (2 * len(graph.writers) + 4 * graph.n_heads) * graph.d_model, length - begin
+    columns = int(np.clip(BLOCK_BYTES // per_position, 1, width))
+    rows = int(np.clip(BLOCK_BYTES // (per_position * columns), 1, n_examples)) if columns == width else 1
     return [
-        (slice(row, row + rows), slice(column, column + columns))
+        (slice(row, row + rows), slice(column, min(column + columns, length)))
         for row in range(0, n_examples, rows)
-        for column in range(0, length, columns)
+        for column in range(begin, length, columns)
     ]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.scope import exclusive
+from lrp_lens.hosts.scope import exclusive, modules_of
 from lrp_lens.ops.gates import accumulation_dtype
 
 
@@ -48,7 +48,7 @@ def require_gradients() -> None:
 
 def require_eval(model: Any) -> None:
     """Raise InputError if the model, or a part of it, is in train mode."""
-    inside = model.original_model.modules() if is_bridge(model) else ()
+    inside = modules_of(model.original_model) if is_bridge(model) else ()
     parts = [model, *(part for part in inside if not type(part).__module__.startswith("transformer_lens"))]
     # Folding weights leaves new transformer_lens modules in train mode: they do not count.
     if any(part.training for part in parts):

@@ -67,11 +67,30 @@ def functions_attached(model: Any) -> dict[str, list[Any]]:
     return {name: list(point._forward_hooks.values()) for name, point in points.items()}
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module once but the hook points, which are most and hold nothing; a bridge's original model included.
+
+    `modules()` spends most of its time on names.
+    """
+    found, seen = [model], {id(model)}
+    original = getattr(model, "original_model", None)
+    if isinstance(original, nn.Module):  # a TransformerBridge does not register it
+        found.append(original)
+        seen.add(id(original))
+    for module in found:  # grows on the way
+        for child in module._modules.values():
+            if child is not None and type(child) is not HookPoint and id(child) not in seen:
+                seen.add(id(child))
+                found.append(child)
+    return found
+
+
 @contextmanager
 def parameters_frozen(model: nn.Module) -> Iterator[None]:
     """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates."""
     with exclusive(model):
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        own = (parameter for module in modules_of(model) for parameter in module._parameters.values())
+        trainable = [parameter for parameter in own if parameter is not None and parameter.requires_grad]
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
@@ -109,7 +128,7 @@ def graph_released(model: nn.Module) -> Iterator[None]:
 
 def release_graph(part: nn.Module) -> None:
     """The same for a part of a model that has run."""
-    for module in part.modules():
+    for module in modules_of(part):
         for name, value in list(vars(module).items()):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())

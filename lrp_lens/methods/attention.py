@@ -58,7 +58,9 @@ def _patterns(question: TokenQuestion, kept_of: Callable[[Tensor], Tensor]) -> l
     def keep(value: Tensor, hook: object = None) -> None:
         kept.append(kept_of(value[0]).double())
 
-    with torch.no_grad(), attached(question.model, [(at, keep) for at in pattern_points(question.model)]):
+    hooks: list[Any] = [(at, keep) for at in pattern_points(question.model)]
+    hooks.append((resolve(question.model).unembed_input.point, _one_position))
+    with torch.no_grad(), attached(question.model, hooks):
         forward(question.model, question.tokens[None], None)
     return kept
 
@@ -67,9 +69,28 @@ def _mean_over_heads(pattern: Tensor) -> Tensor:
     return pattern.mean(0)
 
 
+def _one_position(tensor: Tensor, hook: object = None) -> Tensor:
+    """Nobody reads these logits."""
+    return tensor[:, -1:]
+
+
+def _baselines(question: TokenQuestion) -> dict[str, Float[Tensor, " pos"]]:
+    """Attention and rollout, from one forward pass that both share."""
+    if "attention" not in question.remembered:
+        patterns = _patterns(question, _mean_over_heads)
+        row = torch.zeros(len(question.tokens), dtype=torch.float64, device=question.tokens.device)
+        row[question.decision] = 1
+        question.remembered["attention"] = {
+            "attention": torch.stack([pattern[question.decision] for pattern in patterns]).mean(0),
+            "rollout": rollout([pattern[None] for pattern in patterns], row[None])[0, 0],
+        }
+    found: dict[str, Tensor] = question.remembered["attention"]
+    return found
+
+
 def attention_scores(question: TokenQuestion) -> Float[Tensor, " pos"]:
     """Pattern from the position of the decision, mean over layers and heads."""
-    return torch.stack(_patterns(question, _mean_over_heads)).mean(0)[question.decision]
+    return _baselines(question)["attention"]
 
 
 def attention_of(heads: Sequence[tuple[int, int]], name: str = "attention of chosen heads") -> Method:
@@ -162,9 +183,7 @@ def _rollout(passed: PatchingPass, source: Any, facet: Facet) -> Tensor:
 
 def rollout_scores(question: TokenQuestion) -> Float[Tensor, " pos"]:
     """Attention rollout from the position of the decision."""
-    row = torch.zeros(len(question.tokens), dtype=torch.float64, device=question.tokens.device)
-    row[question.decision] = 1
-    return rollout([pattern[None] for pattern in _patterns(question, _mean_over_heads)], row[None])[0, 0]
+    return _baselines(question)["rollout"]
 
 
 METHODS = (

@@ -129,10 +129,9 @@ def integrated_gradients(
         def masked(embedding: Tensor) -> Tensor:
             return torch.where(maskable, replacement.to(embedding), embedding)
 
-        def value(logits: Tensor, copies: int) -> Tensor:
-            return question.bound(copies)(logits).sum()
-
-        gradient, difference = mean_gradient(question.model, question.batch.ids, masked, shares, value)
+        gradient, difference = mean_gradient(
+            question.model, question.batch.ids, masked, shares, question.bound
+        )
         scores = question.batch.per_position((difference * gradient).sum(-1))
         return scores[0, : len(question.tokens)]
 

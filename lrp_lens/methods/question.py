@@ -6,7 +6,7 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +58,8 @@ class TokenQuestion(ABC):
     """The prompt with the answers that the metric appends, one row each; None where it appends none."""
     evidence: Bool[np.ndarray, " pos"] | None = None
     """True at the tokens that the right answer has to be read from; None if not known."""
+    remembered: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What methods found on the way that others need, too: one number per token, no more."""
 
     @cached_property
     def batch(self) -> TokenBatch:

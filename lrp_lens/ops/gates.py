@@ -19,6 +19,7 @@ Values pass through by reference, so logits are bit-identical with and without g
 Gradients that are products of several numbers are formed in float32 at least.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,7 +46,15 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(accumulation_dtype(tensor.dtype))
 
 
-class _ScaleGradient(torch.autograd.Function):
+class _Gate(torch.autograd.Function):
+    """What gates share: torch asks for the signature of `forward` at every call, and it is parsed only once."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+
+
+class _ScaleGradient(_Gate):
     generate_vmap_rule = True
 
     @staticmethod
@@ -66,7 +75,7 @@ class _ScaleGradient(torch.autograd.Function):
         return (gradient * factor).to(gradient.dtype), None
 
 
-class _ProductGate(torch.autograd.Function):
+class _ProductGate(_Gate):
     generate_vmap_rule = True
 
     @staticmethod
@@ -104,7 +113,7 @@ class _ProductGate(torch.autograd.Function):
         return None, pre_gradient, up_gradient, None, None, None
 
 
-class _FrozenNormalizer(torch.autograd.Function):
+class _FrozenNormalizer(_Gate):
     generate_vmap_rule = True
 
     @staticmethod
@@ -123,7 +132,7 @@ class _FrozenNormalizer(torch.autograd.Function):
         return None, result.to(gradient.dtype), None, None, None
 
 
-class _Rerouted(torch.autograd.Function):
+class _Rerouted(_Gate):
     generate_vmap_rule = True
 
     @staticmethod

@@ -19,6 +19,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached, parameters_frozen
+from lrp_lens.metrics import BoundMetric
+from lrp_lens.run.pairs import positions_read
 
 TOKENS_AT_ONCE = 512
 """Of a gradient: more are no faster, and their graph's memory costs time."""
@@ -56,7 +58,7 @@ def mean_gradient(
     ids: Int[Tensor, "row pos"],
     start: Callable[[Tensor], Tensor],
     shares: Sequence[float],
-    value: Callable[[Tensor, int], Tensor],
+    metric: Callable[[int], BoundMetric],
 ) -> tuple[Float[Tensor, "row pos d_model"], Float[Tensor, "row pos d_model"]]:
     """The mean of the plain gradient over the path from `start(embedding)` to the embedding, and their difference.
 
@@ -65,7 +67,7 @@ def mean_gradient(
         ids: the prompt's rows.
         start: embeddings [row, pos, d_model] → where the path starts.
         shares: α of each point.
-        value: logits of n copies of the rows, and n → what is differentiated, summed over the copies.
+        metric: n → what is differentiated, bound to n copies of the rows; only what it reads is unembedded.
     """
     total: Tensor | None = None
     difference = torch.empty(0)
@@ -81,13 +83,11 @@ def mean_gradient(
             leaves.append((first + weights * (last - first)).flatten(0, 1).detach().requires_grad_(True))
             return leaves[0]
 
-        with (
-            torch.enable_grad(),
-            parameters_frozen(model),
-            attached(model, [(resolve(model).embedding.point, place)]),
-        ):
-            logits = forward(model, ids.repeat(len(part), 1), None)
-            (found,) = torch.autograd.grad(value(logits, len(part)), leaves[0])
+        bound, sites = metric(len(part)), resolve(model)
+        hooks = [(sites.embedding.point, place), (sites.unembed_input.point, positions_read(bound))]
+        with torch.enable_grad(), parameters_frozen(model), attached(model, hooks):
+            rows = forward(model, ids.repeat(len(part), 1), None)
+            (found,) = torch.autograd.grad(bound.read(rows).sum(), leaves[0])
         gradient = found.double().unflatten(0, (len(part), len(ids))).sum(0)
         total = gradient if total is None else total + gradient
     assert total is not None
