@@ -80,7 +80,9 @@ def test_every_public_name_in_the_text_exists() -> None:
     for owner, kind in OWNERS.items():
         text = PAGES["from_transformerlens"] if kind is ActivationCache else EVERYTHING
         for name in re.findall(rf"`{owner}\.([a-z_]+)", text):
-            made = name in ("activations", "gradients") and owner == "rel"  # attributes of an instance
+            made = (
+                name in ("activations", "gradients", "memory", "memory_text") and owner == "rel"
+            )  # attributes of an instance
             assert made or hasattr(kind, name), f"{owner}.{name}"
     for name in re.findall(r"`((?:lrp_lens|transformer_lens)(?:\.\w+)+)", EVERYTHING):
         room, _, last = name.rpartition(".")

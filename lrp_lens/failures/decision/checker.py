@@ -98,7 +98,7 @@ class _OutOfTimeError(BaseException):
     """Raised inside a checker that takes too long; no `except Exception` of its own catches it."""
 
 
-def judge(checker: Checker, completion: str, seconds: float) -> Verdict:
+def judge(checker: Checker, completion: str, seconds: float | int) -> Verdict:
     """The verdict on a completion, within a time limit.
 
     Example:
@@ -120,12 +120,12 @@ def judge(checker: Checker, completion: str, seconds: float) -> Verdict:
     return Verdict(score)
 
 
-def settled(checker: Checker, prefix: str, seconds: float) -> tuple[bool | None, str]:
+def settled(checker: Checker, prefix: str, seconds: float | int) -> tuple[bool | None, str]:
     """What `already` says of a prefix, characters that are not complete left out; and why it failed, if so."""
     return asked(lambda: checker.already(prefix.rstrip("\ufffd")), seconds)
 
 
-def asked(question: Callable[[], Answer], seconds: float) -> tuple[Answer | None, str]:
+def asked(question: Callable[[], Answer], seconds: float | int) -> tuple[Answer | None, str]:
     """The answer of code that nobody vouches for, or why there is none."""
     try:
         with _limited(seconds):
@@ -139,7 +139,7 @@ def asked(question: Callable[[], Answer], seconds: float) -> tuple[Answer | None
 
 
 @contextmanager
-def _limited(seconds: float) -> Iterator[None]:
+def _limited(seconds: float | int) -> Iterator[None]:
     """Raise `_OutOfTimeError` in this thread after some seconds.
 
     In the main thread by a timer's signal, which interrupts regular expressions, too; elsewhere, and where a timer of

@@ -88,7 +88,7 @@ class HumanEval(Checker):
     test: str
     entry_point: str
     allow_code_execution: bool = False
-    seconds: float = 5.0
+    seconds: float | int = 5.0
     memory: int = 2**29
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class HumanEval(Checker):
         )
 
 
-def passes(program: str, seconds: float, memory: int) -> bool:
+def passes(program: str, seconds: float | int, memory: int) -> bool:
     """Whether a program runs to its end within the limits, without network.
 
     Raises:

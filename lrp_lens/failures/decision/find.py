@@ -37,7 +37,7 @@ def find_decision(
     budget: int = 16_384,
     min_gap: float = 1.0,
     batch: int = 16,
-    checker_seconds: float = 10.0,
+    checker_seconds: float | int = 10.0,
 ) -> Decision:
     """Find the decision that a failure is about.
 
@@ -61,13 +61,12 @@ def find_decision(
             a checker raises is an entry in `decision.attempts`.
 
     Example:
-        >>> from lrp_lens import Case, load_demo_model
-        >>> model = load_demo_model(device="cpu")
-        >>> case = Case(prompt="then mary and john went home . john gave the key to", choices=("john", "mary"),
-        ...             chosen=0, right=1)
+        >>> from lrp_lens import Case, demo_cases, load_demo_model
+        >>> model, wrong = load_demo_model(device="cpu"), demo_cases("ioi_second_pair_last")[0]
+        >>> case = Case(prompt=wrong.prompt, choices=(wrong.target, wrong.contrast), chosen=0, right=1)
         >>> decision = find_decision(model, case)
-        >>> decision.way, decision.target, decision.contrast, decision.usable
-        ('choice', 'john', 'mary', True)
+        >>> decision.way, decision.target == wrong.target, decision.usable
+        ('choice', True, True)
     """
     _require(model, case, top_k, max_new_tokens, budget, batch, checker_seconds)
     limits = Limits(budget, min_gap, batch, checker_seconds)
@@ -189,7 +188,7 @@ def _with_model(
 
 
 def _require(
-    model: Any, case: Any, top_k: int, max_new_tokens: int, budget: int, batch: int, seconds: float
+    model: Any, case: Any, top_k: int, max_new_tokens: int, budget: int, batch: int, seconds: float | int
 ) -> None:
     """Raise InputError for what cannot be searched."""
     if not isinstance(case, Case):

@@ -70,7 +70,7 @@ class Limits:
     """The logit gap above which a pivot is usable."""
     batch: int
     """Rollouts that run together."""
-    seconds: float
+    seconds: float | int
     """Time limit of one call of the checker."""
 
 
@@ -204,7 +204,7 @@ def tried(
 
 
 def _carries(
-    spoken: Spoken, checker: Checker, at: int, ids: Sequence[int], wrong: str, seconds: float
+    spoken: Spoken, checker: Checker, at: int, ids: Sequence[int], wrong: str, seconds: float | int
 ) -> bool:
     """Step 4: whether an accepted completion is right because of its token `at`."""
     text = spoken.told(ids)

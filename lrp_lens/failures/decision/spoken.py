@@ -135,7 +135,7 @@ class Spoken:
             return None
         return place_of(self.case.position, token_strings(self.model, self.ids))
 
-    def lost_at(self, checker: Checker, seconds: float) -> tuple[int | None, str]:
+    def lost_at(self, checker: Checker, seconds: float | int) -> tuple[int | None, str]:
         """The token with which the completion is lost, and why the checker failed, if so."""
         for at in range(len(self.ids)):
             said, failure = settled(checker, self.told(self.ids[: at + 1]), seconds)
