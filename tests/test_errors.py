@@ -15,6 +15,10 @@ KINDS = {InputError, MetricError, RuleError, SiteError}
 OTHERS = {
     ("__init__.py", "AttributeError"): "what Python asks of a module's __getattr__",
     ("cli/app.py", "typer.Exit"): "how typer ends a command",
+    (
+        "failures/decision/checker.py",
+        "_OutOfTimeError",
+    ): "stops a checker, and is caught in the same file",
     ("hosts/loading/options.py", "TypeError"): "caught three lines below, with torch's own",
     (
         "hosts/loading/hooked_config.py",

@@ -34,7 +34,7 @@ def find_decision(
     *,
     top_k: int = 10,
     max_new_tokens: int = 96,
-    budget: int = 16_384,
+    budget: int = 4_096,
     min_gap: float = 1.0,
     batch: int = 16,
     checker_seconds: float = 10.0,
@@ -66,7 +66,7 @@ def find_decision(
         >>> case = Case(prompt="then mary and john went home . john gave the key to", choices=("john", "mary"),
         ...             chosen=0, right=1)
         >>> decision = find_decision(model, case)
-        >>> decision.way, decision.target, decision.contrast, decision.usable
+        >>> decision.way, decision.target, decision.contrast, decision.gap > 0
         ('choice', 'john', 'mary', True)
     """
     _require(model, case, top_k, max_new_tokens, budget, batch, checker_seconds)
