@@ -61,13 +61,12 @@ def find_decision(
             a checker raises is an entry in `decision.attempts`.
 
     Example:
-        >>> from lrp_lens import Case, load_demo_model
-        >>> model = load_demo_model(device="cpu")
-        >>> case = Case(prompt="then mary and john went home . john gave the key to", choices=("john", "mary"),
-        ...             chosen=0, right=1)
-        >>> decision = find_decision(model, case)
-        >>> decision.way, decision.target, decision.contrast, decision.gap > 0
-        ('choice', 'john', 'mary', True)
+        >>> from lrp_lens import Case, demo_cases, load_demo_model
+        >>> wrong = demo_cases()[0]
+        >>> case = Case(prompt=wrong.prompt, choices=(wrong.target, wrong.contrast), chosen=0, right=1)
+        >>> decision = find_decision(load_demo_model(device="cpu"), case)
+        >>> decision.way, decision.gap > 1, decision.usable
+        ('choice', True, True)
     """
     _require(model, case, top_k, max_new_tokens, budget, batch, checker_seconds)
     limits = Limits(budget, min_gap, batch, checker_seconds)
