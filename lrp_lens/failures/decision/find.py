@@ -34,7 +34,7 @@ def find_decision(
     *,
     top_k: int = 10,
     max_new_tokens: int = 96,
-    budget: int = 4_096,
+    budget: int = 3_072,
     min_gap: float = 1.0,
     batch: int = 16,
     checker_seconds: float = 10.0,
