@@ -254,6 +254,7 @@ def test_explain_takes_the_case(model: Any, name: str) -> None:
         model, Case(prompt=PROMPT, id="x"), CHECKERS[name], max_new_tokens=LIMIT, top_k=TOP
     )
     assert decision.way == "pivot" and decision.case.id == "x" and decision.case.decided
+    assert decision.checked == bool(decision.accepted)
     gap_of(model, decision)
     assert decision.case.logit_gap == decision.gap
     kept = json.loads(json.dumps(decision.to_dict()))
@@ -301,7 +302,7 @@ def test_an_accepted_answer_is_compared_where_it_parts(model: Any) -> None:
     decision = find_decision(model, case, max_new_tokens=LIMIT)
     assert decision.way == "answer" and decision.position == 2
     assert (decision.target, decision.contrast) == (words[2], other)
-    assert decision.gap > 0 and decision.accepted == ""
+    assert decision.gap > 0 and decision.accepted == "" and decision.checked
     gap_of(model, decision)
     assert find_decision(model, replace(case, accepted=(said,)), max_new_tokens=LIMIT).excluded.startswith(
         "the completion is an accepted answer"
@@ -353,6 +354,7 @@ def test_the_runner_up_says_that_it_is_one(model: Any) -> None:
     assert (
         decision.way == "runner-up" and decision.position == 0 and "only the runner-up" in decision.notes[-1]
     )
+    assert not decision.checked
     gap_of(model, decision)
     ids = tokenize(model, PROMPT).ids
     with torch.no_grad():

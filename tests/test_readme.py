@@ -16,6 +16,7 @@ import lrp_lens
 from benchmarks import patching_agreement
 from lrp_lens import circuits, plots
 from lrp_lens.attribution_graphs import arrays as graphs
+from lrp_lens.failures import decision
 from lrp_lens.hosts.transformer_bridge import ARCHITECTURES
 from lrp_lens.masking import BASELINES
 from tests import zoo
@@ -75,7 +76,7 @@ def test_every_architecture_of_the_support_table_is_in_the_zoo() -> None:
 
 def test_every_public_name_in_the_text_exists() -> None:
     for name in re.findall(r"`([A-Z][A-Za-z_]+|[a-z_]+)\(", EVERYTHING):
-        public = name in {*lrp_lens.__all__, *plots.__all__, *OTHERS}
+        public = name in {*lrp_lens.__all__, *plots.__all__, *decision.__all__, *OTHERS, "Criterion"}
         assert public or hasattr(lrp_lens.RelevanceCache, name), name
     for owner, kind in OWNERS.items():
         text = PAGES["from_transformerlens"] if kind is ActivationCache else EVERYTHING

@@ -102,9 +102,9 @@ def judge(checker: Checker, completion: str, seconds: float | int) -> Verdict:
     """The verdict on a completion, within a time limit.
 
     Example:
-        >>> judge(as_checker(lambda text: len(text) > 3), "long enough", 5).accepted
+        >>> judge(as_checker(lambda text: len(text) > 3), "long enough", 5.0).accepted
         True
-        >>> judge(as_checker(lambda text: 1 / 0), "anything", 5).failure
+        >>> judge(as_checker(lambda text: 1 / 0), "anything", 5.0).failure
         'the checker raised ZeroDivisionError: division by zero'
     """
     said: Any

@@ -34,10 +34,10 @@ def find_decision(
     *,
     top_k: int = 10,
     max_new_tokens: int = 96,
-    budget: int = 16_384,
+    budget: int = 3_072,
     min_gap: float = 1.0,
     batch: int = 16,
-    checker_seconds: float | int = 10.0,
+    checker_seconds: float = 10.0,
 ) -> Decision:
     """Find the decision that a failure is about.
 
@@ -62,10 +62,10 @@ def find_decision(
 
     Example:
         >>> from lrp_lens import Case, demo_cases, load_demo_model
-        >>> model, wrong = load_demo_model(device="cpu"), demo_cases("ioi_second_pair_last")[0]
+        >>> wrong = demo_cases()[0]
         >>> case = Case(prompt=wrong.prompt, choices=(wrong.target, wrong.contrast), chosen=0, right=1)
-        >>> decision = find_decision(model, case)
-        >>> decision.way, decision.target == wrong.target, decision.usable
+        >>> decision = find_decision(load_demo_model(device="cpu"), case)
+        >>> decision.way, decision.gap > 1, decision.usable
         ('choice', True, True)
     """
     _require(model, case, top_k, max_new_tokens, budget, batch, checker_seconds)
@@ -188,7 +188,7 @@ def _with_model(
 
 
 def _require(
-    model: Any, case: Any, top_k: int, max_new_tokens: int, budget: int, batch: int, seconds: float | int
+    model: Any, case: Any, top_k: int, max_new_tokens: int, budget: int, batch: int, seconds: float
 ) -> None:
     """Raise InputError for what cannot be searched."""
     if not isinstance(case, Case):

@@ -60,6 +60,11 @@ class Decision:
         return not self.excluded
 
     @property
+    def checked(self) -> bool:
+        """Whether the contrast is known to be right: named by the case, or accepted by the checker when rolled out."""
+        return self.way in ("given", "choice", "answer") or bool(self.accepted)
+
+    @property
     def position(self) -> int | str | None:
         """Which of the completion's tokens is decided; None for the one behind the prompt."""
         return self.case.position
