@@ -125,6 +125,11 @@ class Criterion:
             return Pattern.BOTH
         return Pattern.OVERWEIGHTED if over else Pattern.UNDERWEIGHTED if under else Pattern.NEITHER
 
+    def __str__(self) -> str:
+        tokens = "one token" if self.most_tokens == 1 else f"at most {self.most_tokens} tokens"
+        gap = ", and the gap falls by more than theirs" if self.supported else ""
+        return f"{self.event} with {tokens}, in at most {self.most_random:.0%} of random draws{gap}"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
