@@ -45,8 +45,6 @@ CRITERIA = tuple(
     )
 )
 """What is chosen from."""
-NEAR = 0.01
-"""Criteria whose F½ is so near to the largest count as equal, and the strictest about random draws is taken."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +219,7 @@ def main() -> None:
     print(f"{len(found)} claims, rules {options.rules}, factor {options.factor:g}, {spent:.0f} CPU s")
     for (p, r, f), one in table[:8]:
         print(f"  F½ {f:.3f} (precision {p:.2f}, recall {r:.2f}): {one}")
-    near = [one for (_, _, f), one in table if f >= table[0][0][2] - NEAR]
-    criterion = min(near, key=lambda one: one.most_random)
+    criterion = table[0][1]
     print(f"Chosen on one half, judged on the other: {criterion}")
     judge(judged, criterion)
     if criterion != Criterion():

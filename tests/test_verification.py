@@ -338,6 +338,7 @@ def test_results_are_plain_and_readable(found) -> None:
     assert set(rows["check"]) == {"hide", "amplify", "silence"} and rows["control"].sum() == 24
     said = repr(found)
     assert "Verdict: input" in said and "Hiding 'drenia' at 42 turns the preference (other tokens:" in said
+    assert "A check passes by: flip with one token, in at most 40% of random draws." in said
     assert "Repair: hide 'drenia': the first choice is 'elwin'." in said
     strange = replace(found, target=replace(found.target, text="\x1b[31m<b>"))
     assert "\x1b" not in repr(strange)

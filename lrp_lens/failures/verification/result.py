@@ -175,6 +175,7 @@ class Verification:
         lines = [
             f"Verification ({self.rules}): {self.target.text!r} against {self.contrast.text!r}, gap {first.gap:+.2f}",
             f"  {self.summary()}",
+            f"  A check passes by: {self.criterion}.",
             *(f"  {one.words(event)} {one.verdict.outcome.value.capitalize()}." for one in self.checks),
         ]
         if self.stable:
