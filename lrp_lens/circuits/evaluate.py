@@ -29,7 +29,8 @@ from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import BoundMetric, MetricLike
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.run.pairs import Pair, plain_run, positions_read, read_pair
+from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.reading import unembedded
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -233,7 +234,7 @@ def _logits(
     bound: BoundMetric,
 ) -> Tensor:
     """Logits at the positions the metric reads, circuit by circuit."""
-    keep = positions_read(bound, len(masks))
+    keep = unembedded(bound, len(masks))
     return AblatedRun(writers, masks, other).logits(batch, [(writers.sites.unembed_input.point, keep)])
 
 

@@ -33,6 +33,11 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
+def last_position(tensor: torch.Tensor, hook: Any = None) -> torch.Tensor:
+    """A hook before the unembedding that keeps one position: the last, or any where nobody reads the logits."""
+    return tensor[:, -1:]
+
+
 def vocabulary_size(model: Any) -> int:
     """Number of logits at each position."""
     return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lrp_lens.hosts.forward import forward
+from lrp_lens.hosts.forward import forward, last_position
 from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.replay import BlockCall, blocks_captured, deviation, logits_of, rounding
 from lrp_lens.hosts.scope import HookFunction, attached
@@ -109,7 +109,7 @@ class Run:
         if self.start(0) is None or self.final is None:
             return None
         try:
-            with attached(self.model, [(self.sites.unembed_input.point, _last)]):
+            with attached(self.model, [(self.sites.unembed_input.point, last_position)]):
                 if not self._past.filled:
                     self._past.forward(self.tokens)
                 with blocks_captured(
@@ -132,11 +132,6 @@ class Run:
                 return None
             behind = start.block(layer, state)
         return behind
-
-
-def _last(tensor: Tensor, hook: Any) -> Tensor:
-    """These logits are not asked for: unembed one position."""
-    return tensor[:, -1:]
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:

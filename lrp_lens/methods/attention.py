@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, vocabulary_size
+from lrp_lens.hosts.forward import forward, last_position, vocabulary_size
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.methods.atp_star import read_softmax
@@ -59,7 +59,7 @@ def _patterns(question: TokenQuestion, kept_of: Callable[[Tensor], Tensor]) -> l
         kept.append(kept_of(value[0]).double())
 
     hooks: list[Any] = [(at, keep) for at in pattern_points(question.model)]
-    hooks.append((resolve(question.model).unembed_input.point, _one_position))
+    hooks.append((resolve(question.model).unembed_input.point, last_position))
     with torch.no_grad(), attached(question.model, hooks):
         forward(question.model, question.tokens[None], None)
     return kept
@@ -67,11 +67,6 @@ def _patterns(question: TokenQuestion, kept_of: Callable[[Tensor], Tensor]) -> l
 
 def _mean_over_heads(pattern: Tensor) -> Tensor:
     return pattern.mean(0)
-
-
-def _one_position(tensor: Tensor, hook: object = None) -> Tensor:
-    """Nobody reads these logits."""
-    return tensor[:, -1:]
 
 
 def _baselines(question: TokenQuestion) -> dict[str, Float[Tensor, " pos"]]:

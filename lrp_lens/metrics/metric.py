@@ -207,12 +207,14 @@ class BoundMetric:
         """The metric of each example, from all logits."""
         return self.read(self.select(logits))
 
-    def select(self, logits: Float[Tensor, "row pos width"]) -> Float[Tensor, "row read width"]:
-        """The rows at `positions`, or all of them if the metric reads all logits."""
+    def select(
+        self, logits: Float[Tensor, "row pos width"], copies: int = 1
+    ) -> Float[Tensor, "row read width"]:
+        """The rows at `positions`, or all of them if the metric reads all logits; of so many copies of the batch."""
         if self.positions is None:
             return logits
-        index = self.positions.to(logits.device)[..., None].expand(-1, -1, logits.shape[-1])
-        return logits.gather(1, index)
+        index = self.positions.to(logits.device).repeat(copies, 1)[..., None]
+        return logits.gather(1, index.expand(-1, -1, logits.shape[-1]))
 
     def read(self, rows: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, " batch"]:
         """The metric of each example, from the logits at `positions` only.

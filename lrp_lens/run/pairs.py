@@ -15,7 +15,7 @@ from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
-from lrp_lens.run.reading import concrete_metric
+from lrp_lens.run.reading import concrete_metric, unembedded
 from lrp_lens.run.relevance import ask
 
 
@@ -101,18 +101,6 @@ def recording(model: Any, names: Iterable[str], kept: dict[str, Tensor]) -> tupl
     return ports, modules
 
 
-def positions_read(bound: BoundMetric, copies: int = 1) -> Callable[..., Tensor]:
-    """A hook before the unembedding that keeps only the positions a metric reads, for several copies of the batch."""
-
-    def keep(tensor: Tensor, hook: Any) -> Tensor:
-        if bound.positions is None:
-            return tensor
-        index = bound.positions.to(tensor.device).repeat(copies, 1)[..., None]
-        return tensor.gather(1, index.expand(-1, -1, tensor.shape[-1]))
-
-    return keep
-
-
 def plain_run(
     model: Any, batch: TokenBatch, names: Iterable[str], bound: BoundMetric | None = None
 ) -> tuple[Float[Tensor, "batch read d_vocab"], dict[str, Tensor]]:
@@ -123,7 +111,7 @@ def plain_run(
     kept: dict[str, Tensor] = {}
     ports, modules = recording(model, names, kept)
     if bound is not None:
-        ports.append((resolve(model).unembed_input.point, positions_read(bound)))
+        ports.append((resolve(model).unembed_input.point, unembedded(bound)))
     with torch.no_grad(), attached(model, ports, modules):
         logits = forward(model, batch.ids, batch.left_mask)
     require_finite(logits)

@@ -20,7 +20,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import attached, parameters_frozen
 from lrp_lens.metrics import BoundMetric
-from lrp_lens.run.pairs import positions_read
+from lrp_lens.run.reading import unembedded
 
 TOKENS_AT_ONCE = 512
 """Of a gradient: more are no faster, and their graph's memory costs time."""
@@ -84,7 +84,7 @@ def mean_gradient(
             return leaves[0]
 
         bound, sites = metric(len(part)), resolve(model)
-        hooks = [(sites.embedding.point, place), (sites.unembed_input.point, positions_read(bound))]
+        hooks = [(sites.embedding.point, place), (sites.unembed_input.point, unembedded(bound))]
         with torch.enable_grad(), parameters_frozen(model), attached(model, hooks):
             rows = forward(model, ids.repeat(len(part), 1), None)
             (found,) = torch.autograd.grad(bound.read(rows).sum(), leaves[0])

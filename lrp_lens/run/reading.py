@@ -16,11 +16,11 @@ def describe_metric(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | 
     return metric.words(lambda ids: token_strings(model, ids))
 
 
-def unembedded(bound: BoundMetric) -> Callable[..., Tensor]:
-    """A hook that keeps only the positions the metric reads."""
+def unembedded(bound: BoundMetric, copies: int = 1) -> Callable[..., Tensor]:
+    """A hook before the unembedding that keeps only the positions the metric reads, for several copies of the batch."""
 
     def hook(tensor: Tensor, hook: Any) -> Tensor:
-        return bound.select(tensor)
+        return bound.select(tensor, copies)
 
     return hook
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.forward import forward, last_position, require_finite
 from lrp_lens.hosts.generation import Rollout, end_ids, greedy
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
@@ -98,7 +98,7 @@ class EditedRuns:
         found = []
         for some in self._batches(edits):
             hooks = self.hooks(some)
-            last = (resolve(self.model).unembed_input.point, _last_position)
+            last = (resolve(self.model).unembed_input.point, last_position)
             with torch.no_grad(), attached(self.model, [*hooks, last]):
                 logits = forward(self.model, self.batch.ids.repeat(len(some), 1), None)[:, -1]
             require_finite(logits)
@@ -210,11 +210,6 @@ def _once(edit: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Callable[..
         return edit(flat).reshape(value.shape)
 
     return hook
-
-
-def _last_position(value: Tensor, hook: Any = None) -> Tensor:
-    """A hook that keeps the last position only."""
-    return value[:, -1:]
 
 
 def _copies(batch: TokenBatch, count: int) -> TokenBatch:

@@ -19,7 +19,7 @@ from lrp_lens.failures.verification.asked import Asked, Blame
 from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.result import Repair
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.forward import forward, last_position, require_finite
 from lrp_lens.hosts.generation import end_ids, greedy
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import token_strings, tokenize
@@ -137,7 +137,7 @@ def _free(asked: Asked, decision: bool = False) -> list[int]:
 def _run(asked: Asked, change: Change) -> Repair:
     """The changed prompt, run as it is; its answer is asked for where the contrast is ahead."""
     batch = tokenize(asked.model, change.ids)
-    last = (resolve(asked.model).unembed_input.point, lambda value, hook=None: value[:, -1:])
+    last = (resolve(asked.model).unembed_input.point, last_position)
     with torch.no_grad(), attached(asked.model, [last]):
         logits = forward(asked.model, batch.ids, None)[0, -1]
     require_finite(logits)
