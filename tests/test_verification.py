@@ -16,6 +16,7 @@ from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError, RuleError
 from lrp_lens.failures import explain
+from lrp_lens.failures.decision.checker import Callback
 from lrp_lens.failures.verification import (
     CaseVerdict,
     Check,
@@ -285,6 +286,10 @@ def test_a_checker_reads_regenerated_answers(model: torch.nn.Module) -> None:
             assert reading.accepted == reading.win == (reading.answer.split()[0] == case.contrast)
     assert seen.hide.first("accepted") == seen.hide.first("win") == 1
     assert seen.repair is not None and seen.repair.reading.accepted == 1
+    same = verify(model, case, checker=Callback(checker), criterion=Criterion("accepted"), **options)
+    assert same.hide == seen.hide and same.amplify == seen.amplify  # what find_decision takes
+    with pytest.raises((InputError, TypeCheckError), match=r"A checker is|checker"):
+        verify(model, case, checker="yes", **options)  # type: ignore[arg-type]
     scored = verify(model, case, checker=lambda answer: 0.25, repairs=False, **options)
     assert scored.hide.steps[0].reading.accepted == 0.25
     for bad in (None, "yes", 2.0, float("nan")):

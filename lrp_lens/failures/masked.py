@@ -3,13 +3,20 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.masking import Question
 from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.metrics import LogitDiff
+
+
+def maskable(batch: TokenBatch, metric: LogitDiff) -> Int[np.ndarray, " maskable"]:
+    """Positions of one prompt that may be changed: no special token, and not the one that the metric reads."""
+    special = batch.special[0].cpu().numpy().copy()
+    special[metric.pos] = True
+    return np.flatnonzero(~special)
 
 
 def masking_question(
@@ -28,16 +35,13 @@ def masking_question(
         replacement: what masked embeddings become, at each position; None is the mean over the vocabulary.
         seed: seed of everything random about it.
     """
-    length = batch.ids.shape[1]
-    special = batch.special[0].cpu().numpy().copy()
-    special[metric.pos] = True
     if replacement is None:
-        replacement = mean_embedding(model, int(model.cfg.d_vocab)).expand(length, -1)
+        replacement = mean_embedding(model, int(model.cfg.d_vocab)).expand(batch.ids.shape[1], -1)
     return Question(
         model=model,
         tokens=batch.ids[0],
         strings=batch.strings[0],
-        maskable=np.flatnonzero(~special),
+        maskable=maskable(batch, metric),
         metric=metric,
         replacement=replacement,
         seed=seed,

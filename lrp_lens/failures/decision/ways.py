@@ -10,8 +10,8 @@ from typing import Any
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import LrpLensError
+from lrp_lens.failures.decided import decision_of
 from lrp_lens.failures.decision.spoken import Spoken
-from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.generation import last_logits, teach
 from lrp_lens.hosts.tokens import span_ids, string_ids, token_strings, tokenize
 from lrp_lens.metrics import SequenceLogitDiff
@@ -37,14 +37,7 @@ class Found:
 
 def by_tokens(model: Any, case: Case) -> Found:
     """The gap of a case whose target and contrast are known."""
-    decision = decide(
-        model,
-        case.prompt,
-        case.target or None,
-        case.contrast or None,
-        completion=case.completion or None,
-        position=case.position,
-    )
+    decision = decision_of(model, case)
     if decision.target is None or decision.contrast is None:
         return Found(reason="the case does not say both target and contrast")
     if decision.target == decision.contrast:

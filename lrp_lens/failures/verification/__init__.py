@@ -1,6 +1,5 @@
 """Verification: what a failure comes from, by interventions on what relevance blames."""
 
-from lrp_lens.failures.verification.asked import Checker
 from lrp_lens.failures.verification.check import Check, Reading, Step
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion, Pattern
 from lrp_lens.failures.verification.edits import Edit, EditedRuns, Place
@@ -10,7 +9,6 @@ from lrp_lens.failures.verification.verify import verify
 __all__ = [
     "CaseVerdict",
     "Check",
-    "Checker",
     "Criterion",
     "Edit",
     "EditedRuns",

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
+from lrp_lens.failures.decided import decision_of
+from lrp_lens.failures.decision.checker import Checker, as_checker
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.failures.masked import masking_question
+from lrp_lens.failures.masked import maskable, masking_question
 from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.edits import Edit, EditedRuns, Place
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import hooked
 from lrp_lens.hosts.token_batch import TokenBatch
@@ -37,9 +38,6 @@ from lrp_lens.metrics import LogitDiff
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.generation import spoken_text
 from lrp_lens.run.relevance import run_with_relevance
-
-Checker = Callable[[str], bool | float]
-"""Completion → whether it is right, or how right, from 0 to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +58,16 @@ class Asked:
         cls,
         model: Any,
         case: Case | Explanation,
-        checker: Checker | None,
+        checker: Any,
         max_new_tokens: int,
         prepend_bos: bool | None,
     ) -> "Asked":
         """The case, or what an explanation explains.
 
         Raises:
-            InputError: something else, or a case without target or contrast.
+            InputError: something else, a case without target or contrast, or what is no checker.
         """
+        checker = None if checker is None else as_checker(checker)
         if isinstance(case, Explanation):
             if not case.token_ids:
                 raise InputError(
@@ -82,15 +81,7 @@ class Asked:
                 f"A Case or an Explanation is verified; received {type(case).__name__}. Write Case(prompt=..., "
                 "target=..., contrast=...)."
             )
-        decision = decide(
-            model,
-            case.prompt,
-            case.target or None,
-            case.contrast or None,
-            completion=case.completion or None,
-            position=case.position,
-            prepend_bos=prepend_bos,
-        )
+        decision = decision_of(model, case, prepend_bos)
         if decision.target is None or decision.contrast is None:
             raise InputError(
                 "A case is verified when it is decided: it needs a target and a contrast; received "
@@ -119,8 +110,8 @@ class Asked:
     @property
     def maskable(self) -> list[int]:
         """Positions that may be edited: no special tokens, and not that of the decision."""
-        special = self.batch.special[0].tolist()
-        return [at for at in range(self.length - 1) if not special[at]]
+        found: list[int] = maskable(self.batch, self.metric).tolist()
+        return found
 
     def replacement(self, name: str, seed: int) -> tuple[Replacement, Float[Tensor, "pos d_model"]]:
         """What hidden embeddings become, in words and at each position.
@@ -146,7 +137,7 @@ class Asked:
             InputError: no number from 0 to 1.
         """
         assert self.checker is not None
-        found: Any = self.checker(answer)
+        found: Any = self.checker.score(answer)
         if not isinstance(found, Real | np.bool_) or not 0 <= float(found) <= 1:
             raise InputError(
                 f"A checker says True or False, or a number from 0 to 1; received {found!r} for {answer!r}."

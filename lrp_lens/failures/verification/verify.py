@@ -12,7 +12,7 @@
 Source: the outcomes and patterns of Contrastive Attribution in the Wild (arXiv 2604.17761), which annotators read off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace as changed
 from itertools import pairwise
 from numbers import Real
@@ -21,9 +21,10 @@ from typing import Any
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
+from lrp_lens.failures.decision.checker import Checker
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.pair import choice
-from lrp_lens.failures.verification.asked import Asked, Checker, blame
+from lrp_lens.failures.verification.asked import Asked, blame
 from lrp_lens.failures.verification.criterion import Criterion
 from lrp_lens.failures.verification.plan import PLACES, Plan
 from lrp_lens.failures.verification.repairs import repairs as run_repairs
@@ -32,6 +33,7 @@ from lrp_lens.hosts.forward import require_eval
 from lrp_lens.hosts.tokens import token_strings
 from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.questions import require_seed
+from lrp_lens.patching.checks import require_whole
 from lrp_lens.progress import require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, RuleSet, as_rule_set
 
@@ -44,7 +46,7 @@ def verify(
     case: Case | Explanation,
     *,
     rules: RuleSet | str = ATTN_LRP,
-    checker: Checker | None = None,
+    checker: Checker | Callable[[str], Any] | None = None,
     criterion: Criterion | None = None,
     replacement: str = "mean",
     factor: float | int = 2.0,
@@ -67,7 +69,8 @@ def verify(
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
         case: a case with target (what the model says) and contrast (what it should say), or an explanation.
         rules: a rule set or the name of a preset; what it blames is intervened on.
-        checker: completion → bool, or a number from 0 to 1; then every run's answer is regenerated and checked.
+        checker: a `Checker`, as `find_decision` takes it, or completion → bool or a number from 0 to 1; then every
+            run's answer is regenerated and checked.
         criterion: when a check passes; None takes the defaults of `Criterion`.
         replacement: what hidden embeddings become: "mean" (over the vocabulary), "zero", "pad" or "resample" (of the
             prompt's own tokens).  With "mean" silenced outputs become their mean over the prompt's positions, else 0.
@@ -165,13 +168,8 @@ def _require(
     """Raise InputError for options out of range; the sizes of places as a list."""
     require_seed(seed)
     require_show(progress)
-    for name, value, least in (
-        ("top_k", top_k, 1),
-        ("draws", draws, 1),
-        ("max_new_tokens", max_new_tokens, 1),
-    ):
-        if not is_whole(value) or value < least:
-            raise InputError(f"{name} is a whole number of {least} or more; received {value!r}.")
+    for name, value in (("top_k", top_k), ("draws", draws), ("max_new_tokens", max_new_tokens)):
+        require_whole(value, name, 1)
     if isinstance(factor, bool) or not isinstance(factor, Real) or not 1 < float(factor) < float("inf"):
         raise InputError(f"Amplified values are multiplied by a factor above 1; received {factor!r}.")
     sizes = list(places) if isinstance(places, Sequence) and not isinstance(places, str) else []
