@@ -155,9 +155,8 @@ def patched_values(
         if options.chosen is not None:
             where = [one for one in where if options.chosen.keeps(facet, one)]
         same: frozenset[Where] = frozenset()
-        if engine != "transformer_lens" and not hooked(
-            runs.model
-        ):  # a function of the user's may do anything
+        # a function of the user's may do anything
+        if engine != "transformer_lens" and not hooked(runs.model):
             same = runs.unchanged(facet, live)
         total = runs.sites.n_layers * len(cells)
         values = runs.base[..., None].repeat(1, 1, total).fill_(math.nan)

@@ -21,7 +21,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, require_eval, require_gradients, vocabulary_size
 from lrp_lens.hosts.memory import free_bytes
-from lrp_lens.hosts.scope import quiet
+from lrp_lens.hosts.scope import modules_of, quiet
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.metrics import CallableMetric, LogitDiff, Metric
@@ -172,8 +172,15 @@ def _estimated(
         parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
         parts["graph, gradients, temporaries"] = peak - sum(parts.values())
         needs.append(Need(peak, parts, counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)))
-    weights = {id(one): one.nbytes for one in (*model.parameters(), *model.buffers())}
-    return Estimate(n_tokens, batch, sum(weights.values()), needs[0], needs[1], free_bytes(device_of(model)))
+    return Estimate(n_tokens, batch, _weights(model), needs[0], needs[1], free_bytes(device_of(model)))
+
+
+def _weights(model: Any) -> int:
+    """Bytes of the parameters and buffers, each once."""
+    held = (
+        one for part in modules_of(model) for one in (*part._parameters.values(), *part._buffers.values())
+    )
+    return sum({id(one): one.nbytes for one in held if one is not None}.values())
 
 
 def _count(
@@ -218,9 +225,8 @@ def _rough(model: Any, n_tokens: int, batch: int) -> int:
     experts = int(getattr(cfg, "experts_per_token", None) or 1)
     width = 60 * int(cfg.d_model) + 40 * heads * d_head + 16 * experts * d_mlp
     numbers = int(cfg.n_layers) * n_tokens * (width + 24 * heads * n_tokens)
-    weights = sum(one.nbytes for one in model.parameters())
     size = max(4, next(model.parameters()).element_size())
-    return size * batch * (numbers + 8 * n_tokens * vocabulary_size(model)) + 2 * weights
+    return size * batch * (numbers + 8 * n_tokens * vocabulary_size(model)) + 2 * _weights(model)
 
 
 def choose(

@@ -54,9 +54,8 @@ def pass_by_blocks(
     layers = range(sites.n_layers - 1, -1, -1)
     for layer in progress_bar(layers, what="blocks", show=progress, unit="block"):
         gradient = reduced.reduce(run.block(layer, gradient), layer)
-        run.calls.pop(
-            layer + 1, None
-        )  # what it read is no longer compared with what the block before it writes
+        # what the block behind it read is no longer compared with what this one writes
+        run.calls.pop(layer + 1, None)
     reduced.take(run.embedding(gradient))
     return reduced.result()
 
