@@ -56,13 +56,15 @@ def run(notebook: dict[str, Any], name: str = "notebook", tagged: bool | None = 
 @contextlib.contextmanager
 def _as_in_a_notebook() -> Iterator[None]:
     """Figures and tables show themselves as in a notebook, whatever terminal this runs in."""
-    before = plotly.io.renderers.default
+    before, threads = plotly.io.renderers.default, torch.get_num_threads()
     plotly.io.renderers.default = "plotly_mimetype"
+    torch.set_num_threads(1)  # which of nearly equal edges a graph draws depends on it
     try:
         with pd.option_context("display.width", 80, "display.max_columns", 20):
             yield
     finally:
         plotly.io.renderers.default = before
+        torch.set_num_threads(threads)
 
 
 def _run_cell(source: str, names: dict[str, Any], number: int, where: str) -> Iterator[Output]:
