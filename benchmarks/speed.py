@@ -120,7 +120,9 @@ def tokens(length: int, everything: bool = False) -> Work:
         size = int(model.cfg.d_vocab)
         ids = torch.randint(size, (1, length), generator=torch.Generator().manual_seed(0))
         options = {} if everything else {"names_filter": "hook_embed", "logits": "metric"}
-        _, found = package.run_with_relevance(model, ids, package.LogitDiff(11, 22), **options)
+        _, found = package.run_with_relevance(
+            model, ids, package.LogitDiff(11, 22), rules="ATTN_LRP", **options
+        )
         return {"tokens": found.tokens().values}
 
     return work
