@@ -13,7 +13,7 @@ from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures import explain, verify
-from lrp_lens.failures.triage import TriageOptions, TriageRow, triage_batch
+from lrp_lens.failures.triage import TriageOptions, TriageRow, batch, triage_batch
 from lrp_lens.rules import ATTN_LRP
 
 QUICK = TriageOptions(
@@ -130,7 +130,7 @@ def test_what_was_found_before_a_fault_is_kept(model: Any, monkeypatch: pytest.M
     def fails(*args: Any, **options: Any) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("lrp_lens.failures.triage.batch.verify", fails)
+    monkeypatch.setattr(batch, "verify", fails)
     row = one(model, WRONG, graph=False)
     assert (row.fate, row.reason) == ("error", "verification: RuntimeError: no room")
     assert row.explanation and row.metric_value and not row.verdict

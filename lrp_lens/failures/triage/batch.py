@@ -20,7 +20,7 @@ from typing import Any, final
 
 import numpy as np
 
-from lrp_lens.attribution_graphs.closed_form import attribution_graph
+from lrp_lens.attribution_graphs.closed_form.attribution_graph import attribution_graph
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision import Checker, Decision, find_decision, judge

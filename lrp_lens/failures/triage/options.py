@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isnan
-from numbers import Real
 from typing import Any, Literal, get_args
 
 from lrp_lens.cases import Case
@@ -71,7 +70,7 @@ class TriageOptions:
                 f"A task is one of {', '.join(TASKS)}, or a function from a case to its checker; received "
                 f"{self.task!r}.{did_you_mean(self.task, TASKS)}"
             )
-        if not isinstance(self.min_gap, Real) or isnan(self.min_gap) or not self.checker_seconds > 0:
+        if isnan(self.min_gap) or not self.checker_seconds > 0:
             raise InputError(
                 f"min_gap is a number of logits and checker_seconds a time above 0; received {self.min_gap!r} and "
                 f"{self.checker_seconds!r}."
@@ -87,7 +86,7 @@ class TriageOptions:
     @property
     def rule_set(self) -> RuleSet:
         """The rules."""
-        return as_rule_set(self.rules)  # type: ignore[arg-type]  # never None behind __post_init__
+        return as_rule_set(self.rules)
 
     def checker(self, case: Case) -> Any:
         """The checker of one case, None where the task has none for it.
@@ -123,9 +122,8 @@ class TriageOptions:
             return IFEval(document)
         if self.task == "gsm8k":
             return GSM8K(str(document["answer"]))
-        return HumanEval(
-            *(str(document[one]) for one in needed), allow_code_execution=self.allow_code_execution
-        )
+        prompt, test, entry_point = (str(document[one]) for one in needed)
+        return HumanEval(prompt, test, entry_point, self.allow_code_execution)
 
     def identity(self) -> dict[str, str]:
         """By name, what rows depend on, in words that are the same in every process."""
