@@ -39,7 +39,7 @@ class Folder:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as path, Folder(path) as folder:
         ...     folder.require_same({"seed": "0"})
-        ...     folder.keep(TriageRow(id="a", number=0, fate="excluded", reason="no decision was found"))
+        ...     folder.keep(TriageRow(id="a", number=0, fate="excluded", reason="no decision", content="ab"))
         ...     sorted(folder.finished)
         ['a']
     """
