@@ -127,7 +127,10 @@ def claims(
             )
             for event in EVENTS
         }
-        edges = tuple(own.top_edges(max(EDGES)))
+        cut = any(
+            one.cut is not None for one in checks.values()
+        )  # else not needed, or the graph cannot be made
+        edges = tuple(own.top_edges(max(EDGES))) if cut else ()
         yield Claim(case.suite, half, source, planted, causes, edges, checks)
 
 

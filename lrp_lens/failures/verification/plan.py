@@ -84,8 +84,8 @@ class Plan:
         found = Checks(hide, amplify, statement=made.statement)
         if thorough or self.criterion.verdict(*found.asked) == CaseVerdict.NONE:
             top, every = blamed.top_places(max(self.sizes)), list(blamed.places)
-            silence = self._check("silence", readings, top, self.sizes, every, thorough)
-            found = self._with_cut(found._replace(silence=silence), readings, blamed, thorough)
+            found = found._replace(silence=self._check("silence", readings, top, self.sizes, every, thorough))
+            found = self._with_cut(found, readings, blamed, thorough)
         return found
 
     def _with_cut(self, found: Checks, readings: Readings, blamed: Blame, thorough: bool) -> Checks:
