@@ -23,11 +23,14 @@ CRITERIA = tuple(
 
 
 def scored(found: list[Claim], criterion: Criterion, kinds: tuple[Kind, ...] = TOKENS) -> pd.DataFrame:
-    """One row per claim: right, passes, confidence."""
+    """One row per claim: right, passes, confidence.
+
+    Planted edges are left to their own check: what they carry stands at a token, and to name it is not quite wrong.
+    """
     rows = []
     for claim, kind in product(found, kinds):
         check = claim.check(kind, criterion.event)
-        if check is not None and check.units:
+        if check is not None and check.units and not isinstance(claim.planted, AttentionEdge):
             passes = claim.passes(kind, criterion)
             right, sure = claim.right(kind, criterion.event), criterion.confidence(check) * passes
             source = claim.source if claim.planted is None else f"{claim.source}, planted"
