@@ -92,13 +92,18 @@ def test_differences_are_paired_by_case() -> None:
 
 
 def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
-    values = {("A", "mean"): (1.0, 2.0), ("A", "resample"): (3.0, 6.0), ("B", "mean"): (0.0, 1.0)}
+    values = {
+        ("A", "mean"): (1.0, 2.0),
+        ("A", "resample"): (3.0, 6.0),
+        ("B", "mean"): (0.0, 1.0),
+        ("C", "mean"): (np.nan,),
+    }
     rows = pd.DataFrame(
         {"model": "m", "task": "t", "half": "h", "case": case, "method": method, "replacement": how}
         | {"delta_a": value}
         for (method, how), found in values.items() for case, value in enumerate(found)
     )  # fmt: skip
-    assert tables.task_table(rows).splitlines()[-1] == "| m | t | 2 | 3.00 | 0.50 |"
+    assert tables.task_table(rows).splitlines()[-1] == "| m | t | 2 | 3.00 | 0.50 | – |"
 
 
 def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

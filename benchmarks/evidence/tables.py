@@ -61,8 +61,8 @@ def task_table(rows: pd.DataFrame) -> str:
     )
     cases = rows.drop_duplicates(KEY).groupby(["model", "task"]).size()
     lines = [
-        [*map(str, key), str(cases[key]), *(f"{value:.2f}" for value in values)]
-        for key, values in zip(wide.index, wide[methods].to_numpy(), strict=True)
+        [*map(str, key), str(cases[key]), *("–" if np.isnan(value) else f"{value:.2f}" for value in values)]
+        for key, values in zip(wide.index, wide.reindex(columns=methods).to_numpy(), strict=True)
     ]
     return markdown(lines, ["model", "task", "cases", *methods])
 
