@@ -28,18 +28,22 @@ _refusals: "weakref.WeakKeyDictionary[Any, tuple[Sites, str]]" = weakref.WeakKey
 
 
 @contextmanager
-def attention_by_rows(model: Any, layers: Mapping[AttentionSite, Functions], size: int) -> Iterator[None]:
+def attention_by_rows(
+    model: Any, layers: Mapping[AttentionSite, Functions], size: int, length: int | None = None
+) -> Iterator[None]:
     """Take the attention of some layers in blocks of rows.
 
     Args:
         model: HookedTransformer or TransformerBridge.
         layers: their sites, each with what its rules do to the rows of a block.
         size: rows of a block.
+        length: tokens of a forward pass in which every layer is taken so: then a mask that the host makes for all of
+            them is put off, too.
 
     Raises:
         SiteError: inside, where an attention cannot be taken so.
     """
-    mode = ByRows()
+    mode = ByRows(length)
     hooks: list[tuple[Any, Any]] = []
     for site, functions in layers.items():
         hooks += _hooks(mode, site, functions, size)
@@ -98,7 +102,7 @@ def _refusal(model: Any, sites: Sites) -> str:
     with torch.no_grad(), quiet({*model.modules(), *model.hook_dict.values()}):
         expected = forward(model, tokens, None)
         try:
-            with attention_by_rows(model, layers, _PROBE_ROWS):
+            with attention_by_rows(model, layers, _PROBE_ROWS, tokens.shape[1]):
                 found = forward(model, tokens, None)
         except NotByRowsError as error:
             return str(error)

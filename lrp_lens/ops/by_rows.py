@@ -112,7 +112,9 @@ class Program:
             return known[id(node)]
 
         value = self.attention.through_heads("v", value)
-        return self.attention.through_heads("z", self.times(part_of(self.pattern), value))
+        z = self.times(part_of(self.pattern), value)
+        known.clear()  # `part_of` refers to itself, and would keep them until garbage is collected
+        return self.attention.through_heads("z", z)
 
     def parts(self, block: Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A block's parts of q, kᵀ and v."""

@@ -21,10 +21,11 @@ from lrp_lens.errors import SiteError
 from lrp_lens.ops.by_rows import Attention, Block, Node, PartOf, Program
 
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm"}
-_ELEMENTWISE = set(
+_ORDER = {"__le__", "__lt__", "__ge__", "__gt__", "le", "lt", "ge", "gt"}
+_ELEMENTWISE = _ORDER | set(
     """add sub mul div true_divide __add__ __radd__ __sub__ __mul__ __rmul__ __truediv__ neg __neg__ tanh where
-    masked_fill isnan zeros_like __and__ __or__ __invert__ bitwise_not __le__ __lt__ __ge__ __gt__ le lt ge gt
-    contiguous nan_to_num clamp dropout float double""".split()
+    masked_fill isnan zeros_like __and__ __or__ __invert__ bitwise_not contiguous nan_to_num clamp dropout float
+    double""".split()
 )
 _IN_PLACE = {"add_": operator.add, "__iadd__": operator.add}
 _OF_A_ROW = {"softmax", "max", "amax", "sum", "cat"}
@@ -113,10 +114,15 @@ def _kept(tensor: Tensor) -> Any:
 
 
 class ByRows(TorchFunctionMode):
-    """While this is entered, attention from `begin` to its z is taken row by row."""
+    """While this is entered, attention from `begin` to its z is taken row by row.
 
-    def __init__(self) -> None:
+    Args:
+        length: number of positions, if masks that a host makes for all layers are put off, too; they outlive it.
+    """
+
+    def __init__(self, length: int | None = None) -> None:
         super().__init__()
+        self.length = length
         self.current: Attention | None = None
         self._base: tuple[Callable[[Block, Tensor, Tensor], Tensor], Node, Tensor, Tensor] | None = None
         self._marked: set[str] = set()
@@ -124,7 +130,7 @@ class ByRows(TorchFunctionMode):
 
     def begin(self, attention: Attention) -> None:
         """q, k and v are there: the next product of queries and keys is put off."""
-        self.current = attention
+        self.current, self._made = attention, []
 
     def mark(self, part: str, tensor: Tensor) -> Tensor:
         """What the host shows as "scores" or "pattern": the functions of that part run here.
@@ -157,19 +163,21 @@ class ByRows(TorchFunctionMode):
     # ------------------------------------------------------------------------------- recording
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.current is None:
+        length = self.length if self.current is None else self.current.length
+        if length is None:
             return func(*args, **kwargs)
         name, given = _name(func), _tensors((args, kwargs))
         if any(isinstance(one, Deferred) for one in given):
-            return self._on_deferred(self.current, func, args, kwargs)
-        square = (self.current.length,) * 2
+            return self._on_deferred(length, func, args, kwargs)
+        if name in (_ORDER if self.current is None else _ELEMENTWISE) and len(given) > 1:
+            shape = torch.broadcast_shapes(*(one.shape for one in given))
+            if shape[-2:] == (length, length) and shape.numel() > max(one.numel() for one in given):
+                return self._operation(length, func, args, kwargs, given[0].device)
+        if self.current is None:
+            return func(*args, **kwargs)
         if name in _PRODUCTS and self._base is None:
             return self._product(self.current, func, args, kwargs)
-        if name in _ELEMENTWISE and len(given) > 1:
-            shape = torch.broadcast_shapes(*(one.shape for one in given))
-            if shape[-2:] == square and shape.numel() > max(one.numel() for one in given):
-                return self._operation(func, args, kwargs, given[0].device)
-        if name == "ones" and tuple(args) == square:
+        if name == "ones" and tuple(args) == (length, length):
             made = func(1, 1, **kwargs)
             meta = func(*args, **kwargs | {"device": "meta"})
             return self._deferred(
@@ -177,15 +185,20 @@ class ByRows(TorchFunctionMode):
             )
         return func(*args, **kwargs)
 
-    def _on_deferred(self, attention: Attention, func: Any, args: Any, kwargs: Any) -> Any:
+    def _on_deferred(self, length: int, func: Any, args: Any, kwargs: Any) -> Any:
         name = _name(func)
         first = next(one for one in _tensors((args, kwargs)) if isinstance(one, Deferred))
         if _is_about_shape(func):
             return func(*args, **kwargs)
-        if name in _PRODUCTS and len(args) == 2 and isinstance(args[0], Deferred):
-            return self._times_value(attention, func, *args)
-        if name in ("view", "reshape"):
-            return self._reshaped(first, args[1:])
+        if (
+            self.current is not None
+            and name in _PRODUCTS
+            and len(args) == 2
+            and isinstance(args[0], Deferred)
+        ):
+            return self._times_value(self.current, func, *args)
+        if name in ("view", "reshape", "expand"):
+            return self._reshaped(getattr(Tensor, name), first, args[1:])
         if name == "__getitem__":
             return self._item(first, args[1])
         if name == "tril":
@@ -197,18 +210,16 @@ class ByRows(TorchFunctionMode):
             )
         if name in ("to", "type_as"):
             dtype = self._dtype(first, (*args[1:], *kwargs.values()))
-            return self._operation(Tensor.to, (first, dtype), {}, first.device)
+            return self._operation(length, Tensor.to, (first, dtype), {}, first.device)
         if name in _IN_PLACE:
-            return self._operation(_IN_PLACE[name], args, kwargs, first.device)
+            return self._operation(length, _IN_PLACE[name], args, kwargs, first.device)
         of_a_row = name in _OF_A_ROW and self._axis(args, kwargs) in (-1, first.ndim - 1)
         if not of_a_row and name not in _ELEMENTWISE:
             raise self._refused(f"{name} is no known operation on single rows")
-        return self._operation(func, args, kwargs, first.device)
+        return self._operation(length, func, args, kwargs, first.device)
 
-    def _operation(self, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
+    def _operation(self, length: int, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
         """Write an operation on rows down; of a maximum both results."""
-        assert self.current is not None
-        length = self.current.length
         meta = func(*_mapped(args, _meta), **_mapped(kwargs, _meta))
         args, kwargs = _mapped(args, _kept), _mapped(kwargs, _kept)
 
@@ -229,11 +240,12 @@ class ByRows(TorchFunctionMode):
 
     def _deferred(self, run: Callable[..., Any], meta: Tensor, device: torch.device) -> Deferred:
         made = Deferred(Node(run, meta), device)
-        self._made.append(made)
+        if self.current is not None:
+            self._made.append(made)
         return made
 
     def _refused(self, why: str) -> NotByRowsError:
-        label = "attention" if self.current is None else self.current.label
+        label = "the mask" if self.current is None else self.current.label
         return NotByRowsError(
             f"Attention in blocks of rows runs the host's operations on some rows at a time; at {label} {why}. Use "
             "memory='full'."
@@ -250,16 +262,18 @@ class ByRows(TorchFunctionMode):
                 return one if isinstance(one, torch.dtype) else one.dtype
         return first.dtype
 
-    def _reshaped(self, tensor: Deferred, sizes: Any) -> Deferred:
-        """Leading axes joined or split; rows and keys stay."""
+    def _reshaped(self, func: Any, tensor: Deferred, sizes: Any) -> Deferred:
+        """Leading axes joined, split or repeated; rows and keys stay."""
         node = _node(tensor)
-        meta = node.meta.reshape(*sizes)
+        meta = func(node.meta, *sizes)
         if meta.shape[-2:] != node.meta.shape[-2:]:
             raise self._refused("an axis of rows or keys is reshaped")
 
+        shape = Tensor.expand if func is Tensor.expand else Tensor.reshape
+
         def run(block: Block, part_of: PartOf) -> Tensor:
             part = part_of(node)
-            found: Tensor = part.reshape(*meta.shape[:-2], *part.shape[-2:])
+            found: Tensor = shape(part, *meta.shape[:-2], *part.shape[-2:])
             return found
 
         return self._deferred(run, meta, tensor.device)

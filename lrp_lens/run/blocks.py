@@ -123,6 +123,11 @@ class BlockRun:
         return self._layer_of.get(id(module))
 
     # ------------------------------------------------------------------------------- once
+    @property
+    def _mask_length(self) -> int | None:
+        """Tokens, if a mask is made of positions alone."""
+        return None if self.batch.left_mask is not None else self.batch.ids.shape[1]
+
     def _forward(self, bound: BoundMetric, narrow: bool) -> None:
         last = self.sites.record_of[self.final].port
         if last is None:
@@ -148,7 +153,7 @@ class BlockRun:
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, hooks, module_hooks))
-            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers)))
+            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers), self._mask_length))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
             require_finite(self.logits)
         if len(self.calls) != self.sites.n_layers or len(seen) != 1:

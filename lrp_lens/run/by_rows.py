@@ -20,7 +20,7 @@ from lrp_lens.ops.by_rows import Functions
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.rules.planning import mixes_rows, of_rows
 
-SCORES_OF_A_BLOCK = 2**22
+SCORES_OF_A_BLOCK = 2**20
 """About a dozen tensors of so many numbers are there at one time."""
 
 
@@ -87,13 +87,13 @@ class RowBlocks:
         return any(of_rows(site, hook) for site in self.layers)
 
     @contextmanager
-    def entered(self, layers: Collection[int]) -> Iterator[None]:
-        """Take the attention of these layers so while the host runs them."""
+    def entered(self, layers: Collection[int], length: int | None = None) -> Iterator[None]:
+        """Take the attention of these layers so while the host runs them; of all, in a forward pass of a length."""
         chosen = {site: functions for site, functions in self.layers.items() if site.layer in layers}
         if not chosen:
             yield
             return
-        with attention_by_rows(self.model, chosen, self.size):
+        with attention_by_rows(self.model, chosen, self.size, None if self.in_full else length):
             yield
 
     def __str__(self) -> str:
