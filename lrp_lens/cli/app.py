@@ -49,6 +49,17 @@ def fail(message: str) -> None:
 
 
 @contextmanager
+def one_line() -> Iterator[None]:
+    """End with one line where lrp_lens refuses what was asked."""
+    try:
+        yield
+    except ValueError as error:
+        if not type(error).__module__.startswith("lrp_lens"):
+            raise
+        fail(str(error))
+
+
+@contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Ask the model libraries, while they are imported, for no progress bars and no advice."""
     ours = [name for name in _QUIET if name not in os.environ]
@@ -193,7 +204,7 @@ def explain(
     """
     from lrp_lens.cli.inputs import Request, parse_position, read_completion, read_prompt, require_outputs
 
-    try:
+    with one_line():
         require_outputs(out, json, force)
         request = Request(
             model=model,
@@ -217,7 +228,24 @@ def explain(
             from lrp_lens.cli.explain import run
 
         run(request)
-    except ValueError as error:
-        if not type(error).__module__.startswith("lrp_lens"):
-            raise
-        fail(str(error))
+
+
+FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
+
+
+@app.command()
+def report(
+    folder: FOLDER,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Where to write the report; else report.html in the folder."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+    ] = False,
+) -> None:
+    """Show what a triage found, as one HTML file: coverage, verdicts, and every case to unfold."""
+    with one_line(), quiet_libraries():
+        from lrp_lens.cli.runs import run_report
+
+        run_report(folder, out, force)

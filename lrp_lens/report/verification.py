@@ -147,7 +147,7 @@ def _answer(reading: Reading, asked: bool) -> list[str | Cell]:
 def _variants(verification: Verification) -> Html | None:
     if not verification.variants:
         return None
-    rows = [
+    rows: list[list[str | Cell]] = [
         [
             one.rules,
             one.replacement,
@@ -157,7 +157,13 @@ def _variants(verification: Verification) -> Html | None:
         ]
         for one in verification.variants
     ]
-    head = ["rules", "hidden tokens become", "verdict", "pattern", Cell("same tokens blamed", kind="n")]
+    head: list[str | Cell] = [
+        "rules",
+        "hidden tokens become",
+        "verdict",
+        "pattern",
+        Cell("same tokens blamed", kind="n"),
+    ]
     return table(head, rows)
 
 
