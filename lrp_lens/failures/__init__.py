@@ -4,6 +4,17 @@ from lrp_lens.cases import Case
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.logs import CaseLog, read_cases
+from lrp_lens.failures.runs import RunComparison, compare_runs
 from lrp_lens.failures.verification import Verification, verify
 
-__all__ = ["Case", "CaseLog", "Explanation", "Verification", "explain", "read_cases", "verify"]
+__all__ = [
+    "Case",
+    "CaseLog",
+    "Explanation",
+    "RunComparison",
+    "Verification",
+    "compare_runs",
+    "explain",
+    "read_cases",
+    "verify",
+]
