@@ -4,7 +4,7 @@
 2. What follows the blocks runs again on the final stream, under the rules, at the positions that the metric reads: the
    metric's gradient there.
 3. From the last block to the first: run the block again under the rules, backward from its output's gradient to
-   everything recorded inside.
+   everything recorded inside.  Attention of a long prompt is taken in blocks of rows (`run.by_rows`).
 4. The embedding's own few operations stay in the graph from the first pass; the gradient of block 0 goes through them.
 
 A part that runs again must write what it wrote before, or there is no such pass.  Gradients equal those of the pass in
@@ -39,6 +39,7 @@ from lrp_lens.metrics import BoundMetric
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.run.absorbed import Layer
 from lrp_lens.run.balance import Calls
+from lrp_lens.run.by_rows import RowBlocks
 from lrp_lens.run.reading import concrete_metric, cut_off, differentiable_value, unembedded
 from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
 
@@ -69,6 +70,7 @@ class BlockRun:
         logits: "all", or "metric" to unembed only what the metric reads.
         whole_head: whether what follows the blocks is recorded at all positions, not at those that the metric reads.
         returned: whether the logits behind the final soft-cap are recorded, too.
+        rows: how many rows of attention are formed at a time; None for all.
 
     Raises:
         InputError, MetricError: as `run_with_relevance`.
@@ -86,16 +88,20 @@ class BlockRun:
         logits: str = "metric",
         whole_head: bool = False,
         returned: bool = False,
+        rows: int | None = None,
     ) -> None:
         require_eval(model)
         self.model, self.batch, self.rules = model, batch, rules
         self.sites: Sites = resolve(model)
         self._layer_of = layers_of_modules(model)
+        plan, names = rules.plan(model), set(names) & set(self.sites.record_of)
+        self.row_blocks = RowBlocks.of(model, self.sites, rules, plan, names, rows)
         self._plan: dict[Layer, list[Hook]] = {}
-        for hook in rules.plan(model):
-            self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
+        for hook in plan:
+            if not self.row_blocks.acts_on_rows(hook):
+                self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
         self._names: dict[Layer, set[str]] = {}
-        for name in set(names) & set(self.sites.record_of):
+        for name in names:
             self._names.setdefault(self._layer_of_record(self.sites.record_of[name]), set()).add(name)
         self.calls: dict[int, BlockCall] = {}
         self._before = Recorder(self.sites, batch)
@@ -142,6 +148,7 @@ class BlockRun:
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, hooks, module_hooks))
+            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers)))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
             require_finite(self.logits)
         if len(self.calls) != self.sites.n_layers or len(seen) != 1:
@@ -195,7 +202,8 @@ class BlockRun:
         recorder = Recorder(self.sites, self.batch)
         with self.hooked(recorder, names, (layer,)):
             state = self.calls[layer].state.detach().requires_grad_(True)
-            output = self.calls[layer].run(state)
+            with self.row_blocks.entered((layer,)):
+                output = self.calls[layer].run(state)
             self.require_same(layer, output)
             output = output if at is None else recorder.kept[at][-1]
             return self._back(output, recorder, state, gradient.to(output))

@@ -20,6 +20,7 @@ from lrp_lens.rules import RuleSet
 from lrp_lens.run.absorbed import Absorbed, answered
 from lrp_lens.run.balance import Balance
 from lrp_lens.run.blocks import BlockRun, Part
+from lrp_lens.run.by_rows import rows_of_a_block
 from lrp_lens.run.recording import Wanted, accounts_only, require_reached
 from lrp_lens.run.whole import Passed, kept, reads_returned_logits
 
@@ -33,8 +34,12 @@ def pass_by_blocks(
     wanted: Wanted,
     logits: str,
     progress: bool | None = None,
+    rows: int | None = None,
 ) -> Passed:
-    """The pass of `whole_pass`, with the same arguments, and whether to show a bar over the blocks.
+    """The pass of `whole_pass`, with the same arguments, and two more.
+
+    `progress` says whether to show a bar over the blocks, `rows` how many rows of attention are formed at a time; by
+    default as many as fit (`rows_of_a_block`).
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`.
@@ -48,6 +53,7 @@ def pass_by_blocks(
         logits=logits,
         whole_head=Names.LOGITS in wanted.chosen,
         returned=reads_returned_logits(bound, sites, rules, wanted),
+        rows=rows_of_a_block(sites, *batch.ids.shape) if rows is None else rows,
     )
     reduced = _Reduced(run, wanted)
     gradient = reduced.reduce(run.head, None)
@@ -116,6 +122,7 @@ class _Reduced:
             {name: self.pairs[name][1] for name in order if name in self.pairs},
             {name: self.sums[name] for name in order if name in self.sums},
             self.absorbed if wanted.everything else None,
+            str(run.row_blocks),
         )
 
 

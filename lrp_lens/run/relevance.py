@@ -170,6 +170,7 @@ def relevance_run(
             way, reason = "full", f"{reason}; not block by block: {error}"
     if way == "full":
         passed = whole_pass(model, sites, batch, bound, rules, wanted, logits, drops)
+    reason = "; ".join(part for part in (reason, passed.remark) if part)
     text, towards = describe_metric(model, passed.metric.metric)
     cache = RelevanceCache(
         passed.activations,

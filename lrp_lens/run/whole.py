@@ -51,6 +51,8 @@ class Passed:
     """Relevance summed over the last axis, where the tensors were not kept."""
     balance: Balance | Absorbed | None
     """What the ledger is closed from; None for a selection."""
+    remark: str = ""
+    """What went otherwise than its way goes, and why."""
 
 
 def reads_returned_logits(bound: BoundMetric, sites: Sites, rules: RuleSet, wanted: Wanted) -> bool:

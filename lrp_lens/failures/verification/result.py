@@ -17,7 +17,7 @@ SCHEMA = "lrp_lens.verification/1"
 """What the JSON form is called, its first entry."""
 _READ = {
     CaseVerdict.INPUT: "The failure can be seen in the prompt's tokens.",
-    CaseVerdict.GRAPH: "Tokens do not show the failure; the heads and MLPs that relevance blames do.",
+    CaseVerdict.GRAPH: "Tokens do not show the failure; heads, MLPs or attention edges that relevance blames do.",
     CaseVerdict.NONE: "No intervention on what relevance blames turns the preference more than random ones do.",
 }
 
@@ -80,6 +80,8 @@ class Verification:
     """Tokens that support the contrast, amplified."""
     silence: Check | None
     """Heads and MLPs that support the target, silenced at their places; None where it was not run."""
+    cut: Check | None = None
+    """Attention edges that support the target, cut; None where it was not run."""
     variants: tuple[Variant, ...] = ()
     repairs: tuple[Repair, ...] = ()
     """Every change of the text that was run, right or not."""
@@ -90,12 +92,17 @@ class Verification:
     @property
     def checks(self) -> tuple[Check, ...]:
         """The checks that were run."""
-        return tuple(one for one in (self.hide, self.amplify, self.silence) if one is not None)
+        return tuple(one for one in (self.hide, self.amplify, *self.inside) if one is not None)
+
+    @property
+    def inside(self) -> tuple[Check | None, Check | None]:
+        """The checks inside the model, None for one that was not run."""
+        return self.silence, self.cut
 
     @property
     def verdict(self) -> CaseVerdict:
         """Where the failure can be seen: input, graph or none."""
-        return self.criterion.verdict(self.hide, self.amplify, self.silence)
+        return self.criterion.verdict(self.hide, self.amplify, *self.inside)
 
     @property
     def pattern(self) -> Pattern:
@@ -106,10 +113,10 @@ class Verification:
     def confidence(self) -> float:
         """That of the check the verdict rests on, the surest of several; 0 for none.
 
-        It is 1 − the chance that random tokens (or places) do the same: see `Criterion.confidence`.
+        It is 1 − the chance that random tokens (or places, or edges) do the same: see `Criterion.confidence`.
         """
-        inside = (self.hide, self.amplify) if self.verdict == CaseVerdict.INPUT else (self.silence,)
-        return max(self.criterion.confidence(one) for one in inside)
+        asked = (self.hide, self.amplify) if self.verdict == CaseVerdict.INPUT else self.inside
+        return max(self.criterion.confidence(one) for one in asked)
 
     @property
     def stable(self) -> bool | None:
