@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from lrp_lens.cli import app
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage.shards import rows_of
 from lrp_lens.failures.triage.row import TriageRow, write_rows
+from lrp_lens.failures.triage.shards import rows_of
 from lrp_lens.report import triage, triage_html, write_triage_report
 from lrp_lens.report.triage_case import case_html
 from lrp_lens.report.triage_numbers import Numbers

@@ -24,8 +24,8 @@ from lrp_lens.attribution_graphs.arrays.clusters import (
 )
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage.shards import rows_of
 from lrp_lens.failures.triage.row import TriageRow
+from lrp_lens.failures.triage.shards import rows_of
 from lrp_lens.files import AnyPath
 from lrp_lens.views import View
 from lrp_lens.views.statistics.intervals import mean_interval, paired_differences

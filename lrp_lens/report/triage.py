@@ -13,8 +13,8 @@ from os import fspath
 from pathlib import Path
 from typing import Any
 
-from lrp_lens.failures.triage.shards import rows_of, shards
 from lrp_lens.failures.triage.row import FATES, TriageRow
+from lrp_lens.failures.triage.shards import rows_of, shards
 from lrp_lens.files import AnyPath, require_writable, write_text
 from lrp_lens.markup import Html, asset, render, script_data
 from lrp_lens.plots import Palette
