@@ -13,8 +13,9 @@ from lrp_lens.cli import app
 from lrp_lens.errors import InputError
 from lrp_lens.failures import compare_runs
 from lrp_lens.failures.runs import RunComparison
-from lrp_lens.failures.triage.row import TriageRow, write_rows, written
+from lrp_lens.failures.triage.row import TriageRow, written
 from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
+from tests.triage_rows import write_folder
 
 EVIL = "<img src=x onerror=window.broken=1>\u202e"
 NOTHING = {"explanation": "", "segment_shares": ""}
@@ -54,8 +55,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
         TriageRow(id="log:7", number=4, fate="bad row", reason="no prompt"),
     ]
     for name, rows in (("small", small), ("large", large)):
-        (tmp_path / name).mkdir()
-        write_rows(tmp_path / name / "rows.parquet", rows)
+        write_folder(tmp_path / name, rows)
     return tmp_path / "small", tmp_path / "large"
 
 
@@ -116,8 +116,7 @@ def test_profiles_clusters_and_directions(found: RunComparison) -> None:
 def test_models_of_different_depth_have_profiles_of_their_own(
     tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
-    (tmp_path / "deep").mkdir()
-    write_rows(tmp_path / "deep" / "a.parquet", [row(0, "input", 1.0, [1, 1, 1, 2])])
+    write_folder(tmp_path / "deep", [row(0, "input", 1.0, [1, 1, 1, 2])])
     found = compare_runs(folders[0], tmp_path / "deep", names=("3 layers", "4 layers"))
     assert found.n_cases == 1 and found.plot("profiles").data[1].x.tolist() == pytest.approx(
         [0, 1 / 3, 2 / 3, 1]
@@ -128,14 +127,13 @@ def test_models_of_different_depth_have_profiles_of_their_own(
 
 def test_runs_that_cannot_be_compared(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     other = tmp_path / "other"
-    other.mkdir()
-    write_rows(other / "a.parquet", [row(0, "input", 1.0, [1, 1], case=json.dumps({"prompt": "another"}))])
+    write_folder(other, [row(0, "input", 1.0, [1, 1], case=json.dumps({"prompt": "another"}))])
     for given, options, words in (
         ((folders[0],), {}, "received 1"),
         ((folders[0], other), {}, "small, other have 3, 1 cases and none in common"),
         ((folders[0], folders[0]), {}, "no two the same"),
         (folders, {"names": ("a",)}, "for 2 folders"),
-        ((folders[0], tmp_path / "none"), {}, "there is no such folder"),
+        ((folders[0], tmp_path / "none"), {}, "there is none at"),
     ):
         with pytest.raises(InputError, match=words):
             compare_runs(*given, **options)
@@ -151,12 +149,11 @@ def test_figures_hold_the_tables_numbers(found: RunComparison, unchecked: None) 
 
 def test_the_command_and_the_page(folders: tuple[Path, Path], tmp_path: Path) -> None:
     evil = tmp_path / "evil"
-    evil.mkdir()
     rows = [
         row(i, "input", 1.0 + i, [1, 2, i], pattern=EVIL, segment_shares=written({EVIL: 1.0}))
         for i in range(3)
     ]
-    write_rows(evil / "a.parquet", rows)
+    write_folder(evil, rows)
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["compare-runs", *map(str, folders), str(evil), "--out", str(page)])
     assert done.exit_code == 0 and "3 cases in 3 runs" in done.stdout and "Segments" in done.stdout

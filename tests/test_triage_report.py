@@ -15,13 +15,12 @@ from typer.testing import CliRunner
 
 from lrp_lens.cli import app
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage.row import TriageRow, write_rows
-from lrp_lens.failures.triage.shards import rows_of
+from lrp_lens.failures.triage.row import TriageRow
 from lrp_lens.report import triage, triage_html, write_triage_report
 from lrp_lens.report.triage_case import case_html
 from lrp_lens.report.triage_numbers import Numbers
 from tests.browser import DESKTOP, PHONE, browser, cut_off, opened, sticks_out
-from tests.triage_rows import EVIL, SUITES, hostile_row, many_rows, real_rows
+from tests.triage_rows import EVIL, SUITES, hostile_row, many_rows, real_rows, write_folder
 
 VISIBLE = ".cases > tbody:not([hidden])"
 OPENING_SECONDS = 1.0
@@ -241,15 +240,10 @@ def test_hostile_text_is_shown_and_never_run(running: Any) -> None:
 
 
 def test_the_command_and_its_folder(tmp_path: Path, rows: list[TriageRow]) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
     run = CliRunner()
-    for where, words in (("none", "there is no such folder"), ("run", "it has no .parquet file")):
-        done = run.invoke(app, ["report", str(tmp_path / where)])
-        assert done.exit_code == 2 and words in done.stderr and "\n" not in done.stderr.strip()
-    write_rows(folder / "a.parquet", rows[:3])
-    write_rows(folder / "b.parquet", rows[2:4])
-    assert [row.number for row in rows_of(folder)] == [0, 1, 2, 3]
+    done = run.invoke(app, ["report", str(tmp_path / "none")])
+    assert done.exit_code == 2 and "there is none at" in done.stderr and "\n" not in done.stderr.strip()
+    folder = write_folder(tmp_path / "run", rows[:4])
     done = run.invoke(app, ["report", str(folder)])
     written = (folder / "report.html").read_text(encoding="utf-8")
     assert done.exit_code == 0 and "report.html" in done.stdout and written.count('class="line"') == 4

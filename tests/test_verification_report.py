@@ -114,9 +114,6 @@ def test_a_check_without_units_or_draws_is_shown(found: Verification) -> None:
     page = evidence(replace(found, hide=nothing, amplify=replace(found.amplify, control=())))
     assert "relevance blames nothing that could be edited" in page
     assert page.count('class="axis"') == len(found.checks) - 1
-        "relevance blames nothing that could be edited" in page
-        and page.count('class="axis"') == len(found.checks) - 1
-    )
 
 
 def test_pages_in_a_browser(running: Any, found: Verification) -> None:

@@ -1,7 +1,7 @@
 """Rows of a triage, for the tests of its report: real ones of the demo model, and copies with other numbers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,10 +10,20 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from lrp_lens import LogitDiff, attribution_graph, demo_cases, explain, load_demo_model, verify
+from lrp_lens.failures.triage.folder import Folder
 from lrp_lens.failures.triage.row import TriageRow, written
 
 SUITES = ("override_four_facts", "ioi_second_pair_last")
 EVIL = "</script><img src=x onerror=window.broken=1>\u202eשלום\x1b\ud800'\"&👩🏽‍🔬"
+
+
+def write_folder(path: Path, rows: Iterable[TriageRow]) -> Path:
+    """A folder as triage leaves it."""
+    with Folder(path) as folder:
+        folder.require_same({})
+        for row in rows:
+            folder.keep(row)
+    return path
 
 
 @cache

@@ -9,7 +9,7 @@ from lrp_lens.characters import shown
 from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import require_outputs
 from lrp_lens.failures.runs import RunComparison, compare_runs
-from lrp_lens.failures.triage.shards import shards
+from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.report import write_triage_report
 
 
@@ -19,7 +19,7 @@ def run_report(folder: str, out: str | None, force: bool) -> Path:
     Raises:
         InputError: no folder with rows, or a file that cannot be written.
     """
-    shards(folder)
+    load_triage(folder)
     path = str(Path(folder) / "report.html") if out is None else out
     require_outputs(path, None, force)
     with terminal(stderr=True).status("reading the cases …"):

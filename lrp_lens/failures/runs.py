@@ -24,8 +24,8 @@ from lrp_lens.attribution_graphs.arrays.clusters import (
 )
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
+from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.failures.triage.row import TriageRow
-from lrp_lens.failures.triage.shards import rows_of
 from lrp_lens.files import AnyPath
 from lrp_lens.views import View
 from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
@@ -235,7 +235,7 @@ class _Held:
 
 def _rows(folder: AnyPath) -> dict[str, _Held]:
     """Case → what is compared of it; rows that are no case are left out."""
-    return {row.id: _held(row) for row in rows_of(folder) if row.case}
+    return {row.id: _held(row) for row in load_triage(folder).rows() if row.case}
 
 
 def _held(row: TriageRow) -> _Held:

@@ -69,7 +69,7 @@ def read(path: AnyPath, kind: str, columns: Sequence[str] | None = None) -> list
         of = (file.schema_arrow.metadata or {}).get(b"lrp_lens", b"").decode()
         if of != kind:
             raise InputError(
-                f"A table is of the kind {kind!r}; {fspath(path)!r} is of the kind {of!r}. Pass one that was written as "
+                f"A table is of the kind {kind!r}; {fspath(path)!r} is of the kind {of!r}. Pass one written as "
                 "such, or use the version of lrp_lens that wrote it."
             )
         return file.read(columns=columns).to_pylist()

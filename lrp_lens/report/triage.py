@@ -13,8 +13,8 @@ from os import fspath
 from pathlib import Path
 from typing import Any
 
+from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.failures.triage.row import FATES, TriageRow
-from lrp_lens.failures.triage.shards import rows_of, shards
 from lrp_lens.files import AnyPath, require_writable, write_text
 from lrp_lens.markup import Html, asset, render, script_data
 from lrp_lens.plots import Palette
@@ -44,8 +44,8 @@ def write_triage_report(
         InputError: no folder with rows, a file that cannot be written, or an unknown palette.
     """
     require_writable(path)
-    shards(folder)
-    return write_text(path, triage_html(rows_of(folder), title=fspath(folder), palette=palette, most=most))
+    rows = load_triage(folder).rows()
+    return write_text(path, triage_html(rows, title=fspath(folder), palette=palette, most=most))
 
 
 def triage_html(

@@ -7,10 +7,8 @@
 import base64
 import json
 import zlib
-from typing import Any
 
-import numpy as np
-
+from lrp_lens.failures.explanation_json import view_from_json
 from lrp_lens.failures.triage.row import TriageRow
 from lrp_lens.failures.verification import Verification
 from lrp_lens.markup import Html, render
@@ -18,7 +16,6 @@ from lrp_lens.plots import Palette
 from lrp_lens.plots.graph_page import graph_part
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.report.verification import evidence
-from lrp_lens.views import View
 
 EDGES = 150
 """Edges of a graph that the page holds, the strongest of each layer."""
@@ -43,7 +40,9 @@ def case_html(row: TriageRow, *, palette: Palette = "default") -> Html:
         if isinstance(prompt, str)
         else "\n".join(f"{one['role']}: {one['content']}" for one in prompt),
         claim=explained["claim"] if explained else "",
-        words=None if explained is None else _words(explained, palette),
+        words=None
+        if explained is None
+        else token_heatmap_html(view_from_json(explained["views"]["tokens"]), palette=palette, style=False),
         evidence=None if verification is None else evidence(verification, palette=palette),
         graph=None if graph is None else graph_part(graph, max_edges=EDGES, palette=palette),
         edges=0 if graph is None else len(graph.relevance),
@@ -61,29 +60,6 @@ def packed(html: str) -> str:
         '<b>é</b>'
     """
     return base64.b64encode(zlib.compress(html.encode(), 9)).decode()
-
-
-def _words(explained: dict[str, Any], palette: Palette) -> Html:
-    """The heat map of the prompt's words, from an explanation as JSON."""
-    told = explained["views"]["tokens"]
-    values = np.array([np.nan if one is None else one for one in told["values"]], dtype=np.float64)
-    labels: dict[str, Any] = {dim: tuple(own) for dim, own in told["labels"].items()}
-    view = View(
-        values.reshape(told["shape"]),
-        tuple(told["dims"]),
-        labels,
-        told["name"],
-        told["units"],
-        special=np.array(told["special"]) if "special" in told else None,
-        towards=(explained["target"]["text"], explained["contrast"]["text"]),
-        pieces=_tuples(told.get("pieces")),
-        cautions=tuple(told.get("cautions") or ()),
-    )
-    return token_heatmap_html(view, palette=palette, style=False)
-
-
-def _tuples(pieces: Any) -> Any:
-    return None if pieces is None else tuple(pieces)
 
 
 def _facts(row: TriageRow) -> list[tuple[str, str]]:

@@ -8,8 +8,9 @@
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_type_hints
@@ -169,13 +170,21 @@ JSONS = ("case", "decision", "explanation", "verification")
 
 
 def written(value: Any) -> str:
-    r"""JSON in ASCII, so that lone surrogates stay; "" for None.
+    r"""Strict JSON in ASCII, so that lone surrogates stay; null for what is no finite number; "" for None.
 
     Example:
-        >>> written({"token": "\ud800"}), written(None)
-        ('{"token": "\\ud800"}', '')
+        >>> written({"token": "\ud800", "gap": float("nan")}), written(None)
+        ('{"token": "\\ud800", "gap": null}', '')
     """
-    return "" if value is None else json.dumps(value, ensure_ascii=True)
+    return "" if value is None else json.dumps(_finite(value), ensure_ascii=True, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def table(rows: Iterable[TriageRow]) -> pd.DataFrame:
