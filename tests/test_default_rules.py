@@ -65,6 +65,9 @@ def test_one_constant_decides() -> None:
         path.relative_to(PACKAGE): [*defaults(path.read_text("utf-8"))] for path in PACKAGE.rglob("*.py")
     }
     verified = ("failures", "verification")  # its criterion was chosen under the rules that it names
+    found.pop(
+        Path("failures/triage/row.py")
+    )  # the name of the rules in a row, "" where nothing was explained
     named = {
         path: words
         for path, words in found.items()

@@ -258,7 +258,7 @@ def test_page_escapes_titles() -> None:
 
 def test_json_is_complete_and_plain() -> None:
     data = json.loads(json.dumps(example().to_json_dict(), allow_nan=False))
-    assert data["schema"] == "lrp_lens.explanation/2"
+    assert data["schema"] == "lrp_lens.explanation/3"
     assert data["target"] == {"text": "<John>", "id": 1, "logit": 5.0, "probability": 0.75, "rank": 1}
     assert data["views"]["tokens"]["values"] == [7.0, 1.5, -0.5, 0.25, None]
     assert data["views"]["tokens"]["special"] == [True, False, False, False, False]

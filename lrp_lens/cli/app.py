@@ -3,61 +3,18 @@
 A wrong argument ends with one line on standard error and exit code 2, if possible before a model is loaded.
 """
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from lrp_lens.characters import shown
+from lrp_lens.cli.running import OneLineErrors, errors_in_one_line, quiet_libraries
 
-_CommandError: Any = typer.BadParameter.__mro__[2]  # ClickException, wherever this typer keeps it
-_QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
 DEFAULT_REPORT = "lrp-lens-report.html"
+DEFAULT_TRIAGE = "lrp-lens-triage"
 RULES = ("relp-frozen-pattern", "relp", "cp-lrp", "attn-lrp", "gim", "gradient")
 """Names of `lrp_lens.rules.PRESETS` as the help tells them, `DEFAULT_RULES` first; a test compares."""
-
-
-class OneLineErrors(TyperGroup):
-    """A command group that reports a wrong argument in one line instead of a usage box."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show the help where there are no arguments."""
-        return super().parse_args(ctx, args or ["--help"])
-
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command; exit code 2 and one line on standard error where an argument is wrong."""
-        standalone = extra.pop("standalone_mode", True)
-        try:
-            code = super().main(*args, **{**extra, "standalone_mode": False})
-        except _CommandError as error:
-            fail(error.format_message())
-        except typer.Abort:
-            sys.exit(130)
-        if standalone:
-            sys.exit(code if isinstance(code, int) else 0)
-        return code
-
-
-def fail(message: str) -> None:
-    """Print one line on standard error and exit with code 2."""
-    typer.echo(f"lrp-lens: {shown(' '.join(message.split()))}", err=True)
-    sys.exit(2)
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Ask the model libraries, while they are imported, for no progress bars and no advice."""
-    ours = [name for name in _QUIET if name not in os.environ]
-    os.environ.update({name: _QUIET[name] for name in ours})
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]
+TASKS = ("ifeval", "gsm8k", "humaneval", "choice", "regex")
+"""`lrp_lens.failures.triage.options.TASKS`; a test compares."""
 
 
 app = typer.Typer(
@@ -193,7 +150,7 @@ def explain(
     """
     from lrp_lens.cli.inputs import Request, parse_position, read_completion, read_prompt, require_outputs
 
-    try:
+    with errors_in_one_line():
         require_outputs(out, json, force)
         request = Request(
             model=model,
@@ -217,7 +174,117 @@ def explain(
             from lrp_lens.cli.explain import run
 
         run(request)
-    except ValueError as error:
-        if not type(error).__module__.startswith("lrp_lens"):
-            raise
-        fail(str(error))
+
+
+@app.command()
+def triage(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE…",
+            help="Logs of lm-evaluation-harness, Inspect or HELM, or JSONL, CSV or parquet of your own; or folders.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model that made the log: as for explain; the demo model if left out."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Whose checker judges answers: {', '.join(TASKS[:-1])} or {TASKS[-1]} (the accepted answers are "
+            "patterns). Else the log's options and accepted answers decide."
+        ),
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(help="Rule set, as for explain; attn-lrp if left out: verdicts were tuned under it."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many cases.")] = None,
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of the rows; finished cases in it are not done again.")
+    ] = DEFAULT_TRIAGE,
+    min_gap: Annotated[float, typer.Option(help="Explain decisions whose logit gap is above this.")] = 1.0,
+    contrast_model: Annotated[
+        str | None, typer.Option(help="A second model, which knows better: what would it have said?")
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=COLUMN", help="Which column of your own rows a case's field comes from."),
+    ] = None,
+    allow_code_execution: Annotated[
+        bool,
+        typer.Option("--allow-code-execution", help="Run what the model wrote (humaneval), in a sandbox."),
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64."),
+    ] = None,
+) -> None:
+    """Explain and verify every failure of benchmark logs. Stopped anywhere, the same command goes on.
+
+    lrp-lens triage samples_gsm8k.jsonl --model smollm2 --task gsm8k --limit 20 --out gsm8k
+    """
+    from lrp_lens.cli.inputs import TriageRequest
+
+    with errors_in_one_line():
+        request = TriageRequest(
+            files=tuple(files),
+            model=model,
+            task=task,
+            rules=rules,
+            limit=limit,
+            out=out,
+            min_gap=min_gap,
+            contrast_model=contrast_model,
+            columns=tuple(column or ()),
+            allow_code_execution=allow_code_execution,
+            device=device,
+            dtype=dtype,
+        )
+        with quiet_libraries():
+            from lrp_lens.cli.triage import run
+
+        run(request)
+
+
+FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
+
+
+@app.command()
+def report(
+    folder: FOLDER,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Where to write the report; else report.html in the folder."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+    ] = False,
+) -> None:
+    """Show what a triage found, as one HTML file: coverage, verdicts, and every case to unfold."""
+    with errors_in_one_line(), quiet_libraries():
+        from lrp_lens.cli.runs import run_report
+
+        run_report(folder, out, force)
+
+
+@app.command("compare-runs")
+def compare_runs(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="DIR DIR…", help="Folders that lrp-lens triage wrote, two or more.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Also write tables and figures to one HTML file.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+    ] = False,
+) -> None:
+    """Compare what triages of the same cases found: gaps, segments, profiles through the layers, verdicts."""
+    with errors_in_one_line(), quiet_libraries():
+        from lrp_lens.cli.runs import run_comparison
+
+        run_comparison(folders, out, force)

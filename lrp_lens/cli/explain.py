@@ -1,22 +1,20 @@
 """`lrp-lens explain`: load, explain, print, write."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.text import Text
 
 from lrp_lens.cases import Case
 from lrp_lens.characters import shown
 from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import Request
+from lrp_lens.cli.loading import loaded
 from lrp_lens.cli.terminal import print_explanation
-from lrp_lens.demo import demo_cases, load_demo_model, real_cases
+from lrp_lens.demo import demo_cases, real_cases
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.hosts.loading import load_model
 from lrp_lens.report import write_json, write_report
 from lrp_lens.rules import DEFAULT_RULES, as_rule_set
 
@@ -34,7 +32,7 @@ def run(request: Request) -> Explanation:
     case = _case(request) if request.prompt is None else None
     errors = terminal(stderr=True)
     with errors.status("loading the model …"):
-        model = _load(request)
+        model = loaded(request.model, request.device, request.dtype)
     prompt: Any = request.prompt
     if request.chat:
         prompt = [{"role": "user", "content": prompt}]
@@ -78,21 +76,3 @@ def _called(model: str | None) -> str:
     if model is None:
         return "demo model"
     return Path(model).resolve().name if Path(model).exists() else model
-
-
-def _load(request: Request) -> Any:
-    """The demo model, or what `load_model` takes; libraries' warnings are silenced."""
-    name = request.model
-    options: dict[str, Any] = {"device": request.device}
-    if request.dtype is not None:
-        options["dtype"] = getattr(torch, request.dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return load_demo_model(**options) if name is None else load_model(name, **options)
-        except InputError:
-            raise
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            what = "demo model" if name is None else f"model {name!r}"
-            raise InputError(f"Cannot load the {what}: {reason}") from error

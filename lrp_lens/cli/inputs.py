@@ -51,8 +51,7 @@ class Request:
     """Path of the JSON file, if any."""
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise InputError(f"--dtype is one of {', '.join(DTYPES)}; received {self.dtype!r}.")
+        require_dtype(self.dtype)
         if isinstance(self.prompt, list) and (self.chat or self.bos is not None):
             what = "--messages" if self.prompt and isinstance(self.prompt[0], dict) else "--ids"
             raise InputError(f"{what} are taken as they are; pass them without --chat and --no-bos.")
@@ -81,6 +80,45 @@ class Request:
                 f"{alone[0]} needs a prompt; pass --prompt TEXT, --prompt-file FILE, --messages FILE, --ids or -. "
                 f"Failures come with the demo model, {' and '.join(WITH_CASES)}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriageRequest:
+    """What `lrp-lens triage` was asked."""
+
+    files: tuple[str, ...]
+    model: str | None = None
+    """What `load_model` takes; None is the demo model."""
+    task: str | None = None
+    rules: str | None = None
+    limit: int | None = None
+    out: str
+    """Folder of the rows."""
+    min_gap: float = 1.0
+    contrast_model: str | None = None
+    columns: tuple[str, ...] = ()
+    """FIELD=COLUMN each."""
+    allow_code_execution: bool = False
+    device: str | None = None
+    dtype: str | None = None
+    """One of DTYPES; None is float32."""
+
+    def __post_init__(self) -> None:
+        require_dtype(self.dtype)
+        for one in self.columns:
+            if not all(one.partition("=")):
+                raise InputError(f"--column is FIELD=COLUMN, e.g. prompt=question; received {one!r}.")
+
+    @property
+    def column_of(self) -> dict[str, str]:
+        """Field of a case → column."""
+        return {name: column for name, _, column in (one.partition("=") for one in self.columns)}
+
+
+def require_dtype(dtype: str | None) -> None:
+    """Raise InputError for a type that models are not loaded in."""
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"--dtype is one of {', '.join(DTYPES)}; received {dtype!r}.")
 
 
 def parse_ids(text: str) -> list[int]:

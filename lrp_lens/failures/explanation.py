@@ -1,5 +1,6 @@
 """What `explain` returns: one preference, every view of it, and the check of the claim. Data only."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -9,6 +10,15 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.characters import shown
+from lrp_lens.failures.explanation_json import (
+    SCHEMA,
+    VIEWS,
+    ledger_from_json,
+    ledger_to_json,
+    require_schema,
+    view_from_json,
+    view_to_json,
+)
 from lrp_lens.views import View
 from lrp_lens.views.groups import Group, groups_of
 from lrp_lens.views.table import table_of
@@ -16,8 +26,11 @@ from lrp_lens.views.table import table_of
 if TYPE_CHECKING:
     from lrp_lens.masking.check import MaskingCheck
 
-SCHEMA = "lrp_lens.explanation/2"
-"""What the JSON form is called, its first entry."""
+_PLAIN = (
+    "title", "prompt", "model_name", "metric", "metric_value", "rules", "remainder", "correct", "seconds", "position",
+    "prompt_length",
+)  # fmt: skip
+_LISTS = ("completion", "notes", "token_ids")
 
 
 @dataclass(frozen=True)
@@ -150,36 +163,39 @@ class Explanation:
         return f"By message: {said}."
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Everything but timings' provenance as plain lists, numbers and strings, ready for json.dumps."""
-        plain = {"schema": SCHEMA} | {
-            name: getattr(self, name)
-            for name in (
-                "title",
-                "prompt",
-                "model_name",
-                "metric",
-                "metric_value",
-                "rules",
-                "remainder",
-                "correct",
-                "seconds",
-            )
-        }
+        """Everything as plain lists, numbers and strings, ready for json.dumps; `from_json_dict` reads it."""
+        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in _PLAIN}
         plain["tokens"] = list(self.token_strings)
-        plain["completion"], plain["position"] = list(self.completion), self.position
-        plain["notes"] = list(self.notes)
+        plain |= {name: list(getattr(self, name)) for name in _LISTS}
         plain["claim"] = self.claim()
         for name in ("target", "contrast"):
             plain[name] = asdict(getattr(self, name))
         plain["candidates"] = [asdict(one) for one in self.candidates]
-        plain["views"] = {
-            name: _view(getattr(self, name))
-            for name in ("tokens", "layers", "heads", "components", "segments")
-            if getattr(self, name) is not None
-        }
-        plain["ledger"] = [_record(row) for row in self.ledger.to_dict("records")]
-        plain["masking"] = self.masking.to_dict()
-        return plain
+        views = {name: getattr(self, name) for name in VIEWS}
+        plain["views"] = {name: view_to_json(view) for name, view in views.items() if view is not None}
+        return plain | ledger_to_json(self.ledger) | {"masking": self.masking.to_dict()}
+
+    @classmethod
+    def from_json_dict(cls, plain: Mapping[str, Any]) -> "Explanation":
+        """The explanation that `to_json_dict` was called on.
+
+        Raises:
+            InputError: something else, or the JSON form of another version.
+        """
+        from lrp_lens.masking.check import MaskingCheck
+
+        plain = require_schema(plain)
+        held: dict[str, Any] = {name: plain[name] for name in _PLAIN}
+        held |= {name: tuple(plain[name]) for name in _LISTS}
+        held |= {name: view_from_json(one) for name, one in plain["views"].items()}
+        held |= {name: Choice(**plain[name]) for name in ("target", "contrast")}
+        return cls(
+            **held,
+            token_strings=tuple(plain["tokens"]),
+            candidates=tuple(Choice(**one) for one in plain["candidates"]),
+            ledger=ledger_from_json(plain),
+            masking=MaskingCheck.from_dict(plain["masking"]),
+        )
 
     def save(
         self, path: str | PathLike[str], *, palette: Literal["default", "lrp"] = "default"
@@ -215,33 +231,3 @@ class Explanation:
             f"  {self.masking}",
         ]
         return shown("\n".join(lines))
-
-
-def _view(view: View) -> dict[str, Any]:
-    """A view as lists; missing values are None."""
-    frame = pd.DataFrame({"value": view.values.reshape(-1)})
-    flat = [None if pd.isna(value) else float(value) for value in frame["value"]]
-    plain: dict[str, Any] = {
-        "name": view.name,
-        "units": view.units,
-        "dims": list(view.dims),
-        "shape": list(view.shape),
-        "labels": {dim: list(view.labels[dim]) for dim in view.dims},
-        "values": flat,
-        "notes": list(view.notes),
-    }
-    if view.special is not None:
-        plain["special"] = view.special.tolist()
-        plain["special_share"] = view.special_share
-    return plain
-
-
-def _record(row: dict[Any, Any]) -> dict[str, Any]:
-    """One ledger row with NaN as None and numpy scalars as Python ones."""
-    plain: dict[str, Any] = {}
-    for key, value in row.items():
-        if value is None or (not isinstance(value, str) and pd.isna(value)):
-            plain[str(key)] = None
-        else:
-            plain[str(key)] = value.item() if hasattr(value, "item") else value
-    return plain

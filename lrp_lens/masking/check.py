@@ -10,7 +10,7 @@
 Masking until the blamed answer is gone: Contrastive Attribution in the Wild (arXiv 2604.17761), appendix G.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isnan
@@ -114,6 +114,19 @@ class MaskingCheck:
             "baseline": self.baseline,
             "summary": str(self),
         }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "MaskingCheck":
+        """The check that `to_dict` was called on."""
+        names = [name for name in MaskingStep.__dataclass_fields__ if name != "random"]
+        steps = tuple(
+            MaskingStep(
+                **{name: step[name] for name in names},
+                random=tuple(float("nan") if gap is None else gap for gap in step["random"]),
+            )
+            for step in plain["steps"]
+        )
+        return cls(steps, plain["maskable"], plain["baseline"])
 
     @property
     def overtakes(self) -> str:

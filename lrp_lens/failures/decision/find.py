@@ -76,7 +76,7 @@ def find_decision(
         return judged(_after(made, "given", by_tokens(model, case)))
     if case.choices:
         if case.chosen is not None and case.chosen == case.right:
-            return replace(made, excluded="the model chose the right option")
+            return replace(made, excluded="the model chose the right option", right=True)
         made = _after(made, "choice", by_choice(model, case))
     if made.way is None:
         made = _from_completion(
@@ -96,7 +96,7 @@ def _from_completion(
     if checker is not None:
         verdict = judge(checker, completion, limits.seconds)
         if verdict.accepted:
-            return replace(made, excluded="the checker accepts the completion: no failure")
+            return replace(made, excluded="the checker accepts the completion: no failure", right=True)
         failure = verdict.failure
         if not failure:
             lost_at, failure = spoken.lost_at(checker, limits.seconds)
@@ -105,7 +105,7 @@ def _from_completion(
         checker = None if failure else checker
     if made.way is None and spoken.case.accepted:
         if completion.strip() in {one.strip() for one in spoken.case.accepted}:
-            return replace(made, excluded="the completion is an accepted answer: no failure")
+            return replace(made, excluded="the completion is an accepted answer: no failure", right=True)
         made = _after(made, "answer", by_answer(spoken, spoken.case.accepted))
     if made.way is None and contrast_model is not None:
         made = _with_model(made, spoken, checker, contrast_model, limits)

@@ -51,6 +51,8 @@ class Decision:
     """All that were found, the chosen one first."""
     excluded: str = ""
     """Why the case should not be explained; "" where nothing speaks against it."""
+    right: bool = False
+    """Whether the answer turned out to be right: there is no failure to explain."""
     notes: tuple[str, ...] = ()
     """What a reader has to know."""
 

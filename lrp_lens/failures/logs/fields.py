@@ -8,7 +8,6 @@
 """
 
 import csv
-import importlib
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from lrp_lens.failures.logs.values import (
     verdict,
     whole,
 )  # fmt: skip
+from lrp_lens.files.parquet import parquet
 
 FIELDS = tuple(one.name for one in fields(Case))
 _STRUCTURED = ("segments", "passages", "metadata")
@@ -114,12 +114,12 @@ class ParquetReader(FieldsReader):
     def require(cls, source: Any) -> None:
         """Raise InputError without pyarrow, too."""
         super().require(source)
-        _parquet()
+        parquet()
 
     def records(self) -> Iterator[Record]:
         """One for each row."""
         number = 0
-        for batch in _parquet().ParquetFile(self.source).iter_batches(batch_size=_BATCH):
+        for batch in parquet().ParquetFile(self.source).iter_batches(batch_size=_BATCH):
             for row in batch.to_pylist():
                 number += 1
                 yield Record(number, row)
@@ -176,16 +176,6 @@ def case_of_row(row: Mapping[str, Any], columns: Mapping[str, Column]) -> Case:
 def _own_column(name: str, row: Mapping[str, Any]) -> str:
     """The column of a field's own name; for a prompt that is not given, messages."""
     return "messages" if name == "prompt" and is_missing(row.get(name)) and "messages" in row else name
-
-
-def _parquet() -> Any:
-    """pyarrow.parquet."""
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise InputError(
-            "parquet files are read through pyarrow, which is not installed: pip install 'lrp-lens[parquet]'"
-        ) from error
 
 
 def _field(name: str, value: Any) -> Any:

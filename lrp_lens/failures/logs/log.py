@@ -19,7 +19,7 @@ import pandas as pd
 from lrp_lens.cases import Case, Passage
 from lrp_lens.errors import InputError
 from lrp_lens.failures.logs.reader import Fate, NotACaseError, Reader
-from lrp_lens.failures.logs.values import clipped
+from lrp_lens.failures.logs.values import told
 from lrp_lens.views.table import table_of
 
 _CONTENT = (
@@ -107,6 +107,11 @@ class CaseLog:
         self._finished = self._rows is rows
 
     @property
+    def repeatable(self) -> bool:
+        """Whether it can be gone through more than once."""
+        return not self._once
+
+    @property
     def rows(self) -> tuple[LogRow, ...]:
         """Every row's fate; files that were not read to the end are."""
         if not self._finished and not self._once:
@@ -162,7 +167,9 @@ class CaseLog:
                 yield self._row(reader, record.line, record.values, record.fault, ids)
         except Exception as error:  # of gzip, csv, pyarrow, the disk, the caller's iterator
             empty = False
-            yield _failed(reader.name, line + 1, "bad", f"nothing is read from here on: {_told(error)}")
+            yield _failed(
+                reader.name, line + 1, "bad", f"nothing is read from here on: {told(error, _REASON)}"
+            )
         if empty:
             yield _failed(reader.name, 0, "empty", "there are no rows")
 
@@ -180,13 +187,13 @@ class CaseLog:
         except NotACaseError as error:
             return _failed(reader.name, line, error.fate, str(error))
         except Exception as error:  # a row is never fatal, whatever is in it
-            return _failed(reader.name, line, "bad", _told(error))
+            return _failed(reader.name, line, "bad", told(error, _REASON))
 
     def _named(
         self, name: str, line: int, case: Case, ids: dict[str, dict[str, str]]
     ) -> tuple[LogRow, Case | None]:
         """The case under an id of its own."""
-        own, content = case.id or f"{Path(name).name}:{line}", _digest(case)
+        own, content = case.id or f"{Path(name).name}:{line}", content_of(case)
         taken = ids.setdefault(own, {})
         if content in taken:
             return _failed(name, line, "duplicate", f"the same case as {taken[content]}", own)
@@ -201,13 +208,8 @@ def _failed(file: str, line: int, fate: Fate, reason: str, name: str = "") -> tu
     return LogRow(file, line, fate, reason if len(reason) <= _REASON else f"{reason[:_REASON]}…", name), None
 
 
-def _told(error: Exception) -> str:
-    said = clipped(error, _REASON)
-    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
-
-
-def _digest(case: Case) -> str:
-    """SHA-256 of what a case asks."""
+def content_of(case: Case) -> str:
+    """SHA-256 of what a case asks, the same in every process."""
     values = case.to_dict()
     data = json.dumps([values[name] for name in _CONTENT], ensure_ascii=False)
     return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()

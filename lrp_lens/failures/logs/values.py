@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, LrpLensError
 
 _CLIPPED, _LINE = 80, 200
 
@@ -26,6 +26,17 @@ def clipped(value: Any, length: int = _CLIPPED) -> str:
     except (ValueError, RecursionError):  # an integer of more digits than Python writes
         text = f"a {type(value).__name__}"
     return text if len(text) <= length else f"{text[:length]}…"
+
+
+def told(error: Exception, length: int = _LINE) -> str:
+    """An error for a row's reason: our own as they are, others with their kind in front.
+
+    Example:
+        >>> told(InputError("no prompt")), told(KeyError("x"))
+        ('no prompt', "KeyError: 'x'")
+    """
+    said = clipped(error, length)
+    return said if isinstance(error, LrpLensError) else f"{type(error).__name__}: {said}"
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,10 @@
 """What `verify` returns: the checks of one case, its verdict and pattern, its stability and its repairs.  Data only."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -164,6 +167,44 @@ class Verification:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Verification":
+        """The verification that `to_dict` was called on.
+
+        Args:
+            values: what it returned, or `json.loads` of it.
+
+        Raises:
+            InputError: another schema, or other entries.
+        """
+        from lrp_lens.failures.verification.storage import from_dict  # which needs this class
+
+        return from_dict(values)
+
+    def save(
+        self, path: str | PathLike[str], *, palette: Literal["default", "lrp"] = "default"
+    ) -> tuple[Path, ...]:
+        """Write the report (.html), the numbers (.json), or, where the name has no suffix, both.
+
+        Args:
+            path: e.g. "report.html", "report.json", or "report" for both.
+            palette: of the page: "default" (blue is the target) or "lrp" (red is).
+
+        Returns:
+            The absolute paths of what was written.
+
+        Raises:
+            InputError: another suffix, a path that cannot be written, or an unknown palette.
+        """
+        from lrp_lens.report.saving import save_verification
+
+        return save_verification(self, path, palette=palette)
+
+    def _repr_html_(self) -> str:
+        from lrp_lens.report.glance import verification_glance
+
+        return str(verification_glance(self))
 
     def summary(self) -> str:
         """The verdict in words."""
