@@ -160,6 +160,7 @@ def _estimated(
     wanted: Wanted,
     logits: str,
     every_position: bool,
+    metrics: int = 1,
 ) -> Estimate:
     size = next(model.parameters()).element_size()
     shown = n_tokens if logits == "all" or every_position else 1
@@ -167,7 +168,7 @@ def _estimated(
     inputs = sites.n_layers * batch * n_tokens * int(model.cfg.d_model) * size
     needs = []
     for way in WAYS:
-        counted = _count(model, sites, way, rules, wanted, logits, every_position)
+        counted = _count(model, sites, way, rules, wanted, logits, every_position, metrics)
         peak = counted.alive.at(n_tokens, batch)
         parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
         parts["graph, gradients, temporaries"] = peak - sum(parts.values())
@@ -184,11 +185,19 @@ def _weights(model: Any) -> int:
 
 
 def _count(
-    model: Any, sites: Sites, way: Way, rules: RuleSet, wanted: Wanted, logits: str, every_position: bool
+    model: Any,
+    sites: Sites,
+    way: Way,
+    rules: RuleSet,
+    wanted: Wanted,
+    logits: str,
+    every_position: bool,
+    metrics: int,
 ) -> Counted:
     """The three passes, once for each kind."""
     first = next(model.parameters())
-    key = (way, str(rules), wanted.names, wanted.chosen, logits, every_position, first.dtype, first.device)
+    kind = (way, str(rules), wanted.names, wanted.chosen, logits, every_position, metrics)
+    key = (*kind, first.dtype, first.device)
     known = _counted.setdefault(model, {})
     if key not in known:
         step = max(2, min(_PROBE, int(model.cfg.n_ctx) // 3))
@@ -201,7 +210,7 @@ def _count(
             bound = metric.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
             counter = Counter()
             with quiet(model.hook_dict.values()), counter:
-                passed = _PASSES[way](model, sites, batch, bound, rules, wanted, logits)
+                passed = _PASSES[way](model, sites, batch, [bound] * metrics, rules, wanted, logits)
                 kept.append([counter.alive])
             del passed
             counters.append(counter)
@@ -238,6 +247,7 @@ def choose(
     logits: str,
     every_position: bool,
     memory: str,
+    metrics: int = 1,
 ) -> tuple[Way, str, bool]:
     """Which way a pass goes, why, and whether it could go in full.
 
@@ -250,6 +260,7 @@ def choose(
         logits: "all" or "metric".
         every_position: whether the metric reads all logits.
         memory: "auto", "full" or "low".
+        metrics: how many metrics go back through the pass.
 
     Raises:
         InputError: if it does not fit in the memory that is free.
@@ -257,7 +268,7 @@ def choose(
     batch, n_tokens = shape
     free = free_bytes(device_of(model))
     asked: Way = "low" if memory == "low" else "full"
-    if free is None or _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
+    if free is None or metrics * _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
             return asked, "asked for", True
         return (
@@ -265,7 +276,7 @@ def choose(
             "far below the memory that is free" if free is not None else "free memory unknown",
             True,
         )
-    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position)
+    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
     fits = need.full.peak <= free
     if memory == "auto":
         asked = "full" if need.full.peak <= _SHARE_FOR_FULL * free else "low"
