@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
+from lrp_lens.hosts.forward import forward, require_eval, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.replay import (
     BlockCall,
@@ -39,6 +39,7 @@ from lrp_lens.metrics import BoundMetric
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.run.absorbed import Layer
 from lrp_lens.run.balance import Calls
+from lrp_lens.run.finite import require_finite_backward, require_finite_forward
 from lrp_lens.run.reading import JointReading, concrete_metric, cut_off, differentiable_value, unembedded
 from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
 
@@ -144,7 +145,8 @@ class BlockRun:
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, hooks, module_hooks))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
-            require_finite(self.logits)
+            states = {Names.resid_pre(layer): (call.state,) for layer, call in self.calls.items()}
+            require_finite_forward(self.logits, {**states, self.final: seen})
         if len(self.calls) != self.sites.n_layers or len(seen) != 1:
             raise NotReplayedError(
                 f"A pass block by block calls each block once; {self.sites.host} called {len(self.calls)} of the "
@@ -238,6 +240,7 @@ class BlockRun:
             if _INPUT in unreached:
                 raise cut_off(self.metrics[index].metric)
             found = calls.pop(_INPUT).gradients[0]
+            require_finite_backward(found, calls)
             complete(calls, self.sites, set(calls))
             inputs = {name: tuple(tensors) for name, tensors in recorder.norm_inputs.items()}
             parts.append(Part(calls, unreached, inputs, found))

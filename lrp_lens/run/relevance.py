@@ -208,7 +208,8 @@ def relevance_per_metric(
         >>> [cache.towards[1] for cache in caches]
         ['john', 'park']
     """
-    if not isinstance(metrics, Sequence) or isinstance(metrics, str) or not len(metrics):
+    given: Any = metrics
+    if not isinstance(given, Sequence) or isinstance(given, str) or not len(given):
         raise InputError(
             f"metrics is a list of at least one metric; received {metrics!r}. Pass [LogitDiff(...), ...], or call "
             "run_with_relevance with one metric."

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import LogitSite, Sites
@@ -25,6 +25,7 @@ from lrp_lens.rules import RuleSet
 from lrp_lens.run.absorbed import Absorbed
 from lrp_lens.run.balance import Balance, Calls
 from lrp_lens.run.dropped import LayerDrops
+from lrp_lens.run.finite import require_finite_backward, require_finite_forward
 from lrp_lens.run.reading import JointReading, concrete_metric, differentiable_value, unembedded
 from lrp_lens.run.recording import (
     Recorder,
@@ -110,7 +111,7 @@ def whole_pass(
             hooks.append((sites.unembed_input.point, unembedded(reading)))
         stack.enter_context(attached(model, hooks, module_hooks))
         output = forward(model, batch.ids, batch.left_mask)
-        require_finite(output.detach())
+        require_finite_forward(output.detach(), recorder.kept)
         if reads_returned_logits(bounds, sites, rules, wanted):
             recorder.kept[Names.RETURNED_LOGITS] = [output]
         read = [
@@ -119,6 +120,8 @@ def whole_pass(
         for index, (bound, value) in enumerate(read):
             last = index == len(read) - 1
             calls, unreached = backward(value.sum(), recorder, keep_graph=not last or drops is not None)
+            for gradient in calls[Names.EMBED].gradients:
+                require_finite_backward(gradient, calls)
             if drops is not None:
                 drops.run(value, recorder, calls, set(wanted.chosen))
             passed.append((bound, value.detach(), calls, unreached))
