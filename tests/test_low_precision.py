@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrp_lens import InputError, LogitDiff, RelevanceCache, run_with_relevance
+from lrp_lens import InputError, LogitDiff, RelevanceCache, load_model, run_with_relevance
 from tests import zoo
 from tests.zoo_recipes import EVERY_RULE_SET
 
@@ -67,3 +67,14 @@ def test_an_overflow_is_named(host: str, memory: Any) -> None:
     wide = zoo.shared(host, "llama", torch.float32)
     _, cache = run_with_relevance(wide, tokens, lambda logits: logits[:, -1, 3] * 1e6, memory=memory)
     assert bool(cache.summed("hook_embed").isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", LEAST, ids=str)
+def test_narrow_weights_of_a_language_model(smollm2: Any, dtype: torch.dtype) -> None:
+    """SmolLM2: measured 0.9998 in bfloat16 and 1.0 in float16, remainders 0.6 % and 0.2 % of the sum of |R|."""
+    prompt, metric = "The capital of France is Paris. The capital of Italy is", LogitDiff(" Rome", " Paris")
+    _, exact = run_with_relevance(smollm2, prompt, metric)
+    _, low = run_with_relevance(load_model("smollm2", device="cpu", dtype=dtype), prompt, metric)
+    found = agreement(low, exact)
+    assert min(found.values()) >= 0.999, found
+    assert low.ledger().relative_remainder <= {torch.bfloat16: 2e-2, torch.float16: 5e-3}[dtype]
