@@ -57,6 +57,7 @@ def count(
     logits: str,
     every_position: bool,
     by_rows: bool,
+    metrics: int = 1,
 ) -> Counted:
     """The three passes, once for each kind.
 
@@ -69,9 +70,10 @@ def count(
         logits: "all" or "metric".
         every_position: whether the metric reads all logits.
         by_rows: whether attention is taken in blocks of rows.
+        metrics: how many metrics share the forward pass.
     """
     first = next(model.parameters())
-    kind = (way, str(rules), wanted.names, wanted.chosen, logits, every_position, by_rows)
+    kind = (way, str(rules), wanted.names, wanted.chosen, logits, every_position, by_rows, metrics)
     key = (*kind, first.dtype, first.device)
     known = _counted.setdefault(model, {})
     if key not in known:
@@ -89,9 +91,11 @@ def count(
             if by_rows:
                 refusal(model, sites)  # found out once, and not counted
             with quiet(model.hook_dict.values()), counter:
-                passed = _PASSES[way](model, sites, batch, bound, rules, wanted, logits, **options)
+                passed = _PASSES[way](
+                    model, sites, batch, [bound] * metrics, rules, wanted, logits, **options
+                )
                 kept.append([counter.alive])
-            remark = passed.remark
+            remark = passed[0].remark
             del passed
             counters.append(counter)
         known[key] = Counted(

@@ -140,6 +140,7 @@ def _estimated(
     wanted: Wanted,
     logits: str,
     every_position: bool,
+    metrics: int = 1,
 ) -> Estimate:
     size = next(model.parameters()).element_size()
     shown = n_tokens if logits == "all" or every_position else 1
@@ -148,7 +149,7 @@ def _estimated(
     needs = []
     for way in WAYS:
         rows = rows_of_a_block(sites, batch, n_tokens) if way == "low" else None
-        counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None)
+        counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None, metrics)
         square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
         peak = counted.alive.at(n_tokens, batch, square)
         parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
@@ -185,6 +186,7 @@ def choose(
     logits: str,
     every_position: bool,
     memory: str,
+    metrics: int = 1,
 ) -> tuple[Way, str, bool]:
     """Which way a pass goes, why, and whether it could go in full.
 
@@ -197,6 +199,7 @@ def choose(
         logits: "all" or "metric".
         every_position: whether the metric reads all logits.
         memory: "auto", "full" or "low".
+        metrics: how many metrics go back through the pass.
 
     Raises:
         InputError: if it does not fit in the memory that is free.
@@ -204,7 +207,7 @@ def choose(
     batch, n_tokens = shape
     free = free_bytes(device_of(model))
     asked: Way = "low" if memory == "low" else "full"
-    if free is None or _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
+    if free is None or metrics * _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
             return asked, "asked for", True
         return (
@@ -212,7 +215,7 @@ def choose(
             "far below the memory that is free" if free is not None else "free memory unknown",
             True,
         )
-    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position)
+    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
     fits = need.full.peak <= free
     if memory == "auto":
         asked = "full" if need.full.peak <= _SHARE_FOR_FULL * free else "low"
