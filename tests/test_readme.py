@@ -339,6 +339,10 @@ def test_what_is_said_of_rules_is_what_was_measured() -> None:
         in section
     )
     assert "(a forward pass a word) in {} of 20".format(ahead_of_default["leave-one-out"]) in section
+    short = by_task[by_task.index.get_level_values("task").str.contains("agreement")]
+    theirs = short[["ablation regression", "leave-one-out"]].to_numpy()
+    spans = [f"{own.min():.1f} to {own.max():.1f}" for own in (short["RELP_FROZEN_PATTERN"], theirs)]
+    assert "the default has a ΔA of {}, these two {}".format(*spans) in section
     failing = by_task.loc["gemma3-270m", "indirect objects"]
     said = f"{failing['ATTN_LRP']:.2f}, random {failing['random']:.2f}; 10 prompts".replace("-", "−")
     assert said in text
