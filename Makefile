@@ -11,6 +11,9 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 
+# Kept bytecode is a quarter of a worker's start: some machines switch it off.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One thread per pytest worker: two workers with two threads each fight over two cores.
 # Tests of language models run in a call of their own, in one process and its threads: two would hold every model twice.
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import pytest
@@ -304,10 +304,19 @@ def test_enough_failures_and_as_many_correct_cases():
     assert set(failures) <= set(SUITES)
 
 
-def test_every_case_is_what_it_says(model):
-    for case in demo_cases(correct=None):
+def last_logits(model, cases):
+    """Each case with the logits behind its prompt; prompts of one length run together."""
+    by_length = defaultdict(list)
+    for case in cases:
+        by_length[len(case.prompt.split())].append(case)
+    for together in by_length.values():
         with torch.no_grad():
-            logits = model(model.to_tokens(case.prompt))[0, -1]
+            logits = model(model.to_tokens([case.prompt for case in together]))[:, -1]
+        yield from zip(together, logits, strict=True)
+
+
+def test_every_case_is_what_it_says(model):
+    for case, logits in last_logits(model, demo_cases(correct=None)):
         target, contrast = model.to_single_token(case.target), model.to_single_token(case.contrast)
         assert logits.argmax() == target
         gap = (logits[target] - logits[contrast]).item()

@@ -91,6 +91,21 @@ def test_differences_are_paired_by_case() -> None:
     assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said
 
 
+def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
+    values = {
+        ("A", "mean"): (1.0, 2.0),
+        ("A", "resample"): (3.0, 6.0),
+        ("B", "mean"): (0.0, 1.0),
+        ("C", "mean"): (np.nan,),
+    }
+    rows = pd.DataFrame(
+        {"model": "m", "task": "t", "half": "h", "case": case, "method": method, "replacement": how}
+        | {"delta_a": value}
+        for (method, how), found in values.items() for case, value in enumerate(found)
+    )  # fmt: skip
+    assert tables.task_table(rows).splitlines()[-1] == "| m | t | 2 | 3.00 | 0.50 | – |"
+
+
 def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of several sizes: the mean is over pairs, not over groups, and stability is of all of them."""
     chosen = [one for one in demo_prompts(200) if one.words[0] == "then"][:7]

@@ -239,9 +239,7 @@ def test_helm(tmp_path: Path) -> None:
         helm_state(
             "id4", "Q\nWho?", "", {"Ada": True}, result={"success": False, "error": "429", "completions": []}
         ),
-        helm_state(
-            "id5", asked, "", {"red": False, "blue": True}, reference_index=0, request_mode="original"
-        ),
+        helm_state("id5", asked, "", {"red": False, "blue": True}, reference_index=0, request_mode="ranking"),
     ]
     states[3]["instance"]["perturbation"] = {"name": "lowercase"}
     chat = helm_state("id6", "x", " Ada.", {"Ada": True})
@@ -265,12 +263,88 @@ def test_helm(tmp_path: Path) -> None:
     assert asked[span.start : span.stop] == "The sky is? A. red B. blue"
     assert messages.prompt == USER and messages.text_spans() == {"instance": ((0, 4, 6),)}
     assert [row.fate for row in log.rows] == ["case"] * 4 + ["no answer", "bad", "case"]
-    assert "429" in log.rows[4].reason and "asked separately ('original')" in log.rows[5].reason
+    assert "429" in log.rows[4].reason and "original or calibration" in log.rows[5].reason
     folder = read_cases(tmp_path)
     assert [Path(row.file).name for row in folder.rows if row.fate == "no log"] == [
         "display_predictions.json"
     ]
     assert list(folder) == list(log)
+
+
+def separate(
+    name: str, asked: str, scores: dict[str, list[float]], right: str, calibrated: list[float] | None = None
+) -> list[dict[str, Any]]:
+    """The states of one instance: options with the log-probabilities of their words; calibrated ones between them."""
+    states = []
+    for index, (option, own) in enumerate(scores.items()):
+        words = [f" {one}" for one in option.split()]
+        for mode, prompt, values in (
+            ("original", asked, own),
+            ("calibration", "Answer:", [calibrated[index] / len(words)] * len(words) if calibrated else None),
+        ):
+            if values is None:
+                continue
+            echoed = [{"text": word, "logprob": -9.0} for word in prompt.split(" ")]
+            echoed += [{"text": word, "logprob": value} for word, value in zip(words, values, strict=True)]
+            answers = {one: one == right for one in scores}
+            state = helm_state(name, f"{prompt} {option}", "", answers)
+            state |= {"reference_index": index, "request_mode": mode, "output_mapping": None}
+            state["instance"]["input"]["text"] = asked.splitlines()[-1]
+            state["result"]["completions"] = [{"text": f"{prompt} {option}", "tokens": echoed}]
+            states.append(state)
+    return states
+
+
+def test_options_that_helm_asked_one_by_one_are_one_case(tmp_path: Path) -> None:
+    """Mean log-probability by token; calibrated, the sum minus that without the question."""
+    asked, right = "Some context.\nThe sky is", "deep blue"
+    scores = {"red": [-1.5], "deep blue": [-2.5, -0.7], "green": [-4.0]}
+    plain = separate("id1", asked, scores, right)
+    calibrated = separate("id2", asked, scores, right, [-0.2, -3.0, -1.0])
+    mended = separate("id3", asked, scores | {"deep blue": [-1.0, -0.7]}, right)
+    broken = separate("id4", asked, scores, right)[:2]
+    cut = separate("id5", asked, scores, right)
+    cut[1]["request"]["prompt"] = "Some context"
+    odd = separate("id6", asked, scores, right)
+    odd[2]["result"]["completions"][0]["tokens"][-1]["text"] = "?"
+    failed = separate("id7", asked, scores, right)
+    failed[0]["result"] = {"success": False, "error": "429", "completions": []}
+    own = separate("id8", asked, scores, right)
+    own[2] = separate("id8", "Another context.", scores, right)[2]
+    run = tmp_path / "sky"
+    run.mkdir()
+    states = [*plain, *calibrated, *mended, *broken, *cut, *odd, *failed, *own]
+    log = read_cases(write_json(run / "scenario_state.json", helm_log(states)))
+    one, two, three = log
+    assert one.prompt == asked and one.choices == (" red", " deep blue", " green")
+    assert (one.chosen, one.right, one.correct, one.target, one.contrast) == (
+        0,
+        1,
+        False,
+        " red",
+        " deep blue",
+    )
+    assert one.metadata["option_scores"] == pytest.approx([-1.5, -1.6, -4.0]) and one.accepted == (right,)
+    assert one.completion == "" and one.decided and one.id == "sky/id1"
+    (span,) = one.text_spans()["instance"]
+    assert asked[span.start : span.stop] == "The sky is"
+    assert two.metadata["option_scores"] == pytest.approx([-1.3, -0.2, -3.0])
+    assert (two.chosen, two.right, two.correct, two.target, two.contrast) == (
+        1,
+        1,
+        True,
+        " deep blue",
+        " red",
+    )
+    assert (three.chosen, three.correct) == (1, True)
+    assert [row.fate for row in log.rows] == [
+        *["option", "option", "case"], *["option"] * 5, "case", *["option", "option", "case"],
+        *["option", "option"], *["option", "bad", "option"], *["option", "option", "bad"],
+        *["no answer", "option", "option"], *["option", "option", "bad"],
+    ]  # fmt: skip
+    reasons = [row.reason for row in log.rows]
+    assert "option 1 of 3 of 'id1' (original)" in reasons[0] and "does not end with its option" in reasons[15]
+    assert "do not end with the option" in reasons[19] and "a prompt of its own" in reasons[-1]
 
 
 # ------------------------------------------------------------------------------------ rows of one's own

@@ -430,8 +430,8 @@ def test_an_interrupted_pass_leaves_nothing(
     hooks = {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()}
     original = BlockRun._back
 
-    def interrupted(self: Any, output: Tensor, *rest: Any) -> Any:
-        if output.ndim:  # not the metric itself
+    def interrupted(self: Any, output: list[Tensor], *rest: Any) -> Any:
+        if output[0].ndim:  # not the metric itself
             raise KeyboardInterrupt
         return original(self, output, *rest)
 

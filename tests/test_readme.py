@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformer_lens import ActivationCache
@@ -316,8 +317,8 @@ def test_what_is_said_of_rules_is_what_was_measured() -> None:
     measured = (ROOT / "benchmarks" / "results" / "evidence" / "tables.md").read_text(encoding="utf-8")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Which rules for which question")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| tokens")]
-    assert len(rows) == 2 and all(row in measured.splitlines() for row in rows)
+    rows = [line for line in section.splitlines() if line.startswith(("| tokens", "| comp", "| attention,"))]
+    assert len(rows) == 4 and all(row in measured.splitlines() for row in rows)
     assert f"**The default is {lrp_lens.DEFAULT_RULES.name}:" in measured
     paired = measured.partition("## Tokens: paired differences")[2]
     ahead, behind = (
@@ -327,3 +328,36 @@ def test_what_is_said_of_rules_is_what_was_measured() -> None:
     assert ahead and "is {} [{}, {}] behind RELP_FROZEN_PATTERN".format(*ahead.groups()) in section
     mean, low, high = behind.groups() if behind else ("", "", "")
     assert f"RELP is {mean} [{high}, {low}] behind ATTN_LRP" in section
+    by_task = by_task_table(measured)
+    default = by_task["RELP_FROZEN_PATTERN"]
+    assert len(by_task) == 20
+    ahead_of_default = {
+        name: (by_task[name] > default).sum() for name in ("ablation regression", "leave-one-out")
+    }
+    assert (
+        "in {} of 20 pairs of model and task, and leaving".format(ahead_of_default["ablation regression"])
+        in section
+    )
+    assert "(a forward pass a word) in {} of 20".format(ahead_of_default["leave-one-out"]) in section
+    short = by_task[by_task.index.get_level_values("task").str.contains("agreement")]
+    theirs = short[["ablation regression", "leave-one-out"]].to_numpy()
+    spans = [f"{own.min():.1f} to {own.max():.1f}" for own in (short["RELP_FROZEN_PATTERN"], theirs)]
+    assert "the default has a ΔA of {}, these two {}".format(*spans) in section
+    failing = by_task.loc["gemma3-270m", "indirect objects"]
+    said = f"{failing['ATTN_LRP']:.2f}, random {failing['random']:.2f}; 10 prompts".replace("-", "−")
+    assert said in text
+    gemma = by_task.loc["gemma3-270m"]
+    assert ((gemma["RELP"] < gemma["random"]) & (gemma["RELP"] < 0)).sum() == 4
+    assert "did worse than random on four of ten tasks" in text
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert f"in {(default > by_task['ATTN_LRP']).sum()} of 20 pairs of model and task" in page
+
+
+def by_task_table(measured: str) -> pd.DataFrame:
+    """ΔA by model and task, a column a method, of the committed tables."""
+    lines = measured.partition("## Tokens: ΔA by task")[2].partition("\n## ")[0].strip().splitlines()
+    header, _, *rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")
+    ]
+    found = pd.DataFrame(rows, columns=header).set_index(["model", "task"])
+    return found.drop(columns="cases").apply(pd.to_numeric, errors="coerce")

@@ -27,8 +27,10 @@ from lrp_lens.failures.verification import (
     Variant,
     verify,
 )
-from lrp_lens.failures.verification.asked import Asked, blame
+from lrp_lens.failures.verification.asked import Asked
+from lrp_lens.failures.verification.blame import blame
 from lrp_lens.failures.verification.plan import Plan
+from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.repairs import sentences
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import tokenize
@@ -75,7 +77,8 @@ def test_a_check_passes_only_where_random_draws_do_less() -> None:
     assert criterion(0.2).passes(GOOD) and not criterion(0.1).passes(GOOD)
     assert not criterion(1.0).passes(BAD) and not Criterion().passes(None)
     assert not criterion(0.2, most_tokens=1).passes(GOOD)
-    assert criterion(0.2, most_tokens=1).passes(replace(GOOD, kind="silence"))  # places are no tokens
+    for inside in ("silence", "cut"):  # neither places nor edges are tokens
+        assert criterion(0.2, most_tokens=1).passes(replace(GOOD, kind=inside))
     wide = check("hide", [2.0, -1.0], [2.0, -0.9, 3.0, 9.0, -0.2, 2.0, 4.0], 1)
     loose = criterion(0.5)
     assert loose.passes(wide) and not criterion(0.5, supported=True).passes(wide)
@@ -98,14 +101,20 @@ def test_confidence_is_laplaces() -> None:
         (0, 0, 1, CaseVerdict.GRAPH, Pattern.NEITHER),
         (0, 0, 0, CaseVerdict.NONE, Pattern.NEITHER),
         (0, 0, None, CaseVerdict.NONE, Pattern.NEITHER),
+        (0, 0, "cut", CaseVerdict.GRAPH, Pattern.NEITHER),
+        (0, 1, "cut", CaseVerdict.INPUT, Pattern.UNDERWEIGHTED),
     ],
 )
 def test_verdict_and_pattern(
-    hide: int, amplify: int, silence: int | None, verdict: Any, pattern: Any
+    hide: int, amplify: int, silence: int | str | None, verdict: Any, pattern: Any
 ) -> None:
     one, two = (GOOD if passes else BAD for passes in (hide, amplify))
-    three = None if silence is None else GOOD if silence else BAD
-    assert criterion(0.2).verdict(one, two, three) == verdict and criterion(0.2).pattern(one, two) == pattern
+    inside = (
+        (None, GOOD) if silence == "cut" else (None if silence is None else GOOD if silence else BAD, BAD)
+    )
+    assert (
+        criterion(0.2).verdict(one, two, *inside) == verdict and criterion(0.2).pattern(one, two) == pattern
+    )
 
 
 def test_the_interval_of_random_draws_is_clopper_and_pearsons() -> None:
@@ -163,6 +172,28 @@ def test_a_word_that_cues_a_memory(model: torch.nn.Module, found) -> None:
     assert found.repair is not None and found.repair.words == "drenia" and found.repair.changed == 1
 
 
+def test_a_planted_edge_is_found_in_the_graph(model: torch.nn.Module) -> None:
+    """A head whose value at one token writes the wrong answer wherever it is read: cutting that edge ends it."""
+    right = demo_cases("agreement_fourteen_attractors", correct=True)[0]
+    case = replace(right, target=right.contrast, contrast=right.target, correct=False)
+    asked = Asked.of(model, case, None, 1, None)
+    towards = model.W_O[3, 2] @ (model.W_U[:, asked.target] - model.W_U[:, asked.contrast]).detach()
+    with torch.no_grad():
+        pattern = model.run_with_cache(asked.batch.ids)[1]["pattern", 3][0, 2, -1]
+    source = max(asked.maskable, key=lambda at: pattern[at])
+
+    def write(value: Any, hook: Any = None) -> Any:
+        value = value.clone()
+        value[:, source, 2] += 60 / pattern[source] * towards / towards.norm()
+        return value
+
+    with attached(model, [(model.hook_dict["blocks.3.attn.hook_v"], write)]):
+        seen = verify(model, case, stability=False, repairs=False, draws=8)
+    assert seen.cut is not None and seen.cut.units[0] == f"L3H2 {source} → {asked.length - 1}"
+    assert seen.cut.first("flip") is not None and seen.criterion.passes(seen.cut)
+    assert seen.cut.at(1).gap < seen.cut.steps[0].reading.gap / 2  # type: ignore[union-attr]
+
+
 def test_a_planted_head_is_found_in_the_graph_and_not_in_the_tokens(model: torch.nn.Module) -> None:
     """A head that writes the wrong answer, whatever the tokens are: only silencing it turns the preference."""
     right = demo_cases("agreement_fourteen_attractors", correct=True)[0]
@@ -194,7 +225,7 @@ def test_a_wrong_claim_is_not_believed(model: torch.nn.Module) -> None:
         start, stop = case.segments["distractor"][1]
         tokens[start:stop] = 1 + np.arange(stop - start)
         for own, believed in ((blamed, True), (replace(blamed, tokens=tokens), False)):
-            hide = Plan(asked, draws=8).checks(own, "mean", False)[1][0]
+            hide = Plan(asked, draws=8).checks(own, "mean", False).hide
             assert Criterion().passes(hide) is believed, hide
 
 
@@ -230,6 +261,7 @@ def test_what_is_not_needed_is_not_run(model: torch.nn.Module, found) -> None:
         model, case_of("override_four_facts"), draws=8, thorough=False, stability=False, repairs=False
     )
     assert lean.silence is None and found.silence is not None
+    assert lean.cut is None and found.cut is not None
     assert lean.verdict == found.verdict and lean.hide == found.hide
     assert not lean.amplify.control and found.amplify.control  # it never flips
 
@@ -277,6 +309,7 @@ def test_a_checker_reads_regenerated_answers(model: torch.nn.Module) -> None:
         "draws": 2,
         "top_k": 2,
         "places": (1,),
+        "edges": (2,),
         "max_new_tokens": 2,
     }
     seen = verify(model, case, checker=checker, criterion=Criterion("accepted"), **options)
@@ -335,12 +368,83 @@ def test_messages_keep_their_template(tmp_path: Path) -> None:
     assert texts == ["Say one.", " Say two.", " Say what?"]
 
 
+def test_what_a_template_writes_is_never_edited_also_after_explain(tmp_path: Path) -> None:
+    from lrp_lens import load_model
+    from tests.chat_model import save_chat_model
+
+    chat = load_model(str(save_chat_model(tmp_path)), device="cpu")
+    messages = [{"role": "user", "content": "Say one. Say two."}, {"role": "assistant", "content": "One"}]
+    with torch.no_grad():
+        first = chat(tokenize(chat, messages).ids)[0, -1].topk(2).indices.tolist()
+    explanation = explain(chat, messages, *first, seeds=1)
+    of_case = Asked(chat, tokenize(chat, messages), explanation.prompt_length, *first)
+    of_explanation = Asked.of(chat, explanation, None, 1, None)
+    text = "".join(of_explanation.batch.strings[0][at] for at in of_explanation.maskable)
+    assert (
+        text.replace("Ġ", " ") == "Say one. Say two.On"
+    )  # no role, no line break, and not the token of the decision
+    assert of_explanation.maskable == of_case.maskable
+    assert of_explanation.batch.segments == of_case.batch.segments and of_explanation.batch.segments
+    assert explanation.masking.maskable == len(of_case.maskable)
+    seen = verify(chat, explanation, draws=2, stability=False, thorough=False)
+    named = {at for one in (seen.hide, seen.amplify) for step in one.steps for at in step.positions}
+    assert named and named <= set(of_case.maskable)
+    assert all(one.prompt.count("assistant") == 1 for one in seen.repairs)
+    assert not [one for one in seen.repairs if "user" in one.words]
+
+
+def test_an_answer_goes_on_from_the_pass_that_gave_the_gap(model: torch.nn.Module) -> None:
+    """The prompt is run once for each edit and each changed text, with a checker as without."""
+    case, passes = case_of("key_value_ten_facts"), list[int]()
+    point = model.hook_dict["blocks.0.hook_resid_pre"]
+
+    def count(value: Any, hook: Any) -> None:
+        passes.extend([value.shape[1]] * len(value))
+
+    asked = Asked.of(model, case, lambda answer: False, 3, None)
+    blamed = blame(asked, ATTN_LRP)
+    assert blamed.edges()  # the graph is made now, and its passes are not counted
+    with attached(model, [(point, count)]):
+        checks = Plan(asked, top_k=2, sizes=(1, 2), edge_sizes=(2,), draws=3).checks(blamed, "mean", True)
+        edits, answers = passes.count(asked.length), passes.count(1)
+        passes.clear()
+        repaired = run_repairs(asked, blamed, checks.hide.positions)
+    made = [one for one in checks.asked if one is not None]
+    readings = [(one.kind, step.size, step.reading) for one in made for step in one.steps if step.size]
+    readings += [(one.kind, 0, reading) for one in made for reading in one.control]
+    assert len(made) == 4
+    assert (
+        len(set(readings)) + 1 <= edits <= len(readings) + 1 and answers
+    )  # what is drawn again is not run again
+    assert sum(width > 1 for width in passes) == len(repaired)
+    options: dict[str, Any] = {"max_new_tokens": int(model.cfg.n_ctx), "checker": lambda answer: False}
+    with pytest.raises(InputError, match="fit the context"):
+        verify(model, case, **options)
+
+
+def test_an_attention_edge_that_carries_the_mistake(model: torch.nn.Module) -> None:
+    """Tutorial 7's: what is in the jar is found by the label that L1H1 wrote onto it, and in no other head."""
+    seen = verify(model, case_of("key_value_ten_facts"), stability=False, repairs=False, draws=6)
+    assert seen.cut is not None and seen.cut.units == ("L1H1 61 → 62",) and seen.cut.positions == (62,)
+    assert seen.cut.first("flip") == 1 and seen.cut.random_share("flip")[0] == 0
+    assert all(abs(one.gap - seen.cut.steps[0].reading.gap) < 0.2 for one in seen.cut.control)
+    assert "Cutting L1H1 61 → 62 turns the preference (the same edges of other heads: 0%" in repr(seen)
+    tokens_show_nothing = replace(seen, hide=BAD, amplify=BAD, silence=BAD)
+    assert tokens_show_nothing.verdict == CaseVerdict.GRAPH
+    assert tokens_show_nothing.confidence == seen.criterion.confidence(seen.cut) > 0.5
+    assert replace(tokens_show_nothing, cut=None).verdict == CaseVerdict.NONE
+    frozen = verify(
+        model, case_of("key_value_ten_facts"), rules="CP_LRP", stability=False, repairs=False, draws=1
+    )
+    assert frozen.cut is not None and frozen.cut.first("flip") == 4  # what was copied needs several heads
+
+
 def test_results_are_plain_and_readable(found) -> None:
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["verdict"] == "input" and plain["schema"] == "lrp_lens.verification/1"
     assert plain["repair"]["words"] == "drenia" and plain["stable"] is True
     rows = found.to_dataframe()
-    assert set(rows["check"]) == {"hide", "amplify", "silence"} and rows["control"].sum() == 24
+    assert set(rows["check"]) == {"hide", "amplify", "silence", "cut"} and rows["control"].sum() == 32
     said = repr(found)
     assert "Verdict: input" in said and "Hiding 'drenia' at 42 turns the preference (other tokens:" in said
     assert "A check passes by: flip with one token, in at most 40% of random draws." in said
@@ -350,7 +454,14 @@ def test_results_are_plain_and_readable(found) -> None:
 
 
 def test_same_seed_same_result(model: torch.nn.Module) -> None:
-    options: dict[str, Any] = {"stability": False, "repairs": False, "draws": 3, "top_k": 1, "places": (1,)}
+    options: dict[str, Any] = {
+        "stability": False,
+        "repairs": False,
+        "draws": 3,
+        "top_k": 1,
+        "places": (1,),
+        "edges": (1,),
+    }
     one, two, three = (
         verify(model, case_of("key_value_ten_facts"), seed=seed, **options) for seed in (1, 1, 2)
     )
@@ -370,6 +481,9 @@ def test_same_seed_same_result(model: torch.nn.Module) -> None:
         ({"places": (2, 1)}, "increasing"),
         ({"places": ()}, "increasing"),
         ({"places": "12"}, "increasing"),
+        ({"edges": (0, 1)}, "edges are increasing"),
+        ({"edges": 3}, "edges are increasing"),
+        ({"edges": (1, 1)}, "edges are increasing"),
         ({"replacement": "noise"}, "A replacement is one of"),
         ({"other_replacement": "noise"}, "A replacement is one of"),
         ({"seed": -1}, "A seed"),

@@ -137,7 +137,7 @@ NATIVE = {
 # The first tier of the tests: together these hold every kind of site (tests/test_zoo.py).  A test over the whole zoo
 # runs these in `make test` and all of them in `make test-all` (tests/conftest.py).
 FIRST = frozenset(
-    """gpt2 neox opt bloom llama llama_biases mixtral qwen3 gemma2 olmo2_gqa gpt_oss
+    """gpt2 neox opt bloom llama_biases mixtral gemma2 olmo2_gqa gpt_oss
     attention_only_no_norm ln_gelu_new ln_silu ln_pre_gelu ln_parallel_gelu ln_gated_gelu rms_relu
     rms_pre_gated_silu""".split()
 )

@@ -50,6 +50,23 @@ def token_table(rows: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def task_table(rows: pd.DataFrame) -> str:
+    """One line per model and task, one column per method: the mean ΔA, both replacements together.
+
+    A task has few cases: what a mean over all of them hides, not what settles anything by itself.
+    """
+    methods = list(dict.fromkeys(rows["method"]))
+    wide = rows.pivot_table(
+        index=["model", "task"], columns="method", values="delta_a", aggfunc="mean", sort=False
+    )
+    cases = rows.drop_duplicates(KEY).groupby(["model", "task"]).size()
+    lines = [
+        [*map(str, key), str(cases[key]), *("–" if np.isnan(value) else f"{value:.2f}" for value in values)]
+        for key, values in zip(wide.index, wide.reindex(columns=methods).to_numpy(), strict=True)
+    ]
+    return markdown(lines, ["model", "task", "cases", *methods])
+
+
 def token_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]) -> str:
     """ΔA of each rule set minus that of the reference, paired by case, over everything in `rows`."""
     wide = rows.pivot(index=[*KEY, "replacement"], columns="method", values="delta_a")

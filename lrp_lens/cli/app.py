@@ -248,3 +248,43 @@ def triage(
             from lrp_lens.cli.triage import run
 
         run(request)
+
+
+FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
+
+
+@app.command()
+def report(
+    folder: FOLDER,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.html", help="Where to write the report; else report.html in the folder."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+    ] = False,
+) -> None:
+    """Show what a triage found, as one HTML file: coverage, verdicts, and every case to unfold."""
+    with errors_in_one_line(), quiet_libraries():
+        from lrp_lens.cli.runs import run_report
+
+        run_report(folder, out, force)
+
+
+@app.command("compare-runs")
+def compare_runs(
+    folders: Annotated[
+        list[str], typer.Argument(metavar="DIR DIR…", help="Folders that lrp-lens triage wrote, two or more.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE.html", help="Also write tables and figures to one HTML file.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+    ] = False,
+) -> None:
+    """Compare what triages of the same cases found: gaps, segments, profiles through the layers, verdicts."""
+    with errors_in_one_line(), quiet_libraries():
+        from lrp_lens.cli.runs import run_comparison
+
+        run_comparison(folders, out, force)

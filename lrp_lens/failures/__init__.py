@@ -4,6 +4,7 @@ from lrp_lens.cases import Case
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.logs import CaseLog, read_cases
+from lrp_lens.failures.runs import RunComparison, compare_runs
 from lrp_lens.failures.triage import Triage, TriageOptions, load_triage, triage
 from lrp_lens.failures.verification import Verification, verify
 
@@ -11,9 +12,11 @@ __all__ = [
     "Case",
     "CaseLog",
     "Explanation",
+    "RunComparison",
     "Triage",
     "TriageOptions",
     "Verification",
+    "compare_runs",
     "explain",
     "load_triage",
     "read_cases",

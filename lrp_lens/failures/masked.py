@@ -6,17 +6,26 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.token_batch import TEMPLATE, TokenBatch
 from lrp_lens.masking import Question
 from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.metrics import LogitDiff
 
 
 def maskable(batch: TokenBatch, metric: LogitDiff) -> Int[np.ndarray, " maskable"]:
-    """Positions of one prompt that may be changed: no special token, and not the one that the metric reads."""
-    special = batch.special[0].cpu().numpy().copy()
-    special[metric.pos] = True
-    return np.flatnonzero(~special)
+    """Positions of one prompt that may be changed: no special token, none that a chat template writes, and not the one
+    that the metric reads.
+    """
+    kept = batch.special[0].cpu().numpy().copy()
+    kept[metric.pos] = True
+    kept[template_positions(batch)] = True
+    return np.flatnonzero(~kept)
+
+
+def template_positions(batch: TokenBatch) -> list[int]:
+    """Positions of one prompt that its chat template writes."""
+    segments = batch.segments[0] if batch.segments else ()
+    return [at for one in segments if one.role == TEMPLATE for at in range(one.start, one.stop)]
 
 
 def masking_question(
@@ -26,7 +35,7 @@ def masking_question(
     replacement: Float[Tensor, "pos d_model"] | None = None,
     seed: int = 0,
 ) -> Question:
-    """The prompt as masking asks about it: special tokens and the position that is read are never masked.
+    """The prompt as masking asks about it: special tokens, a template's and the position that is read are never masked.
 
     Args:
         model: a HookedTransformer or TransformerBridge.

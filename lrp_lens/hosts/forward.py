@@ -1,5 +1,6 @@
 """One forward pass on either host, from token ids and an attention mask."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,10 +91,31 @@ def forward(
     return logits
 
 
-def require_finite(logits: Tensor) -> None:
-    """One pass over the logits: their sum is finite unless one of them is not."""
-    if not bool(torch.isfinite(logits.sum(dtype=accumulation_dtype(logits.dtype)))):
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, in one pass: their sum is unless one of them is not."""
+    return bool(torch.isfinite(tensor.sum(dtype=accumulation_dtype(tensor.dtype))))
+
+
+def require_finite(logits: Tensor, first: Callable[[], str] = str) -> None:
+    """Refuse logits that are no finite numbers.
+
+    Args:
+        logits: what the model returned.
+        first: where the first such number stood, "" if that is not known; asked only where there is one.
+
+    Raises:
+        InputError: names the place.
+    """
+    if not is_finite(logits):
         kind = "NaN" if bool(torch.isnan(logits).any()) else "infinite"
+        place = first()
         raise InputError(
-            f"Relevance needs finite logits; the model returned {kind} values. Load it in float32 or bfloat16."
+            f"Relevance needs finite logits; the model returned {kind} values"
+            f"{f', and the first that are no finite numbers stand at {place}' if place else ''}."
+            f"{range_of(logits.dtype)} Load it in float32 or bfloat16."
         )
+
+
+def range_of(dtype: torch.dtype) -> str:
+    """What a narrow type cannot hold, as a sentence."""
+    return " float16 holds nothing above 65,504." if dtype == torch.float16 else ""

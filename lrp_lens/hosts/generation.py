@@ -4,9 +4,11 @@
    values kept (`KeyValues`): a further token is one pass over that token alone.  Prompts of other lengths are runs of
    their own, so that nothing is ever padded.
 2. Only the last position is unembedded.
-3. A row ends behind a token that ends a text or an answer (`end_ids`), behind the token that completes a stop text, or
+3. `begin` runs prompts of one length, `go_on` says what follows: who asks for the logits behind a prompt, too, runs it
+   once.
+4. A row ends behind a token that ends a text or an answer (`end_ids`), behind the token that completes a stop text, or
    at the largest number of tokens; what it kept is let go of.
-4. A `Trunk` is one prompt with what was said behind it, by the model (`grow`) or by somebody (`teach`, one pass), and
+5. A `Trunk` is one prompt with what was said behind it, by the model (`grow`) or by somebody (`teach`, one pass), and
    all its keys and values.  `roll_out` says another token at some of its positions and goes on greedily: such rollouts
    run together, each joins where the others' length reaches its own, and what it shares with the trunk is never run
    again.  Rows of one length need no padding, so every rollout is what the model says alone.
@@ -65,6 +67,14 @@ class Until:
         elif self.stop is not None and self.stop(rollout.ids):
             rollout.stopped = "stop"
         return rollout.stopped != "length" or len(rollout.ids) >= self.max_new_tokens
+
+
+class Begun(NamedTuple):
+    """Prompts of one length that were run."""
+
+    past: KeyValues
+    logits: Float[Tensor, "rows d_vocab"]
+    """Behind each prompt."""
 
 
 class Fork(NamedTuple):
@@ -130,29 +140,52 @@ def greedy(
     Raises:
         InputError: train mode, logits that are not finite, or a prompt that leaves no room for so many tokens.
     """
-    _require_room(model, batch, max_new_tokens)
+    require_room(model, batch, max_new_tokens)
     rollouts = [Rollout() for _ in batch.lengths]
     by_length: dict[int, list[int]] = defaultdict(list)
     for row, length in enumerate(batch.lengths):
         by_length[length].append(row)
     for rows in by_length.values():
-        prompts = torch.cat([_prompt(batch, row) for row in rows])
-        until = Until(max_new_tokens, ends, stop)
-        _together(KeyValues(model), prompts, [rollouts[row] for row in rows], until, top_k)
+        begun = begin(model, torch.cat([_prompt(batch, row) for row in rows]))
+        _together(begun, [rollouts[row] for row in rows], Until(max_new_tokens, ends, stop), top_k)
+    return rollouts
+
+
+def begin(model: Any, prompts: Int[Tensor, "rows pos"]) -> Begun:
+    """Run prompts of one length, without padding, to the logits behind them; `go_on` says more.
+
+    Raises:
+        InputError: train mode, or logits that are not finite.
+    """
+    require_eval(model)
+    past = KeyValues(model)
+    return Begun(past, _last_logits(past, prompts)[:, -1])
+
+
+def go_on(begun: Begun, until: Until) -> list[Rollout]:
+    """The greedy completion of each prompt that was run; once, as what was kept of it is used up.
+
+    Raises:
+        InputError: logits that are not finite.
+    """
+    rollouts = [Rollout() for _ in begun.logits]
+    _together(begun, rollouts, until)
     return rollouts
 
 
 def grow(model: Any, batch: TokenBatch, until: Until, top_k: int) -> Trunk:
     """The greedy completion of one prompt, with its keys and values; raises as `greedy`."""
-    _require_room(model, batch, until.max_new_tokens)
-    trunk = Trunk(model, _prompt(batch, 0), Rollout(), KeyValues(model))
-    _together(trunk.past, trunk.prompt, [trunk.said], until, top_k)
+    require_room(model, batch, until.max_new_tokens)
+    prompt = _prompt(batch, 0)
+    begun = begin(model, prompt)
+    trunk = Trunk(model, prompt, Rollout(), begun.past)
+    _together(begun, [trunk.said], until, top_k)
     return trunk
 
 
 def teach(model: Any, batch: TokenBatch, ids: Sequence[int], top_k: int) -> Trunk:
     """A completion that is given, behind one prompt; from one pass.  Raises as `greedy`."""
-    _require_room(model, batch, len(ids))
+    require_room(model, batch, len(ids))
     trunk = Trunk(model, _prompt(batch, 0), Rollout(stopped="given"), KeyValues(model))
     forced = torch.cat([trunk.prompt, trunk.prompt.new_tensor(ids)[None, :-1]], dim=1)
     for row, token in zip(_last_logits(trunk.past, forced, len(ids))[0], ids, strict=True):
@@ -162,8 +195,7 @@ def teach(model: Any, batch: TokenBatch, ids: Sequence[int], top_k: int) -> Trun
 
 def last_logits(model: Any, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
     """What the model thinks of the token behind one prompt; raises as `greedy`."""
-    require_eval(model)
-    return _last_logits(KeyValues(model), _prompt(batch, 0))[0, -1]
+    return begin(model, _prompt(batch, 0)).logits[0]
 
 
 def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Rollout], int]:
@@ -192,12 +224,16 @@ def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Ro
             past.join(trunk.past, trunk.prompt.shape[1] + length - 1, len(joining))
             waiting, going = waiting[len(joining) :], going + joining
         tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
-        going = _further(past, tokens, going, until)
+        going = _said(past, _last_logits(past, tokens)[:, -1], going, until)
     return rollouts, past.forwarded
 
 
-def _require_room(model: Any, batch: TokenBatch, count: int) -> None:
-    """A model that can be run, and a context that holds prompt and completion."""
+def require_room(model: Any, batch: TokenBatch, count: int) -> None:
+    """A model that can be run, and a context that holds prompt and completion.
+
+    Raises:
+        InputError: train mode, or a prompt that leaves no room for so many tokens.
+    """
     require_eval(model)
     longest, n_ctx = max(batch.lengths), int(model.cfg.n_ctx)
     if longest + count > n_ctx:
@@ -212,18 +248,19 @@ def _prompt(batch: TokenBatch, row: int) -> Int[Tensor, "1 pos"]:
     return batch.ids[row : row + 1, batch.starts[row] : batch.starts[row] + batch.lengths[row]]
 
 
-def _together(past: KeyValues, tokens: Tensor, going: list[Rollout], until: Until, top_k: int) -> None:
-    """Complete prompts of one length."""
+def _together(begun: Begun, going: list[Rollout], until: Until, top_k: int = 0) -> None:
+    """Complete prompts of one length that were run."""
+    past, logits = begun
+    going = _said(past, logits, going, until, top_k)
     while going:
-        going = _further(past, tokens, going, until, top_k)
-        tokens = tokens.new_tensor([one.ids[-1:] for one in going])
+        tokens = torch.tensor([one.ids[-1:] for one in going], device=logits.device)
+        going = _said(past, _last_logits(past, tokens)[:, -1], going, until, top_k)
 
 
-def _further(
-    past: KeyValues, tokens: Tensor, going: list[Rollout], until: Until, top_k: int = 0
+def _said(
+    past: KeyValues, logits: Float[Tensor, "rows d_vocab"], going: list[Rollout], until: Until, top_k: int = 0
 ) -> list[Rollout]:
     """One token more for each row; those that go on."""
-    logits = _last_logits(past, tokens)[:, -1]
     _note(going, logits, logits.argmax(-1), top_k)  # of several largest, the first
     kept = [row for row, rollout in enumerate(going) if not until.over(rollout)]
     if 0 < len(kept) < len(going):

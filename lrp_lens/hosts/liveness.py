@@ -25,7 +25,8 @@ from lrp_lens.ops.ratios import RATIOS
 PROBE_LENGTH = 8
 
 
-def _probe_tokens(model: Any) -> Tensor:
+def probe_tokens(model: Any) -> Tensor:
+    """One row of a few tokens."""
     length = min(PROBE_LENGTH, int(model.cfg.n_ctx))
     ids = (torch.arange(length) * 37 + 11) % int(model.cfg.d_vocab)
     return ids[None].to(device_of(model))
@@ -95,7 +96,7 @@ def dead_ports(model: Any, sites: Sites) -> dict[str, str]:
         parameters_frozen(model),
         attached(model, hooks),
     ):
-        logits = forward(model, _probe_tokens(model), None).to(torch.float32)
+        logits = forward(model, probe_tokens(model), None).to(torch.float32)
         require_finite(logits.detach())
         weights = torch.cos(torch.arange(logits.numel(), device=logits.device, dtype=torch.float32) * 0.7)
         flat = [tensor for pairs in edits.values() for pair in pairs for tensor in pair]

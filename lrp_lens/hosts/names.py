@@ -23,6 +23,7 @@ class Names:
     UNEMBED_INPUT = "unembed.hook_in"
     LOGITS = "unembed.hook_out"
     RETURNED_LOGITS = "logits"
+    MASKED = ("hook_attn_scores", "hook_pattern")
 
     BRIDGE_EMBED_NORM_OUTPUT = "embed_ln.hook_out"
 

@@ -15,7 +15,7 @@ for each branch, and a prompt's number is the sum over its rows.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -96,6 +96,28 @@ class Metric(ABC):
             return self
         held = [name for name in self.token_fields if hasattr(self, name)]
         return replace(self, **{name: (getattr(self, name)[index],) for name in held})
+
+    def _tokens_of_examples(self) -> dict[str, tuple[Any, ...]]:
+        """The fields that have an entry for each example, once resolved."""
+        held = {name: getattr(self, name, None) for name in self.token_fields}
+        return {name: value for name, value in held.items() if isinstance(value, tuple)}
+
+    def alike(self, other: "Metric") -> bool:
+        """Whether two metrics, resolved, differ in nothing but the tokens of their examples."""
+        own = self._tokens_of_examples()
+        if type(self) is not type(other) or own.keys() != other._tokens_of_examples().keys():
+            return False
+        rest = [one.name for one in fields(self) if one.name not in own]
+        return all(bool(getattr(self, name) == getattr(other, name)) for name in rest)
+
+    def together(self, others: Sequence["Metric"]) -> "Metric":
+        """The metric of a batch, from those of its examples, which are alike and resolved; `example` undoes it."""
+        held = self._tokens_of_examples()
+        if not held:
+            return self
+        return replace(
+            self, **{name: sum((getattr(one, name) for one in others), held[name]) for name in held}
+        )
 
     def words(self, text_of: TextOf) -> tuple[str, tuple[str, str] | None]:
         """The metric in words, and the two ends of its sign (None where it has none)."""

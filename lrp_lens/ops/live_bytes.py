@@ -74,13 +74,19 @@ class Growth:
         powers = np.vander(np.array(lengths, dtype=float), len(lengths), increasing=True)
         return cls(np.linalg.solve(powers, values).T)
 
-    def at(self, n_tokens: int, batch: int = 1) -> int:
+    def at(self, n_tokens: int, batch: int = 1, square: float | None = None) -> int:
         """The largest of the counts at a length.
+
+        Args:
+            n_tokens: the length n.
+            batch: factor on all but the constant.
+            square: in place of n², where that stands for a product with another number than n.
 
         Example:
             >>> Growth.through([1, 2, 3], [[4, 1], [4, 4], [4, 9]]).at(10)  # constant, and n²
             100
         """
         powers = float(n_tokens) ** np.arange(self.coefficients.shape[1])
+        powers[2:] = powers[2:] if square is None else square
         powers[1:] *= batch
         return round(float((self.coefficients @ powers).max()))

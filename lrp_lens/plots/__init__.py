@@ -25,6 +25,7 @@ from lrp_lens.plots.ledger import plot_ledger
 from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.masking import plot_masking
 from lrp_lens.plots.palette import Palette, legend_words, visible_token
+from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.plots.tokens_text import token_heatmap_text
 
@@ -48,8 +49,11 @@ __all__ = [
     "plot_ledger",
     "plot_masking",
     "plot_profile_steps",
+    "plot_run_means",
+    "plot_run_profiles",
     "plot_segments",
     "plot_sources",
+    "plot_transitions",
     "plot_view",
     "token_heatmap_html",
     "token_heatmap_text",

@@ -64,13 +64,33 @@ def graph_html(
     if max_edges < 1:
         raise InputError(f"The view embeds one edge or more; received max_edges={max_edges!r}.")
     data = graph_data(graph, max_edges) | {"start": mass}
-    body = _fragment(graph, data, palette, title)
+    body = _fragment(graph, data, palette, title, alone=True)
     if not page:
         return body
     return render("plots/graph_page.html", title=title, policy=trusted(_POLICY), body=body)
 
 
-def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str) -> Html:
+def graph_part(graph: AttributionGraph, *, max_edges: int, palette: Palette = "default") -> Html:
+    """One of many views of a page that has `graph_style` and `graph_script` once: markup and data, nothing drawn yet.
+
+    Args:
+        graph: any graph.
+        max_edges: how many edges to embed at most.
+        palette: "default" (blue positive) or "lrp" (red positive).
+    """
+    return _fragment(graph, graph_data(graph, max_edges) | {"start": None}, palette, "", alone=False)
+
+
+def graph_script(function: str) -> Html:
+    """The script of the view, as a JavaScript function of this name that draws every view not drawn yet."""
+    return trusted(
+        f"const {function} = () => {{\n{''.join(asset(f'plots/{name}.js') for name in _SCRIPTS)}}};"
+    )
+
+
+def _fragment(
+    graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str, *, alone: bool
+) -> Html:
     plus, minus = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
     return render(
         "plots/graph.html",
@@ -85,9 +105,9 @@ def _fragment(graph: AttributionGraph, data: dict[str, Any], palette: Palette, t
         touched=len(graph.token_strings) > _ALL_TOKENS,
         notes=[*facts(graph), f"rules: {graph.rules_text}"],
         left_out=_left_out(graph, len(data["edges"][0])),
-        style=_style(palette),
+        style=graph_style(palette) if alone else "",
         data=script_data(data),
-        script=trusted("(() => {\n" + "".join(asset(f"plots/{name}.js") for name in _SCRIPTS) + "})();"),
+        script=trusted(f"(() => {{\n{graph_script('draw')}\ndraw();\n}})();") if alone else "",
     )
 
 
@@ -103,8 +123,8 @@ def _left_out(graph: AttributionGraph, held: int) -> str:
     )
 
 
-def _style(palette: Palette) -> Html:
-    """The style sheet, with the hues of the light and the dark page filled in."""
+def graph_style(palette: Palette = "default") -> Html:
+    """The style sheet of the view, with the hues of the light and the dark page filled in."""
     named = {}
     for name, colours in (("light", LIGHT), ("dark", _NIGHT)):
         signs = {"plus": colours[positive_hue(palette)], "minus": colours[negative_hue(palette)]}

@@ -10,13 +10,9 @@ import plotly.graph_objects as go
 
 from lrp_lens.attribution_graphs.arrays import transition_steps
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import plotly_text, require_dims
+from lrp_lens.plots.palette import CATEGORIES, plotly_text, require_dims
 from lrp_lens.views import View
 
-_COLOURS = (
-    "#5b7894", "#e0a83e", "#7fbc8f", "#a3abb5", "#8d6bb8", "#c9b28f", "#4fb3ad", "#c27ba0", "#8c6d4f", "#b9cf6a",
-)  # fmt: skip
-"""None of them the blue or red that say a sign elsewhere."""
 _OTHER, _LINE = "#d9dce1", "#16191d"
 _WORTH = 0.01
 
@@ -36,7 +32,7 @@ def plot_composition(view: View) -> go.Figure:
     worth = size.max(axis=0, initial=0.0) > _WORTH * size.max(initial=0.0)
     place = list(range(len(layers)))
     bars = [
-        _bar(place, view.values[:, i], name, _COLOURS[i % len(_COLOURS)], view.units)
+        _bar(place, view.values[:, i], name, CATEGORIES[i % len(CATEGORIES)], view.units)
         for i, name in enumerate(names)
         if worth[i]
     ]

@@ -27,6 +27,10 @@ FLOOR = 0.1
 LIGHT: dict[str, RGB] = {"blue": (67, 147, 195), "red": (214, 96, 77)}
 DARK: dict[str, RGB] = {"blue": (38, 110, 186), "red": (192, 48, 52)}
 GREY = "#c9cdd3"
+CATEGORIES = (
+    "#5b7894", "#e0a83e", "#7fbc8f", "#a3abb5", "#8d6bb8", "#c9b28f", "#4fb3ad", "#c27ba0", "#8c6d4f", "#b9cf6a",
+)  # fmt: skip
+"""Colours of kinds; none of them the blue or red that say a sign elsewhere."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%{": "&#37;{"}
 """What plotly would not show as it is, `&` first."""
 _SCALE = (

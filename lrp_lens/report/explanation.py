@@ -19,10 +19,10 @@ from lrp_lens.plots import (
     token_heatmap_html,
 )
 from lrp_lens.plots.ledger import layer_name
-from lrp_lens.plots.palette import negative_hue, positive_hue
 from lrp_lens.plots.positions import touched_positions, touched_words
 from lrp_lens.plots.wording import worded
 from lrp_lens.report.page import Section, figure_block, page_html, switch_block
+from lrp_lens.report.question import pair, question
 from lrp_lens.views import View
 
 _LABEL_PIXELS, _LAYER_PIXELS = 9, 56
@@ -64,36 +64,16 @@ def explanation_html(explanation: Explanation, *, palette: Palette = "default") 
     )
 
 
-def _pair(explanation: Explanation, palette: Palette) -> list[dict[str, str]]:
-    """Target and contrast as words in their colours."""
-    hues = positive_hue(palette), negative_hue(palette)
-    texts = explanation.target.text, explanation.contrast.text
-    return [{"text": repr(text), "hue": hue} for text, hue in zip(texts, hues, strict=True)]
-
-
 def _lead(explanation: Explanation, palette: Palette) -> Html:
-    pair = _pair(explanation, palette)
-    first, second = pair if explanation.metric_value >= 0 else reversed(pair)
-    choices = explanation.target, explanation.contrast
-    cards = [
-        word
-        | {
-            "role": role,
-            "logit": f"{choice.logit:.2f}",
-            "probability": f"{choice.probability:.3f}",
-            "rank": choice.rank,
-        }
-        for word, role, choice in zip(pair, explanation.roles, choices, strict=True)
-    ]
-    return render(
-        "report/lead.html",
-        eyebrow=" · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules))),
-        first=first,
-        second=second,
+    return question(
+        explanation.target,
+        explanation.contrast,
+        explanation.roles,
+        explanation.metric_value,
+        eyebrow=(explanation.title, explanation.model_name, explanation.rules),
         prompt=explanation.prompt,
         said=_said(explanation),
-        cards=cards,
-        preference=f"{explanation.metric_value:+.2f}",
+        palette=palette,
     )
 
 
@@ -180,7 +160,9 @@ def _layers(explanation: Explanation, palette: Palette) -> Section:
             figure,
             _layer_map(explanation.layers, palette, count, False, "layers-of-all-tokens"),
         )
-    body = render("report/layers.html", pair=_pair(explanation, palette), figure=figure)
+    body = render(
+        "report/layers.html", pair=pair(explanation.target, explanation.contrast, palette), figure=figure
+    )
     return Section("Where it travels: layer × position", body)
 
 
@@ -198,7 +180,7 @@ def _components(explanation: Explanation, palette: Palette) -> Section:
         "report/components.html",
         heads=", ".join(heads),
         mlps=", ".join(mlps),
-        pair=_pair(explanation, palette),
+        pair=pair(explanation.target, explanation.contrast, palette),
         head_figure=figure_block(plot_heads(explanation.heads, palette=palette), "heads"),
         component_figure=figure_block(plot_components(explanation.components, palette=palette), "components"),
     )

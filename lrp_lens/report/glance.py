@@ -1,13 +1,14 @@
-"""An explanation at a glance, for a notebook: question, words, heads, ledger and verdict, without any script.
+"""A result at a glance, for a notebook, without any script: what an explanation says, or a verification.
 
 1. Everything from the prompt or the model is escaped (`glance.html`); there is nothing to run and nothing to load, so
    that the output also shows on a page that strips scripts.
-2. The whole report is a file of its own: `explanation.save("report.html")`.
+2. The whole report is a file of its own: `result.save("report.html")`.
 """
 
 import pandas as pd
 
 from lrp_lens.failures.explanation import Choice, Explanation
+from lrp_lens.failures.verification import Verification
 from lrp_lens.markup import Html, render
 from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, positive_hue, signed
 from lrp_lens.plots.tokens_html import token_heatmap_html
@@ -27,15 +28,41 @@ def explanation_glance(explanation: Explanation, *, palette: Palette = "default"
     }
     return render(
         "report/glance.html",
-        title=explanation.title or explanation.model_name,
-        rules=explanation.rules,
+        eyebrow=f"{explanation.title or explanation.model_name} · {explanation.rules}",
         target=_choice(explanation.target, LIGHT[positive_hue(palette)]),
         contrast=_choice(explanation.contrast, LIGHT[negative_hue(palette)]),
         gap=signed(explanation.metric_value),
         heat_map=token_heatmap_html(explanation.tokens, palette=palette),
         claim=explanation.claim(),
         largest=[(name, told) for name, told in largest.items() if told],
+        asked="Is it true?",
         check=str(explanation.masking),
+    )
+
+
+def verification_glance(verification: Verification, *, palette: Palette = "default") -> Html:
+    """The essentials of a verification as a fragment of HTML.
+
+    Args:
+        verification: what `lrp_lens.verify` returned.
+        palette: "default" (blue is the target) or "lrp" (red is).
+    """
+    criterion = verification.criterion
+    told = [
+        ("Passes:" if criterion.passes(one) else "Does not pass:", one.words(criterion.event))
+        for one in verification.checks
+    ]
+    return render(
+        "report/glance.html",
+        eyebrow=f"verification · {verification.rules}",
+        target=_choice(verification.target, LIGHT[positive_hue(palette)]),
+        contrast=_choice(verification.contrast, LIGHT[negative_hue(palette)]),
+        gap=signed(verification.hide.steps[0].reading.gap),
+        heat_map="",
+        claim="",
+        largest=[*told, *([("Repair:", str(verification.repair))] if verification.repair else [])],
+        asked="Where does it come from?",
+        check=verification.summary(),
     )
 
 

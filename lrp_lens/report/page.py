@@ -1,10 +1,12 @@
 """The shell of a report: one HTML file with its style, its script and plotly.js inside.
 
 1. Sections are templates of `report/`; figures are stored as JSON next to their box and drawn by one small script.
-2. plotly.js is inlined once. A content-security policy forbids every request: no network, ever.
+2. plotly.js is inlined once, and only where there is a figure. A content-security policy forbids every
+   request: no network, ever.
 3. Colours follow the reader's light or dark preference; wide figures scroll inside their own box, which says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -50,22 +52,30 @@ def switch_block(words: str, first: Html, second: Html) -> Html:
     return render("report/switch.html", words=words, first=first, second=second)
 
 
-def page_html(title: str, lead: Html, sections: list[Section]) -> Html:
+def page_html(
+    title: str,
+    lead: Html,
+    sections: list[Section],
+    *,
+    styles: Sequence[Html] = (),
+    scripts: Sequence[Html] = (),
+) -> Html:
     """A whole page.
 
     Args:
         title: plain text, for the browser's tab.
         lead: what stands above the first section (heading, cards).
         sections: the cards, in order.
+        styles: more style sheets.
+        scripts: more scripts, run when everything before them is there.
     """
+    figures = any('data-figure="' in one.body for one in sections)
     return render(
         "report/page.html",
         title=title,
         policy=trusted(_POLICY),
-        style=asset("report/page.css"),
-        heat_style=STYLE,
+        styles=[asset("report/page.css"), STYLE, *styles],
         lead=lead,
         sections=sections,
-        plotly=trusted(get_plotlyjs()),
-        script=asset("report/draw.js"),
+        scripts=[*([trusted(get_plotlyjs())] if figures else []), asset("report/draw.js"), *scripts],
     )

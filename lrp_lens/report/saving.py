@@ -1,4 +1,4 @@
-"""An explanation in files: the page to read, the numbers as JSON, or both."""
+"""A result in files: the page to read, the numbers as JSON, or both."""
 
 import json
 from os import PathLike, fspath
@@ -6,9 +6,11 @@ from pathlib import Path
 
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Explanation
+from lrp_lens.failures.verification import Verification
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.plots import Palette
-from lrp_lens.report.explanation import write_report
+from lrp_lens.report.explanation import explanation_html
+from lrp_lens.report.verification import verification_html
 
 _PAGE, _NUMBERS = (".html", ".htm"), ".json"
 
@@ -17,25 +19,44 @@ def save_explanation(
     explanation: Explanation, path: str | PathLike[str], *, palette: Palette = "default"
 ) -> tuple[Path, ...]:
     """See Explanation.save."""
+    pages, numbers = _files(path, "An explanation")
+    page = explanation_html(explanation, palette=palette) if pages else ""
+    return *(write_text(one, page) for one in pages), *(write_json(explanation, one) for one in numbers)
+
+
+def save_verification(
+    verification: Verification, path: str | PathLike[str], *, palette: Palette = "default"
+) -> tuple[Path, ...]:
+    """See Verification.save."""
+    pages, numbers = _files(path, "A verification")
+    page = verification_html(verification, palette=palette) if pages else ""
+    return *(write_text(one, page) for one in pages), *(write_json(verification, one) for one in numbers)
+
+
+def _files(path: str | PathLike[str], what: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The files of pages and those of numbers that a name stands for.
+
+    Raises:
+        InputError: another suffix, or a path that cannot be written.
+    """
     base = require_writable(path)
     suffix = base.suffix.lower()
-    if suffix in _PAGE:
-        return (write_report(explanation, base, palette=palette),)
-    if suffix == _NUMBERS:
-        return (write_json(explanation, base),)
-    if suffix:
+    if not suffix:
+        page, numbers = (require_writable(base.with_suffix(one)) for one in (_PAGE[0], _NUMBERS))
+        return (page,), (numbers,)
+    if suffix not in (*_PAGE, _NUMBERS):
         raise InputError(
-            f"An explanation is written as .html, as .json, or as both where the name has no suffix; received "
+            f"{what} is written as .html, as .json, or as both where the name has no suffix; received "
             f"{fspath(path)!r}. Try {str(base.with_suffix('.html'))!r}."
         )
-    page, numbers = (require_writable(base.with_suffix(one)) for one in (_PAGE[0], _NUMBERS))
-    return write_report(explanation, page, palette=palette), write_json(explanation, numbers)
+    return ((), (base,)) if suffix == _NUMBERS else ((base,), ())
 
 
-def write_json(explanation: Explanation, path: str | PathLike[str]) -> Path:
-    """Write `explanation.to_json_dict()` and return the file's absolute path.
+def write_json(result: Explanation | Verification, path: str | PathLike[str]) -> Path:
+    """Write `explanation.to_json_dict()`, or `verification.to_dict()`, and return the file's absolute path.
 
     Raises:
         InputError: the file cannot be written.
     """
-    return write_text(path, json.dumps(explanation.to_json_dict(), indent=1, allow_nan=False) + "\n")
+    values = result.to_dict() if isinstance(result, Verification) else result.to_json_dict()
+    return write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")

@@ -73,6 +73,30 @@ def _made(site: Site, name: str, rule: Rule, hooks: tuple[Hook, ...] | None) -> 
     return hooks
 
 
+_OF_ROWS = {"attention": "row_gradients", "softmax": "at_scores", "softcap": "slope"}
+"""Operation → the question whose answer says what a rule does in each row of scores and pattern."""
+
+
+def mixes_rows(site: AttentionSite, rules: dict[str, Any]) -> str:
+    """Why the rules of an attention cannot act on some of its rows at a time; "" if they can.
+
+    A rule that answers for blocks of rows acts by these answers or by hooks that say the same; one that does not may do
+    anything at scores and pattern.
+    """
+    for operation, rule in rules.items():
+        if not rule.answers(_OF_ROWS[operation]):
+            return f"the rule {rule} does not define {type(rule).__name__}.{_OF_ROWS[operation]}"
+    return ""
+
+
+def of_rows(site: AttentionSite, hook: Hook) -> str:
+    """The part of an attention at which a hook acts on blocks of rows; "" for a hook on q, k or v as a whole."""
+    parts = {"scores": site.scores, "pattern": site.pattern, "z": site.z}
+    if hook.stage == "read":  # of what a hook at z needs later
+        parts["v"] = site.v
+    return next((part for part, port in parts.items() if port == hook.port), "")
+
+
 def innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:
     """The hooks, each silent while a newer list of rule hooks is attached to the model.
 

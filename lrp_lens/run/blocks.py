@@ -1,17 +1,17 @@
 """The pass block by block: one block's graph is alive at a time (gradient checkpointing, Chen et al. 2016, 1604.06174).
 
 1. One forward pass without gradient keeps what every block read (and each block's other arguments), and the logits.
-2. What follows the blocks runs again on the final stream, under the rules, at the positions that the metric reads: the
-   metric's gradient there.
+2. What follows the blocks runs again on the final stream, under the rules, at the positions that the metrics read:
+   each metric's gradient there.
 3. From the last block to the first: run the block again under the rules, backward from its output's gradient to
-   everything recorded inside.
+   everything recorded inside.  Attention of a long prompt is taken in blocks of rows (`run.by_rows`).
 4. The embedding's own few operations stay in the graph from the first pass; the gradient of block 0 goes through them.
 
 A part that runs again must write what it wrote before, or there is no such pass.  Gradients equal those of the pass in
 full; memory is O(layers · pos · d_model) for the block inputs, plus one block.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite, require_gradients
+from lrp_lens.hosts.forward import forward, require_eval, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.replay import (
     BlockCall,
@@ -39,7 +39,9 @@ from lrp_lens.metrics import BoundMetric
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.run.absorbed import Layer
 from lrp_lens.run.balance import Calls
-from lrp_lens.run.reading import concrete_metric, cut_off, differentiable_value, unembedded
+from lrp_lens.run.by_rows import RowBlocks
+from lrp_lens.run.finite import require_finite_backward, require_finite_forward
+from lrp_lens.run.reading import JointReading, concrete_metric, cut_off, differentiable_value, unembedded
 from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
 
 _INPUT = "what this part read"
@@ -58,17 +60,18 @@ class Part:
 
 
 class BlockRun:
-    """One pass as the inputs of its blocks, and the metric's gradient at the final stream; any block can run again.
+    """One pass as the inputs of its blocks, and each metric's gradient at the final stream; any block can run again.
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.
         batch: rows of tokens.
-        bound: the metric bound to them.
+        bounds: the metrics bound to them, at least one.
         rules: the rule set.
         names: what is recorded, by hook point.
-        logits: "all", or "metric" to unembed only what the metric reads.
-        whole_head: whether what follows the blocks is recorded at all positions, not at those that the metric reads.
+        logits: "all", or "metric" to unembed only what the metrics read.
+        whole_head: whether what follows the blocks is recorded at all positions, not at those that the metrics read.
         returned: whether the logits behind the final soft-cap are recorded, too.
+        rows: how many rows of attention are formed at a time; None for all.
 
     Raises:
         InputError, MetricError: as `run_with_relevance`.
@@ -79,29 +82,34 @@ class BlockRun:
         self,
         model: Any,
         batch: TokenBatch,
-        bound: BoundMetric,
+        bounds: Sequence[BoundMetric],
         rules: RuleSet,
         names: Collection[str],
         *,
         logits: str = "metric",
         whole_head: bool = False,
         returned: bool = False,
+        rows: int | None = None,
     ) -> None:
         require_eval(model)
         self.model, self.batch, self.rules = model, batch, rules
         self.sites: Sites = resolve(model)
         self._layer_of = layers_of_modules(model)
+        plan, names = rules.plan(model), set(names) & set(self.sites.record_of)
+        self.row_blocks = RowBlocks.of(model, self.sites, rules, plan, names, rows)
         self._plan: dict[Layer, list[Hook]] = {}
-        for hook in rules.plan(model):
-            self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
+        for hook in plan:
+            if not self.row_blocks.acts_on_rows(hook):
+                self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
         self._names: dict[Layer, set[str]] = {}
-        for name in set(names) & set(self.sites.record_of):
+        for name in names:
             self._names.setdefault(self._layer_of_record(self.sites.record_of[name]), set()).add(name)
         self.calls: dict[int, BlockCall] = {}
         self._before = Recorder(self.sites, batch)
-        narrow = bound.positions is not None and (logits == "metric" or not whole_head)
-        self._forward(bound, narrow=bound.positions is not None and logits == "metric")
-        self._head(bound, narrow, returned)
+        reading = JointReading(bounds)
+        narrow = not reading.every_position and (logits == "metric" or not whole_head)
+        self._forward(reading, narrow=not reading.every_position and logits == "metric")
+        self._heads(reading, narrow, returned)
 
     @property
     def final(self) -> str:
@@ -117,7 +125,12 @@ class BlockRun:
         return self._layer_of.get(id(module))
 
     # ------------------------------------------------------------------------------- once
-    def _forward(self, bound: BoundMetric, narrow: bool) -> None:
+    @property
+    def _mask_length(self) -> int | None:
+        """Tokens, if a mask is made of positions alone."""
+        return None if self.batch.left_mask is not None else self.batch.ids.shape[1]
+
+    def _forward(self, reading: JointReading, narrow: bool) -> None:
         last = self.sites.record_of[self.final].port
         if last is None:
             raise NotReplayedError(
@@ -134,7 +147,7 @@ class BlockRun:
         hooks, module_hooks = self._hooks((None,), self._before, outside, leaves)
         hooks.append((last.point, keep))
         if narrow:
-            hooks.append((self.sites.unembed_input.point, unembedded(bound)))
+            hooks.append((self.sites.unembed_input.point, unembedded(reading)))
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(graph_released(self.model))
@@ -142,8 +155,10 @@ class BlockRun:
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, hooks, module_hooks))
+            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers), self._mask_length))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
-            require_finite(self.logits)
+            states = {Names.resid_pre(layer): (call.state,) for layer, call in self.calls.items()}
+            require_finite_forward(self.logits, {**states, self.final: seen})
         if len(self.calls) != self.sites.n_layers or len(seen) != 1:
             raise NotReplayedError(
                 f"A pass block by block calls each block once; {self.sites.host} called {len(self.calls)} of the "
@@ -151,24 +166,29 @@ class BlockRun:
             )
         self.final_state, self._embedded = seen[0], given[0]
 
-    def _head(self, bound: BoundMetric, narrow: bool, returned: bool) -> None:
+    def _heads(self, reading: JointReading, narrow: bool, returned: bool) -> None:
         """What follows the blocks, again, in the graph."""
         recorder = Recorder(self.sites, self.batch)
-        expected = bound.select(self.logits) if self._all_positions and narrow else self.logits
+        expected = reading.select(self.logits) if self._all_positions and narrow else self.logits
         with self.hooked(recorder, self.names_in(None), (None,)) as stack:
             if narrow:
-                reading = [(self.sites.unembed_input.point, unembedded(bound))]
-                stack.enter_context(attached(self.model, reading))
+                keep = [(self.sites.unembed_input.point, unembedded(reading))]
+                stack.enter_context(attached(self.model, keep))
             state = self.final_state.detach().requires_grad_(True)
             output = logits_of(self.model, self.sites, state)
             self._require_same(output, expected, "what follows the blocks")
-            rows = output if narrow else bound.select(output)
-            bound = concrete_metric(bound, expected if narrow else bound.select(expected), self.batch)
-            value = differentiable_value(bound, rows)
             if returned:
                 recorder.kept[Names.RETURNED_LOGITS] = [output]
-            self.metric, self.value = bound, value.detach()
-            self.head = self._back(value.sum(), recorder, state)
+            self.metrics = [
+                concrete_metric(bound, reading.rows(expected, index, narrow), self.batch)
+                for index, bound in enumerate(reading.bounds)
+            ]
+            values = [
+                differentiable_value(bound, reading.rows(output, index, narrow))
+                for index, bound in enumerate(self.metrics)
+            ]
+            self.values = [value.detach() for value in values]
+            self.heads = self._back([value.sum() for value in values], recorder, state)
 
     @property
     def _all_positions(self) -> bool:
@@ -176,15 +196,19 @@ class BlockRun:
 
     # ------------------------------------------------------------------------------- parts
     def block(
-        self, layer: int, gradient: Tensor, names: Collection[str] | None = None, at: str | None = None
-    ) -> Part:
-        """Run one block again and go back through it.
+        self,
+        layer: int,
+        gradients: Sequence[Tensor],
+        names: Collection[str] | None = None,
+        at: str | None = None,
+    ) -> list[Part]:
+        """Run one block again and go back through it, from each of some gradients.
 
         Args:
             layer: block index.
-            gradient: where to start from, [row, pos, d_model].
+            gradients: where to start from, [row, pos, d_model] each.
             names: what is recorded; default what the run records in this block.
-            at: name of the state whose gradient it is; default the block's output.
+            at: name of the state whose gradients they are; default the block's output.
 
         Raises:
             SiteError: if the block does not write what it wrote before.
@@ -195,34 +219,45 @@ class BlockRun:
         recorder = Recorder(self.sites, self.batch)
         with self.hooked(recorder, names, (layer,)):
             state = self.calls[layer].state.detach().requires_grad_(True)
-            output = self.calls[layer].run(state)
+            with self.row_blocks.entered((layer,)):
+                output = self.calls[layer].run(state)
             self.require_same(layer, output)
             output = output if at is None else recorder.kept[at][-1]
-            return self._back(output, recorder, state, gradient.to(output))
+            starts = [gradient.to(output) for gradient in gradients]
+            return self._back([output] * len(starts), recorder, state, starts)
 
-    def embedding(self, gradient: Tensor) -> Part:
-        """What comes before the blocks, from the gradient of block 0's input; once."""
-        for name in set(self._before.kept) & set(self.head.calls):
+    def embedding(self, gradients: Sequence[Tensor]) -> list[Part]:
+        """What comes before the blocks, from each gradient of block 0's input; once."""
+        for name in set(self._before.kept) & set(self.heads[0].calls):
             del self._before.kept[name]  # it stands behind the blocks
         with torch.enable_grad():
-            return self._back(self._embedded, self._before, self._embedded, gradient)
+            return self._back([self._embedded] * len(gradients), self._before, self._embedded, gradients)
 
     def _back(
-        self, output: Tensor, recorder: Recorder, state: Tensor, gradient: Tensor | None = None
-    ) -> Part:
-        """From the output of a part to what was recorded in it and to the state that it read.
+        self,
+        outputs: Sequence[Tensor],
+        recorder: Recorder,
+        state: Tensor,
+        gradients: Sequence[Tensor | None] | None = None,
+    ) -> list[Part]:
+        """For each metric, from the output of a part to what was recorded in it and to the state that it read.
 
         Raises:
             MetricError: if no gradient arrives there, as a hook of the user's cuts the stream.
         """
         recorder.kept[_INPUT] = [state]
-        calls, unreached = backward(output, recorder, gradient)
-        if _INPUT in unreached:
-            raise cut_off(self.metric.metric)
-        found = calls.pop(_INPUT).gradients[0]
-        complete(calls, self.sites, set(calls))
-        inputs = {name: tuple(tensors) for name, tensors in recorder.norm_inputs.items()}
-        return Part(calls, unreached, inputs, found)
+        parts = []
+        for index, output in enumerate(outputs):
+            start, more = None if gradients is None else gradients[index], index < len(outputs) - 1
+            calls, unreached = backward(output, recorder, start, keep_graph=more)
+            if _INPUT in unreached:
+                raise cut_off(self.metrics[index].metric)
+            found = calls.pop(_INPUT).gradients[0]
+            require_finite_backward(found, calls)
+            complete(calls, self.sites, set(calls))
+            inputs = {name: tuple(tensors) for name, tensors in recorder.norm_inputs.items()}
+            parts.append(Part(calls, unreached, inputs, found))
+        return parts
 
     def require_same(self, layer: int, output: Tensor, row: int | None = None) -> None:
         """Raise SiteError unless a block that ran again wrote what it had written before.

@@ -1,8 +1,6 @@
 """estimate: what a pass will need, in bytes and operations, before it runs; and which way it goes (`memory="auto"`).
 
-1. Three short passes of either kind are counted (`ops.live_bytes`): the bytes alive after each operation are
-   polynomials of the length, so they are known at every length, on every architecture, host and rule set, without a
-   formula for any.  A model is counted once for each kind of pass.
+1. Short passes of either kind are counted (`run.counting`).
 2. "auto": in full where that takes at most half of the memory that is free, else block by block (Chen et al. 2016,
    1604.06174).  Short prompts, far below by a rough bound, are not counted at all.
 3. What does not fit is refused, with the number and what would fit.
@@ -10,35 +8,26 @@
 Not counted is what a kernel allocates and frees within one operation.
 """
 
-import weakref
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, require_eval, require_gradients, vocabulary_size
 from lrp_lens.hosts.memory import free_bytes
-from lrp_lens.hosts.scope import modules_of, quiet
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.hosts.sites import Sites
-from lrp_lens.hosts.tokens import tokenize
-from lrp_lens.metrics import CallableMetric, LogitDiff, Metric
-from lrp_lens.ops.live_bytes import Counter, Growth
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
-from lrp_lens.run.low_memory import pass_by_blocks
+from lrp_lens.run.by_rows import rows_of_a_block
+from lrp_lens.run.counting import BLOCKS, Way, count
 from lrp_lens.run.recording import NamesFilter, Wanted
-from lrp_lens.run.whole import whole_pass
 
-Way = Literal["full", "low"]
 WAYS: tuple[Way, ...] = ("full", "low")
-_PASSES: dict[Way, Any] = {"full": whole_pass, "low": pass_by_blocks}
 _SHARE_FOR_FULL = 0.5
 """Of the memory that is free; the rest is for what is done with the result."""
-_PROBE = 16
 _GIGA = 1e9
-_counted: "weakref.WeakKeyDictionary[Any, dict[Any, Counted]]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -99,15 +88,6 @@ class Estimate:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """One way of a model's passes, at any length."""
-
-    alive: Growth
-    kept: Growth
-    flops: Growth
-
-
 def estimate(
     model: Any,
     n_tokens: int,
@@ -160,6 +140,7 @@ def _estimated(
     wanted: Wanted,
     logits: str,
     every_position: bool,
+    metrics: int = 1,
 ) -> Estimate:
     size = next(model.parameters()).element_size()
     shown = n_tokens if logits == "all" or every_position else 1
@@ -167,8 +148,10 @@ def _estimated(
     inputs = sites.n_layers * batch * n_tokens * int(model.cfg.d_model) * size
     needs = []
     for way in WAYS:
-        counted = _count(model, sites, way, rules, wanted, logits, every_position)
-        peak = counted.alive.at(n_tokens, batch)
+        rows = rows_of_a_block(sites, batch, n_tokens) if way == "low" else None
+        counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None, metrics)
+        square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
+        peak = counted.alive.at(n_tokens, batch, square)
         parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
         parts["graph, gradients, temporaries"] = peak - sum(parts.values())
         needs.append(Need(peak, parts, counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)))
@@ -181,41 +164,6 @@ def _weights(model: Any) -> int:
         one for part in modules_of(model) for one in (*part._parameters.values(), *part._buffers.values())
     )
     return sum({id(one): one.nbytes for one in held if one is not None}.values())
-
-
-def _count(
-    model: Any, sites: Sites, way: Way, rules: RuleSet, wanted: Wanted, logits: str, every_position: bool
-) -> Counted:
-    """The three passes, once for each kind."""
-    first = next(model.parameters())
-    key = (way, str(rules), wanted.names, wanted.chosen, logits, every_position, first.dtype, first.device)
-    known = _counted.setdefault(model, {})
-    if key not in known:
-        step = max(2, min(_PROBE, int(model.cfg.n_ctx) // 3))
-        lengths = [step, 2 * step, 3 * step]
-        counters, kept = [], []
-        for length in lengths:
-            ids = (torch.arange(length) * 37 + 11) % int(model.cfg.d_vocab)
-            batch = tokenize(model, ids[None], None, None)
-            metric: Metric = CallableMetric(_everything) if every_position else LogitDiff(0, 1)
-            bound = metric.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
-            counter = Counter()
-            with quiet(model.hook_dict.values()), counter:
-                passed = _PASSES[way](model, sites, batch, bound, rules, wanted, logits)
-                kept.append([counter.alive])
-            del passed
-            counters.append(counter)
-        known[key] = Counted(
-            Growth.through(lengths, [one.timeline for one in counters]),
-            Growth.through(lengths, kept),
-            Growth.through(lengths, [[one.flops] for one in counters]),
-        )
-    return known[key]
-
-
-def _everything(logits: torch.Tensor) -> torch.Tensor:
-    """A metric of all logits."""
-    return logits.log_softmax(-1).mean((1, 2))
 
 
 def _rough(model: Any, n_tokens: int, batch: int) -> int:
@@ -238,6 +186,7 @@ def choose(
     logits: str,
     every_position: bool,
     memory: str,
+    metrics: int = 1,
 ) -> tuple[Way, str, bool]:
     """Which way a pass goes, why, and whether it could go in full.
 
@@ -250,6 +199,7 @@ def choose(
         logits: "all" or "metric".
         every_position: whether the metric reads all logits.
         memory: "auto", "full" or "low".
+        metrics: how many metrics go back through the pass.
 
     Raises:
         InputError: if it does not fit in the memory that is free.
@@ -257,7 +207,7 @@ def choose(
     batch, n_tokens = shape
     free = free_bytes(device_of(model))
     asked: Way = "low" if memory == "low" else "full"
-    if free is None or _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
+    if free is None or metrics * _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
             return asked, "asked for", True
         return (
@@ -265,7 +215,7 @@ def choose(
             "far below the memory that is free" if free is not None else "free memory unknown",
             True,
         )
-    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position)
+    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
     fits = need.full.peak <= free
     if memory == "auto":
         asked = "full" if need.full.peak <= _SHARE_FOR_FULL * free else "low"

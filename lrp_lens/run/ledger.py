@@ -1,7 +1,7 @@
 """The ledger as a table: metric = tokens + positions + sinks + remainder, overall and per layer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +83,16 @@ class Ledger:
     def relative_remainder(self) -> float:
         """Largest |remainder| / Σ|R| of the batch."""
         return float(np.max(np.abs(self.remainder) / np.maximum(self.magnitude, np.finfo(float).tiny)))
+
+    def example(self, index: int) -> "Ledger":
+        """That of one example of a batch."""
+        one = slice(index, index + 1)
+        arrays = {
+            name: getattr(self, name)[one]
+            for name in ("metric", "tokens", "positions", "stream", "magnitude")
+        }
+        rows = tuple(replace(row, amount=row.amount[one]) for row in self.rows)
+        return replace(self, **arrays, rows=rows)
 
     def of_layer(self, layer: int | None) -> tuple[LedgerRow, ...]:
         """The sinks of one layer (None: what lies outside the blocks)."""

@@ -1,8 +1,10 @@
-"""Reading a metric off the logits of a pass: which positions are unembedded, which tokens it chooses, its words."""
+"""Reading metrics off the logits of a pass: which positions are unembedded, which tokens they choose, their words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import MetricError
@@ -16,8 +18,51 @@ def describe_metric(model: Any, metric: Metric) -> tuple[str, tuple[str, str] | 
     return metric.words(lambda ids: token_strings(model, ids))
 
 
-def unembedded(bound: BoundMetric, copies: int = 1) -> Callable[..., Tensor]:
-    """A hook before the unembedding that keeps only the positions the metric reads, for several copies of the batch."""
+class JointReading:
+    """Several metrics of one batch, read off the same logits; each set of positions is unembedded once.
+
+    Args:
+        bounds: the metrics, at least one.
+    """
+
+    def __init__(self, bounds: Sequence[BoundMetric]) -> None:
+        self.bounds = tuple(bounds)
+        places: dict[tuple[int, ...], slice] = {}
+        together: list[Tensor] = []
+        self._columns: list[slice] = []
+        width = 0
+        for bound in self.bounds:
+            if bound.positions is None:
+                continue
+            key = tuple(bound.positions.flatten().tolist())
+            if key not in places:
+                places[key] = slice(width, width + bound.positions.shape[1])
+                together.append(bound.positions)
+                width = places[key].stop
+            self._columns.append(places[key])
+        narrow = len(self._columns) == len(self.bounds)
+        self._joint = BoundMetric(self.bounds[0].metric, torch.cat(together, dim=1) if narrow else None)
+
+    @property
+    def every_position(self) -> bool:
+        """Whether one of them reads all logits."""
+        return self._joint.positions is None
+
+    def select(
+        self, logits: Float[Tensor, "row pos width"], copies: int = 1
+    ) -> Float[Tensor, "row read width"]:
+        """What all of them read, each position once; of so many copies of the batch."""
+        return self._joint.select(logits, copies)
+
+    def rows(self, logits: Tensor, index: int, selected: bool) -> Tensor:
+        """What one of them reads of the logits, or of what `select` left of them."""
+        if selected and not self.every_position:
+            return logits[:, self._columns[index]]
+        return self.bounds[index].select(logits)
+
+
+def unembedded(bound: BoundMetric | JointReading, copies: int = 1) -> Callable[..., Tensor]:
+    """A hook before the unembedding that keeps only the positions that are read, for several copies of the batch."""
 
     def hook(tensor: Tensor, hook: Any) -> Tensor:
         return bound.select(tensor, copies)

@@ -1,5 +1,7 @@
 """run_with_relevance: one forward and one backward pass, and relevance at every hook point.
 
+`relevance_per_metric` is the same for several metrics, which share all but the backward pass.
+
 1. Check the model, the prompt and the metric; plan the rules' hooks.  Nothing long has run yet.
 2. Attach, in this order: leaves at the embeddings (nothing before them is differentiated), replacing gates,
    recorders, reading and scaling gates.  Parameters are kept out of the graph.
@@ -16,13 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import TypeAliasType
 
-from lrp_lens.errors import InputError
+from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, require_gradients, vocabulary_size
 from lrp_lens.hosts.replay import NotReplayedError
-from lrp_lens.hosts.token_batch import TokenBatch
+from lrp_lens.hosts.sites import Sites
+from lrp_lens.hosts.token_batch import Branch, TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, tokenize, with_answers
-from lrp_lens.metrics import BoundMetric, MetricLike, as_metric
+from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, conserving
 from lrp_lens.run.cache import RelevanceCache
 from lrp_lens.run.dropped import LayerDrops
@@ -30,7 +33,7 @@ from lrp_lens.run.estimate import choose
 from lrp_lens.run.low_memory import pass_by_blocks
 from lrp_lens.run.reading import describe_metric
 from lrp_lens.run.recording import NamesFilter, Wanted
-from lrp_lens.run.whole import whole_pass
+from lrp_lens.run.whole import Passed, whole_pass
 
 Messages = TypeAliasType("Messages", Sequence[Mapping[str, Any]])
 """[{"role": "user", "content": "..."}, ...]: a conversation, read through the tokenizer's chat template."""
@@ -62,10 +65,42 @@ def ask(
     Raises:
         InputError, MetricError: as `run_with_relevance`.
     """
+    batch, bounds = ask_all(model, prompt, [metric], padding_side, prepend_bos)
+    return batch, bounds[0]
+
+
+def ask_all(
+    model: Any,
+    prompt: Prompt,
+    metrics: Sequence[MetricLike | None],
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+) -> tuple[TokenBatch, list[BoundMetric]]:
+    """`ask` with several metrics of the same rows.
+
+    Raises:
+        InputError: as `run_with_relevance`.
+        MetricError: as there; or metrics that append different answers.
+    """
     batch = tokenize(model, prompt, padding_side, prepend_bos)
-    asked = as_metric(metric).resolve(model)
-    batch = with_answers(model, batch, asked.branches())
-    return batch, asked.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
+    asked = [as_metric(metric).resolve(model) for metric in metrics]
+    appended = {_appended(metric, batch) for metric in asked}
+    if len(appended) > 1:
+        raise MetricError(
+            "Metrics share a pass where they append the same answer tokens to a prompt, or none; received "
+            f"{', '.join(map(str, asked))}. Put those that do into one call, and the others into another."
+        )
+    batch = with_answers(model, batch, asked[0].branches())
+    starts, lengths = batch.starts, batch.prompt_lengths
+    return batch, [metric.bind(starts, lengths, vocabulary_size(model)) for metric in asked]
+
+
+def _appended(metric: Metric, batch: TokenBatch) -> tuple[tuple[Branch, ...], ...]:
+    """What a metric appends to each prompt; of what appends nothing, nothing."""
+    branches = metric.branches()
+    if not any(branch.ids for row in branches for branch in row):
+        return ()
+    return tuple(branches) * (batch.n_examples if len(branches) == 1 else 1)
 
 
 def run_with_relevance(
@@ -127,10 +162,75 @@ def run_with_relevance(
     )
 
 
-def relevance_run(
+def relevance_per_metric(
     model: Any,
     prompt: Prompt,
-    metric: MetricLike | None,
+    metrics: Sequence[MetricLike | None],
+    *,
+    rules: RuleSet | str = DEFAULT_RULES,
+    names_filter: NamesFilter = None,
+    padding_side: PaddingSide | None = None,
+    prepend_bos: bool | None = None,
+    logits: Literal["all", "metric"] = "all",
+    memory: Memory = "auto",
+    progress: bool | None = None,
+) -> tuple[Float[Tensor, "row pos d_vocab"], list[RelevanceCache]]:
+    """Run the model forward once, and go back from each of several metrics: other tokens, or other positions.
+
+    Each cache equals that of a `run_with_relevance` of its own.  In low memory the metrics share the blocks' inputs,
+    and each block runs again once for all of them.
+
+    Args:
+        model: as `run_with_relevance`.
+        prompt: as there; one prompt or a batch.
+        metrics: the metrics, each as there; those that append answers append the same ones.
+        rules: as there.
+        names_filter: as there; the caches share their activations, and each holds gradients of its own.
+        padding_side: as there.
+        prepend_bos: as there.
+        logits: "all", or "metric" to unembed only the positions that any metric reads.
+        memory: as there.
+        progress: as there.
+
+    Returns:
+        logits: [batch, pos, d_vocab].
+        caches: one for each metric, in their order.
+
+    Raises:
+        InputError, RuleError, SiteError: as `run_with_relevance`; no list of metrics, or an empty one.
+        MetricError: as there; or metrics that append different answers.
+
+    Example:
+        >>> from lrp_lens import LogitDiff, load_demo_model, relevance_per_metric
+        >>> model = load_demo_model(device="cpu")
+        >>> prompt = "then mary and john went to the park . john gave the key to"
+        >>> _, caches = relevance_per_metric(model, prompt, [LogitDiff("mary", other) for other in ("john", "park")])
+        >>> [cache.towards[1] for cache in caches]
+        ['john', 'park']
+    """
+    given: Any = metrics
+    if not isinstance(given, Sequence) or isinstance(given, str) or not len(given):
+        raise InputError(
+            f"metrics is a list of at least one metric; received {metrics!r}. Pass [LogitDiff(...), ...], or call "
+            "run_with_relevance with one metric."
+        )
+    return relevance_runs(
+        model, prompt, metrics, rules, names_filter, padding_side, prepend_bos, logits, memory, progress
+    )
+
+
+def relevance_run(
+    model: Any, prompt: Prompt, metric: MetricLike | None, *options: Any, **named: Any
+) -> tuple[Float[Tensor, "row pos d_vocab"], RelevanceCache]:
+    """`relevance_runs` of one metric."""
+    logits, caches = relevance_runs(model, prompt, [metric], *options, **named)
+    return logits, caches[0]
+
+
+def relevance_runs(
+    model: Any,
+    prompt: Prompt,
+    metrics: Sequence[MetricLike | None],
     rules: RuleSet | str,
     names_filter: NamesFilter,
     padding_side: PaddingSide | None = None,
@@ -139,8 +239,8 @@ def relevance_run(
     memory: Memory = "full",
     progress: bool | None = None,
     drops: LayerDrops | None = None,
-) -> tuple[Float[Tensor, "row pos d_vocab"], RelevanceCache]:
-    """`run_with_relevance`; in full memory with further backward passes of the graph where `drops` asks for them."""
+) -> tuple[Float[Tensor, "row pos d_vocab"], list[RelevanceCache]]:
+    """The pass of several metrics; with further backward passes of the graph where `drops` asks for them."""
     require_gradients()
     sites = resolve(model)
     require_eval(model)
@@ -149,7 +249,7 @@ def relevance_run(
         raise InputError(f"logits is 'all' or 'metric'; received {logits!r}.")
     if memory not in ("auto", "full", "low"):
         raise InputError(f"memory is 'auto', 'full' or 'low'; received {memory!r}.")
-    batch, bound = ask(model, prompt, metric, padding_side, prepend_bos)
+    batch, bounds = ask_all(model, prompt, metrics, padding_side, prepend_bos)
     wanted = Wanted.of(names_filter, sites, rules)
     way, reason, fits = choose(
         model,
@@ -158,20 +258,28 @@ def relevance_run(
         rules,
         wanted,
         logits,
-        bound.positions is None,
+        any(bound.positions is None for bound in bounds),
         memory,
+        len(bounds),
     )
     if way == "low":
         try:
-            passed = pass_by_blocks(model, sites, batch, bound, rules, wanted, logits, progress)
+            passes = pass_by_blocks(model, sites, batch, bounds, rules, wanted, logits, progress)
         except NotReplayedError as error:
             if memory == "low" or not fits:
                 raise
             way, reason = "full", f"{reason}; not block by block: {error}"
     if way == "full":
-        passed = whole_pass(model, sites, batch, bound, rules, wanted, logits, drops)
+        passes = whole_pass(model, sites, batch, bounds, rules, wanted, logits, drops)
+    return passes[0].logits, [_cache(model, sites, batch, rules, one, way, reason) for one in passes]
+
+
+def _cache(
+    model: Any, sites: Sites, batch: TokenBatch, rules: RuleSet, passed: Passed, way: str, reason: str
+) -> RelevanceCache:
+    reason = "; ".join(part for part in (reason, passed.remark) if part)
     text, towards = describe_metric(model, passed.metric.metric)
-    cache = RelevanceCache(
+    return RelevanceCache(
         passed.activations,
         passed.gradients,
         metric_value=passed.value,
@@ -188,4 +296,3 @@ def relevance_run(
         memory=way,
         memory_text=reason,
     )
-    return passed.logits, cache

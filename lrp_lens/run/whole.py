@@ -1,11 +1,12 @@
-"""The pass in full: one forward, one backward, and every recorded tensor kept.
+"""The pass in full: one forward, one backward for each metric, and every recorded tensor kept.
 
 1. Attach, in this order: leaves at the embeddings (nothing before them is differentiated), replacing gates,
    recorders, reading and scaling gates.  Parameters are kept out of the graph.
-2. Forward; read the metric at the positions it names; one backward to every recorded tensor at once.
+2. Forward; read each metric at the positions it names; from each, one backward through the same graph to every
+   recorded tensor at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.hosts.forward import forward, require_finite
+from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
 from lrp_lens.hosts.sites import LogitSite, Sites
@@ -24,7 +25,8 @@ from lrp_lens.rules import RuleSet
 from lrp_lens.run.absorbed import Absorbed
 from lrp_lens.run.balance import Balance, Calls
 from lrp_lens.run.dropped import LayerDrops
-from lrp_lens.run.reading import concrete_metric, differentiable_value, unembedded
+from lrp_lens.run.finite import require_finite_backward, require_finite_forward
+from lrp_lens.run.reading import JointReading, concrete_metric, differentiable_value, unembedded
 from lrp_lens.run.recording import (
     Recorder,
     Wanted,
@@ -51,12 +53,16 @@ class Passed:
     """Relevance summed over the last axis, where the tensors were not kept."""
     balance: Balance | Absorbed | None
     """What the ledger is closed from; None for a selection."""
+    remark: str = ""
+    """What went otherwise than its way goes, and why."""
 
 
-def reads_returned_logits(bound: BoundMetric, sites: Sites, rules: RuleSet, wanted: Wanted) -> bool:
-    """Whether the ledger needs an account of what follows the unembedding."""
+def reads_returned_logits(
+    bounds: Sequence[BoundMetric], sites: Sites, rules: RuleSet, wanted: Wanted
+) -> bool:
+    """Whether a ledger needs an account of what follows the unembedding."""
     capped = any(rules.may_take(site) for site in sites.of(LogitSite))
-    return wanted.everything and (not bound.metric.linear or capped)
+    return wanted.everything and (capped or not all(bound.metric.linear for bound in bounds))
 
 
 def kept(calls: Mapping[str, Calls], names: frozenset[str] | set[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -72,28 +78,29 @@ def whole_pass(
     model: Any,
     sites: Sites,
     batch: TokenBatch,
-    bound: BoundMetric,
+    bounds: Sequence[BoundMetric],
     rules: RuleSet,
     wanted: Wanted,
     logits: str,
     drops: LayerDrops | None = None,
-) -> Passed:
-    """One forward and one backward pass.
+) -> list[Passed]:
+    """One forward pass, and one backward pass for each metric; the results share their activations.
 
     Args:
         model: the host.
         sites: its sites.
         batch: rows of tokens.
-        bound: the metric bound to them.
+        bounds: the metrics bound to them, at least one.
         rules: the rule set.
         wanted: what is recorded.
-        logits: "all", or "metric" to unembed only what the metric reads.
-        drops: asks for further backward passes of the same graph.
+        logits: "all", or "metric" to unembed only what the metrics read.
+        drops: asks for further backward passes of the same graph, of a single metric.
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`.
     """
-    recorder = Recorder(sites, batch)
+    recorder, reading = Recorder(sites, batch), JointReading(bounds)
+    passed = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(graph_released(model))
@@ -102,20 +109,50 @@ def whole_pass(
         gates = [] if drops is None else drops.hooks()
         plan = rules.plan(model)
         hooks, module_hooks = pass_hooks(plan, sites, rules, recorder, wanted.names, leaves, gates)
-        if logits == "metric" and bound.positions is not None:
-            hooks.append((sites.unembed_input.point, unembedded(bound)))
+        if logits == "metric" and not reading.every_position:
+            hooks.append((sites.unembed_input.point, unembedded(reading)))
         stack.enter_context(attached(model, hooks, module_hooks))
         output = forward(model, batch.ids, batch.left_mask)
-        require_finite(output.detach())
-        rows = output if logits == "metric" else bound.select(output)
-        bound = concrete_metric(bound, rows, batch)
-        value = differentiable_value(bound, rows)
-        if reads_returned_logits(bound, sites, rules, wanted):
+        require_finite_forward(output.detach(), recorder.kept)
+        if reads_returned_logits(bounds, sites, rules, wanted):
             recorder.kept[Names.RETURNED_LOGITS] = [output]
-        calls, unreached = backward(value.sum(), recorder, keep_graph=drops is not None)
-        if drops is not None:
-            drops.run(value, recorder, calls, set(wanted.chosen))
-    unreached -= rules.cut(sites)
+        read = [
+            _value(reading, index, output, logits == "metric", batch) for index in range(len(reading.bounds))
+        ]
+        for index, (bound, value) in enumerate(read):
+            last = index == len(read) - 1
+            calls, unreached = backward(value.sum(), recorder, keep_graph=not last or drops is not None)
+            for gradient in calls[Names.EMBED].gradients:
+                require_finite_backward(gradient, calls)
+            if drops is not None:
+                drops.run(value, recorder, calls, set(wanted.chosen))
+            passed.append((bound, value.detach(), calls, unreached))
+    return [_result(sites, rules, wanted, batch, recorder, output.detach(), *one) for one in passed]
+
+
+def _value(
+    reading: JointReading, index: int, output: Tensor, selected: bool, batch: TokenBatch
+) -> tuple[BoundMetric, Tensor]:
+    """One metric with its tokens chosen, and its value in the graph."""
+    rows = reading.rows(output, index, selected)
+    bound = concrete_metric(reading.bounds[index], rows, batch)
+    return bound, differentiable_value(bound, rows)
+
+
+def _result(
+    sites: Sites,
+    rules: RuleSet,
+    wanted: Wanted,
+    batch: TokenBatch,
+    recorder: Recorder,
+    logits: Tensor,
+    bound: BoundMetric,
+    value: Tensor,
+    calls: dict[str, Calls],
+    unreached: set[str],
+) -> Passed:
+    """What one backward pass found, as it is handed on."""
+    unreached = unreached - rules.cut(sites)
     require_reached(unreached, sites, wanted.lenient)
     chosen = wanted.chosen - unreached
     complete(calls, sites, wanted.accounts | chosen)
@@ -127,8 +164,8 @@ def whole_pass(
         )
     pairs = kept(calls, chosen)
     return Passed(
-        output.detach(),
-        value.detach(),
+        logits,
+        value,
         bound,
         {name: pairs[name][0] for name in sites.record_of if name in pairs},
         {name: pairs[name][1] for name in sites.record_of if name in pairs},

@@ -41,7 +41,7 @@ class LayerCheckpoint:
             return chosen | {
                 "model": model_identity(run.model),
                 "prompt": run.batch.ids.tolist(),
-                "metric": spelled(run.metric.metric),
+                "metric": spelled(run.metrics[0].metric),
                 "rules": spelled(run.rules),
                 "layers": kept,
             }

@@ -87,10 +87,10 @@ class StatePass(BlockRun):
         self.attention_only = is_attention_only(model)
         self.mid_states = not (self.attention_only or sites.parallel)
         self._of_layer = [self._names_of(sites, layer) for layer in range(sites.n_layers)]
-        super().__init__(model, batch, bound, rules, set().union(*self._of_layer))
-        self.metric_value = float(self.value[0])
-        self.metric_text, self.towards = describe_metric(model, self.metric.metric)
-        self.gradients: dict[str, Tensor] = {self.final: self.head.gradient}
+        super().__init__(model, batch, [bound], rules, set().union(*self._of_layer))
+        self.metric_value = float(self.values[0][0])
+        self.metric_text, self.towards = describe_metric(model, self.metrics[0].metric)
+        self.gradients: dict[str, Tensor] = {self.final: self.heads[0].gradient}
 
     @property
     def length(self) -> int:
@@ -129,7 +129,7 @@ class StatePass(BlockRun):
         """
         end = Names.resid_post(layer)
         gradient = self.gradients[at or end] if cotangent is None else cotangent
-        part = self.block(layer, gradient, at=None if at == end else at)
+        (part,) = self.block(layer, [gradient], at=None if at == end else at)
         if cotangent is None:
             for name in (Names.resid_pre(layer), Names.resid_mid(layer)):
                 if name in part.calls:

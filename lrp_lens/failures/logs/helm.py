@@ -2,7 +2,7 @@
 
 1. A request state is one instance, asked once: what was sent, what came back, the references and which are correct.
 2. Multiple choice asked jointly maps letters to references; the first token of the answer is the decision.  Asked
-   separately, it is one request for each option, and each says so.
+   separately, it is one request for each option, which are put together again (`helm_options`).
 3. The instance's own text inside the prompt is the passage `instance`; around it stand instructions and examples.
 """
 
@@ -14,6 +14,7 @@ from lrp_lens.cases import Case, Passage
 from lrp_lens.errors import InputError
 from lrp_lens.failures.logs.choice import decision
 from lrp_lens.failures.logs.documents import members
+from lrp_lens.failures.logs.helm_options import OpenChoice
 from lrp_lens.failures.logs.lines import undecoded
 from lrp_lens.failures.logs.reader import NotACaseError, Reader, Record
 from lrp_lens.failures.logs.values import clipped, first_line, first_verdict, messages, plain, text
@@ -32,6 +33,7 @@ class HelmReader(Reader):
         super().__init__(*arguments)
         self.run = Path(self.source).resolve().parent.name
         self.scores: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self.open_choice = OpenChoice()
 
     def records(self) -> Iterator[Record]:
         """One for each request state."""
@@ -47,38 +49,35 @@ class HelmReader(Reader):
         """The case of a request state."""
         state = values if isinstance(values, Mapping) else {}
         instance, request = _part(state, "instance"), _part(state, "request")
-        if state.get("reference_index") is not None:
-            raise InputError(
-                f"multiple choice asked separately ({state.get('request_mode')!r}): each request scores one option; "
-                "only joint multiple choice and generation are read"
-            )
-        said = _said(state)
-        prompt = (
-            messages(request["messages"])
-            if request.get("messages")
-            else text(request.get("prompt"), "the prompt")
-        )
         references = [one for one in instance.get("references") or [] if isinstance(one, Mapping)]
-        accepted = tuple(_output(one) for one in references if "correct" in (one.get("tags") or ()))
+        right = ["correct" in (one.get("tags") or ()) for one in references]
+        accepted = tuple(_output(one) for one, yes in zip(references, right, strict=True) if yes)
         name, changed = _key(instance)
-        mapping = state.get("output_mapping") or {}
-        options = _options(mapping, said, accepted)
-        scores = self.scores.get((name, changed), {})
-        correct = first_verdict(scores[one] for one in (*_EXACT, *scores) if one in scores)
-        if options and options["chosen"] is not None and options["right"] is not None:
-            correct = options["chosen"] == options["right"]
+        mapping, scores = state.get("output_mapping") or {}, self.scores.get((name, changed), {})
+        fields: dict[str, Any] = {
+            "accepted": accepted,
+            "correct": first_verdict(scores[one] for one in (*_EXACT, *scores) if one in scores),
+        }
+        said = _said(state)
+        if state.get("reference_index") is not None:
+            key = (name, changed, str(state.get("train_trial_index")), str(request.get("random")))
+            fields |= self.open_choice.take(key, state, [_output(one) for one in references], right)
+        else:
+            asked = request.get("messages")
+            fields["prompt"] = messages(asked) if asked else text(request.get("prompt"), "the prompt")
+            options = _options(mapping, said, accepted)
+            fields |= {"completion": said} | options
+            if options and options["chosen"] is not None and options["right"] is not None:
+                fields["correct"] = options["chosen"] == options["right"]
         kept = {one: request.get(one) for one in ("model", "temperature", "max_tokens", "stop_sequences")}
         kept |= {"split": instance.get("split"), "perturbation": instance.get("perturbation")}
+        kept |= {"log": self.format, "scores": scores, "output_mapping": mapping} | fields.pop("metadata", {})
         return Case(
-            prompt=prompt,
             id=f"{self.run}/{name}" + (f"/{changed}" if changed else ""),
             suite=self.run,
-            completion=said,
-            accepted=accepted,
-            correct=correct,
-            passages=_instance(prompt, _part(instance, "input").get("text")),
-            metadata=plain({"log": self.format, "scores": scores, "output_mapping": mapping} | kept),
-            **options,
+            passages=_instance(fields["prompt"], _part(instance, "input").get("text")),
+            metadata=plain(kept),
+            **fields,
         )
 
     def _know(self, prediction: Any) -> None:

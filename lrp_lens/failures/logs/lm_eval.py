@@ -6,7 +6,8 @@
    filters' lines say what they scored.
 3. Multiple choice is one request for each option: the continuations are the options, leading space included; the
    model's choice is the one of the largest log-likelihood, and the decision is known.  Options with prompts of
-   their own compare prompts, not answers, and are no case.
+   their own (Winogrande's: the likelihood of one continuation behind each) compare prompts, not answers: there is no
+   place at which the model decided between two tokens, so they are no case.
 4. A generation's answer is the completion; where it went wrong has to be found.
 """
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
 
-Fate = Literal["case", "filter", "duplicate", "no answer", "bad", "empty", "no log"]
-"""What became of a row: a case; another filter's line of a document that was read already; the same once more; nothing
-the model said; a row that cannot be read; a file without rows; a file that is no log (in a folder of logs)."""
+Fate = Literal["case", "filter", "option", "duplicate", "no answer", "bad", "empty", "no log"]
+"""What became of a row: a case; another filter's line of a document that was read already; one option of a multiple
+choice, read with the others; the same once more; nothing the model said; a row that cannot be read; a file without
+rows; a file that is no log (in a folder of logs)."""
 
 Column = str | Callable[[Mapping[str, Any]], Any]
 """Where a field of a case comes from: the name of a column, or a function of the row."""

@@ -1,15 +1,7 @@
-"""A decided case, ready to be run under edits: its tokens, what relevance blames, and the readings of each edit.
+"""A decided case, ready to be run under edits: its tokens, target and contrast, the checker, and what may be edited."""
 
-1. `Asked` is the case: tokens, target, contrast, checker.
-2. `blame`: one relevance pass; tokens by their relevance, heads (z) and MLPs by theirs at each position.
-3. `Readings` runs edits and remembers them.  Prompts with nothing but hidden tokens go through
-   `lrp_lens.masking.Question`, where what several begin with is run once; all others, and all where functions of the
-   user's are attached to the model, which may count on whole prompts, through `EditedRuns`.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -19,25 +11,15 @@ from torch import Tensor
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
-from lrp_lens.failures.decided import decision_of
+from lrp_lens.failures.decided import decision_of, explained_tokens
 from lrp_lens.failures.decision.checker import Checker, as_checker
 from lrp_lens.failures.explanation import Explanation
-from lrp_lens.failures.masked import maskable, masking_question
-from lrp_lens.failures.verification.check import Reading
-from lrp_lens.failures.verification.edits import Edit, EditedRuns, Place
-from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import hooked
+from lrp_lens.failures.masked import maskable
+from lrp_lens.hosts.generation import Until, end_ids
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_strings, tokenize
-from lrp_lens.masking import Question
 from lrp_lens.masking.replacement import Replacement, make_replacement
-from lrp_lens.methods.attribution import missing_parts
-from lrp_lens.methods.facets import record_name
 from lrp_lens.metrics import LogitDiff
-from lrp_lens.rules import RuleSet
 from lrp_lens.run.generation import spoken_text
-from lrp_lens.run.relevance import run_with_relevance
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +51,7 @@ class Asked:
         """
         checker = None if checker is None else as_checker(checker)
         if isinstance(case, Explanation):
-            if not case.token_ids:
-                raise InputError(
-                    "An explanation is verified from its token ids; this one has none. Make it with explain."
-                )
-            batch = tokenize(model, list(case.token_ids))
+            batch = explained_tokens(model, case)
             ids = case.target.id, case.contrast.id
             return cls(model, batch, case.prompt_length, *ids, checker, max_new_tokens)
         if not isinstance(case, Case):
@@ -108,8 +86,13 @@ class Asked:
         return int(self.batch.ids.shape[1])
 
     @property
+    def until(self) -> Until:
+        """Where regenerated answers end."""
+        return Until(self.max_new_tokens, end_ids(self.model))
+
+    @property
     def maskable(self) -> list[int]:
-        """Positions that may be edited: no special tokens, and not that of the decision."""
+        """Positions that may be edited: no special tokens, no template's, and not that of the decision."""
         found: list[int] = maskable(self.batch, self.metric).tolist()
         return found
 
@@ -143,131 +126,3 @@ class Asked:
                 f"A checker says True or False, or a number from 0 to 1; received {found!r} for {answer!r}."
             )
         return float(found)
-
-
-@dataclass(frozen=True, eq=False)
-class Blame:
-    """What relevance blames, positive towards the target."""
-
-    tokens: Float[np.ndarray, " pos"]
-    places: dict[Place, float]
-    """Each head and MLP at each position."""
-    means: dict[tuple[str, int], Tensor]
-    """(part, layer) → mean output over the prompt's positions, [d_head] of each head or [d_model]."""
-    pieces: Any = field(repr=False)
-    """The view of the tokens, for words."""
-    logits: Float[Tensor, " d_vocab"] = field(repr=False)
-
-    def supporters(self, positions: Sequence[int], count: int, sign: int) -> list[int]:
-        """The positions with the largest relevance of this sign, at most `count`, one at least left for a control."""
-        most = min(count, max(len(positions) - 1, 1))
-        ranked = sorted(positions, key=lambda at: -sign * self.tokens[at])
-        return [at for at in ranked if sign * self.tokens[at] > 0][:most]
-
-    def top_places(self, count: int) -> list[Place]:
-        """The places with the largest relevance towards the target."""
-        ranked = sorted(self.places, key=lambda one: -self.places[one])[:count]
-        return [one for one in ranked if self.places[one] > 0]
-
-
-def blame(asked: Asked, rules: RuleSet) -> Blame:
-    """One relevance pass of the case.
-
-    Raises:
-        RuleError, SiteError, InputError: as `run_with_relevance`.
-    """
-    sites = resolve(asked.model)
-    missing = missing_parts(sites, dead(asked.model), rules)
-    parts = [
-        (part, layer)
-        for layer in range(sites.n_layers)
-        for part in ("z", "mlp_out")
-        if record_name(part, layer) not in missing
-    ]
-    names = [Names.EMBED, *(record_name(*one) for one in parts)]
-    rows, cache = run_with_relevance(
-        asked.model, asked.batch, asked.metric, rules=rules, names_filter=names, logits="metric"
-    )
-    heads, length = int(asked.model.cfg.n_heads), asked.length
-    places: dict[Place, float] = {}
-    means: dict[tuple[str, int], Tensor] = {}
-    for part, layer in parts:
-        name, width = record_name(part, layer), heads if part == "z" else 1
-        relevance = cache[name].reshape(length, width, -1).double().sum(-1).cpu().numpy()
-        means[part, layer] = cache.activations[name].reshape(length, width, -1).mean(0)
-        for position in range(length):
-            for head in range(width):
-                place = Place(layer, position, head if part == "z" else None)
-                places[place] = float(relevance[position, head])
-    view = cache.tokens()
-    view = view.select(batch=0) if "batch" in view.dims else view
-    return Blame(np.asarray(view.values, dtype=np.float64), places, means, view, rows[0, 0].float())
-
-
-@dataclass(eq=False)
-class Readings:
-    """The case under edits, each run once."""
-
-    asked: Asked
-    replacement: Float[Tensor, "pos d_model"]
-    factor: float
-    silence: dict[tuple[str, int], Tensor]
-    """What silenced outputs become; zero for what is missing."""
-    seed: int = 0
-    _known: dict[Edit, Reading] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def runs(self) -> EditedRuns:
-        """Runs under any edit."""
-        return EditedRuns(self.asked.model, self.asked.batch, self.replacement, self.factor, self.silence)
-
-    @cached_property
-    def question(self) -> Question:
-        """Runs with hidden tokens."""
-        asked = self.asked
-        return masking_question(asked.model, asked.batch, asked.metric, self.replacement, self.seed)
-
-    def of(self, edits: Sequence[Edit], tick: Callable[[int], Any] | None = None) -> list[Reading]:
-        """The reading of each edit; with a checker, of its regenerated answer, too.
-
-        Args:
-            edits: what is changed.
-            tick: called with the number of runs that are done.
-        """
-        fresh = list(dict.fromkeys(edit for edit in edits if edit not in self._known))
-        tick = tick or (lambda count: None)
-        shared = not hooked(self.asked.model)
-        only_hidden = [edit for edit in fresh if shared and not edit.amplified and not edit.silenced]
-        for some, run in (
-            (only_hidden, self._hidden),
-            ([e for e in fresh if e not in only_hidden], self._edited),
-        ):
-            if some:
-                self._known.update(zip(some, run(some, tick), strict=True))
-        return [self._known[edit] for edit in edits]
-
-    def _hidden(self, edits: Sequence[Edit], tick: Callable[[int], Any]) -> list[Reading]:
-        masks = np.zeros((len(edits), self.asked.length), dtype=bool)
-        for row, edit in enumerate(edits):
-            masks[row, list(edit.hidden)] = True
-        runs = self.question.masked(masks, tick)
-        return self._read(edits, runs.values.tolist(), runs.choices.tolist())
-
-    def _edited(self, edits: Sequence[Edit], tick: Callable[[int], Any]) -> list[Reading]:
-        logits = self.runs.logits(edits, tick)
-        gaps = (logits[:, self.asked.target] - logits[:, self.asked.contrast]).tolist()
-        return self._read(edits, gaps, logits.argmax(-1).tolist())
-
-    def _read(self, edits: Sequence[Edit], gaps: Sequence[float], choices: Sequence[int]) -> list[Reading]:
-        asked = self.asked
-        texts = token_strings(asked.model, choices)
-        answers: list[str | None] = [None] * len(edits)
-        if asked.checker is not None:
-            rollouts = self.runs.answers(edits, asked.max_new_tokens)
-            answers = [asked.said(one.ids) for one in rollouts]
-        return [
-            Reading(
-                gap, text, choice == asked.contrast, answer, None if answer is None else asked.judged(answer)
-            )
-            for gap, text, choice, answer in zip(gaps, texts, choices, answers, strict=True)
-        ]

@@ -20,11 +20,12 @@ from lrp_lens.views.table import table_of
 Event = Literal["flip", "win", "accepted"]
 """flip: the contrast is ahead of the target; win: it is the first choice; accepted: the checker takes the answer."""
 EVENTS: tuple[Event, ...] = get_args(Event)
-Kind = Literal["hide", "amplify", "silence"]
+Kind = Literal["hide", "amplify", "silence", "cut"]
 DEEDS: dict[Kind, tuple[str, str]] = {
     "hide": ("Hiding", "other tokens"),
     "amplify": ("Amplifying", "other tokens"),
     "silence": ("Silencing", "other places"),
+    "cut": ("Cutting", "the same edges of other heads"),
 }
 """Kind → what is done, and to what the control does it."""
 _TOLD: dict[Event, str] = {

@@ -9,7 +9,8 @@ A check passes if
 Then, in the words of Contrastive Attribution in the Wild (arXiv 2604.17761), there read off by annotators:
 
     input    hiding the target's supporters passes, or amplifying the contrast's does (M-IA)
-    graph    neither does, and silencing the heads and MLPs that support the target does (NC-IA + M-AG)
+    graph    neither does, and silencing the heads and MLPs that support the target does, or cutting the attention edges
+             (NC-IA + M-AG)
     none     no check passes (NC)
 
     overweighted irrelevant tokens (OIT)   hiding the target's supporters passes
@@ -94,7 +95,7 @@ class Criterion:
                 f"Random draws are compared at the size at which the event happens, {size} for {self.event!r}; the "
                 f"control has {check.control_size} (run for {check.event!r}). Verify with this criterion."
             )
-        if check.kind != "silence" and size > self.most_tokens:
+        if check.kind in ("hide", "amplify") and size > self.most_tokens:
             return False
         share = check.random_share(self.event)[0]
         if not share <= self.most_random:
@@ -112,11 +113,17 @@ class Criterion:
         happened = sum(one.happens(self.event) for one in check.control)
         return 1 - (happened + 1) / (len(check.control) + 2)
 
-    def verdict(self, hide: Check | None, amplify: Check | None, silence: Check | None) -> CaseVerdict:
-        """Where the failure can be seen."""
+    def verdict(self, hide: Check | None, amplify: Check | None, *inside: Check | None) -> CaseVerdict:
+        """Where the failure can be seen.
+
+        Args:
+            hide: the target's supporters, hidden.
+            amplify: the contrast's supporters, amplified.
+            inside: what was silenced and cut inside the model, as far as it was run.
+        """
         if self.passes(hide) or self.passes(amplify):
             return CaseVerdict.INPUT
-        return CaseVerdict.GRAPH if self.passes(silence) else CaseVerdict.NONE
+        return CaseVerdict.GRAPH if any(map(self.passes, inside)) else CaseVerdict.NONE
 
     def pattern(self, hide: Check | None, amplify: Check | None) -> Pattern:
         """Which pattern it has."""

@@ -1,4 +1,4 @@
-"""Edited runs: one prompt, run many times, each time with something else hidden, amplified or silenced.
+"""Edited runs: one prompt, run many times, each time with something else hidden, amplified, silenced or cut.
 
 1. Hidden tokens: their embeddings are replaced where they enter the network, as in `lrp_lens.masking`.
 2. Amplified tokens: in every layer the value vectors at their positions are multiplied by a factor, for all heads, so
@@ -7,7 +7,9 @@
    pattern itself, Zhang et al. 2311.02262, would take from other tokens what it gives to these.)
 3. Silenced places: what a head (z) or an MLP puts out at one position is replaced by zero, or by its own mean over the
    prompt's positions.
-4. All edits of a batch share one forward pass, a row each; only the last position is unembedded.  A generated answer
+4. Cut attention edges: one entry of one head's pattern is set to zero, so that this head no longer reads that source
+   from that target; its other entries stay what they were (they no longer sum to 1).
+5. All edits of a batch share one forward pass, a row each; only the last position is unembedded.  A generated answer
    goes on from that pass: the edits act on the prompt, and what follows reads the edited keys and values.
 """
 
@@ -16,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.forward import forward, last_position, require_finite
-from lrp_lens.hosts.generation import Rollout, end_ids, greedy
+from lrp_lens.hosts.generation import Rollout, Until, begin, go_on, require_room
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.masking.replacement import embedding_port
@@ -56,6 +58,31 @@ class Place:
 
 
 @dataclass(frozen=True)
+class AttentionEdge:
+    """One entry of one head's attention pattern: what it reads of a source token at a target position.
+
+    Example:
+        >>> str(AttentionEdge(2, 1, target=7, source=4))
+        'L2H1 4 → 7'
+    """
+
+    layer: int
+    head: int
+    target: int
+    """Position at which the head reads."""
+    source: int
+    """Position that it reads."""
+
+    @property
+    def position(self) -> int:
+        """Where what it read arrives."""
+        return self.target
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head} {self.source} → {self.target}"
+
+
+@dataclass(frozen=True)
 class Edit:
     """What is changed in one run; nothing by default."""
 
@@ -65,6 +92,8 @@ class Edit:
     """Positions whose values are multiplied."""
     silenced: tuple[Place, ...] = ()
     """Places whose output is replaced."""
+    cut: tuple[AttentionEdge, ...] = ()
+    """Entries of attention patterns that become 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,21 +137,23 @@ class EditedRuns:
         return torch.cat(found)
 
     def answers(
-        self, edits: Sequence[Edit], max_new_tokens: int, tick: Callable[[int], Any] | None = None
-    ) -> list[Rollout]:
-        """The greedy completion of the prompt under each edit.
+        self, edits: Sequence[Edit], until: Until, tick: Callable[[int], Any] | None = None
+    ) -> tuple[Float[Tensor, "edit d_vocab"], list[Rollout]]:
+        """What `logits` says, and the greedy completion of the prompt under each edit: it goes on from the same pass.
 
         Raises:
-            SiteError, InputError: as `logits`; and for a prompt that leaves no room for so many tokens.
+            SiteError, InputError: as `logits`; InputError for a prompt that leaves no room for so many tokens, too.
         """
-        found: list[Rollout] = []
-        ends = end_ids(self.model)
+        require_room(self.model, self.batch, until.max_new_tokens)
+        found, rollouts = [], list[Rollout]()
         for some in self._batches(edits):
             with attached(self.model, self.hooks(some)):
-                found += greedy(self.model, _copies(self.batch, len(some)), max_new_tokens, 2, ends)
+                begun = begin(self.model, self.batch.ids.repeat(len(some), 1))
+            found.append(begun.logits)
+            rollouts += go_on(begun, until)
             if tick is not None:
                 tick(len(some))
-        return found
+        return torch.cat(found), rollouts
 
     def _batches(self, edits: Sequence[Edit]) -> list[Sequence[Edit]]:
         size = max(1, _TOKENS_AT_ONCE // self.length)
@@ -130,7 +161,7 @@ class EditedRuns:
 
     # ------------------------------------------------------------------------------------ hooks
     def hooks(self, edits: Sequence[Edit]) -> Hooks:
-        """Hooks that edit the first pass they see, a row each."""
+        """Hooks for a pass over the prompt, a row for each edit."""
         hooks: Hooks = []
         hidden = self._mask([edit.hidden for edit in edits])
         if hidden.any():
@@ -149,6 +180,9 @@ class EditedRuns:
                 ]
                 if at:
                     hooks.append((self._point(part, layer), self._silence(part, layer, len(edits), at)))
+            cut = [(row, one) for row, edit in enumerate(edits) for one in edit.cut if one.layer == layer]
+            if cut:
+                hooks.append((self._point("pattern", layer), self._cut(len(edits), cut)))
         return hooks
 
     def _mask(self, positions: Sequence[Sequence[int]]) -> Bool[Tensor, "edit pos"]:
@@ -171,14 +205,14 @@ class EditedRuns:
         def edit(value: Tensor) -> Tensor:
             return torch.where(mask[..., None], self.replacement.to(value), value)
 
-        return _once(edit, mask.shape)
+        return _shaped(edit, mask.shape)
 
     def _amplify(self, mask: Bool[Tensor, "edit pos"]) -> Callable[..., Tensor]:
         def edit(value: Tensor) -> Tensor:
             wide = mask.reshape(*mask.shape, *[1] * (value.ndim - 2))
             return torch.where(wide, value * self.factor, value)
 
-        return _once(edit, mask.shape)
+        return _shaped(edit, mask.shape)
 
     def _silence(
         self, part: str, layer: int, rows: int, at: Sequence[tuple[int, Place]]
@@ -194,32 +228,23 @@ class EditedRuns:
             quiet = torch.zeros_like(shaped) if other is None else other.to(shaped).expand_as(shaped)
             return torch.where(mask, quiet, shaped).reshape(value.shape)
 
-        return _once(edit, mask.shape[:2])
+        return _shaped(edit, mask.shape[:2])
+
+    def _cut(self, rows: int, at: Sequence[tuple[int, AttentionEdge]]) -> Callable[..., Tensor]:
+        entries = [(row, one.head, one.target, one.source) for row, one in at]
+        index = tuple(torch.tensor(entries, device=self.batch.ids.device).T)
+
+        def edit(value: Tensor) -> Tensor:
+            return value.index_put(index, value.new_zeros(()))
+
+        return _shaped(edit, (rows, int(self.model.cfg.n_heads)))
 
 
-def _once(edit: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Callable[..., Tensor]:
-    """A hook that edits the first tensor it sees: later ones are of tokens that are said behind the prompt."""
-    seen = False
+def _shaped(edit: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Callable[..., Tensor]:
+    """A hook that edits a tensor whose first two axes are these, also where a host has made one of them."""
 
     def hook(value: Tensor, hook: Any = None) -> Tensor:
-        nonlocal seen
-        if seen:
-            return value
-        seen = True
         flat = value if value.shape[:2] == tuple(shape) else value.reshape(*shape, *value.shape[1:])
         return edit(flat).reshape(value.shape)
 
     return hook
-
-
-def _copies(batch: TokenBatch, count: int) -> TokenBatch:
-    """The same prompt so many times."""
-    ids: Int[Tensor, "row pos"] = batch.ids.repeat(count, 1)
-    return TokenBatch(
-        ids,
-        batch.starts * count,
-        batch.lengths * count,
-        batch.strings * count,
-        batch.special.repeat(count, 1),
-        single=False,
-    )

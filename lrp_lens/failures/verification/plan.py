@@ -1,28 +1,54 @@
 """Which edits are run of one case, and their controls.
 
 1. `hide`: the 1, 2, … K tokens with the most relevance towards the target.  `amplify`: those with the most towards the
-   contrast.  `silence`: the 1, 2, 4, 8 heads and MLPs, at their positions, with the most towards the target.
+   contrast.  `silence`: the 1, 2, 4, 8 heads and MLPs, at their positions, with the most towards the target.  `cut`:
+   the 1, 2, 4, 8 attention edges with the most towards the target.
 2. The control of each is run at one size, the first at which the event happens, or the largest: as many other tokens;
-   as many other heads and as many other MLPs, as many of them at the position of the decision.
+   as many other heads and as many other MLPs, as many of them at the position of the decision; the same edges of other
+   heads in the layer.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import replace as changed
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrp_lens.failures.verification.asked import Asked, Blame, Readings
+from lrp_lens.errors import RuleError, SiteError
+from lrp_lens.failures.verification.asked import Asked
+from lrp_lens.failures.verification.blame import Blame
 from lrp_lens.failures.verification.check import Check, Kind, Step
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion
-from lrp_lens.failures.verification.edits import Edit, Place
+from lrp_lens.failures.verification.edits import AttentionEdge, Edit, Place
+from lrp_lens.failures.verification.readings import Readings
 from lrp_lens.failures.verification.result import Variant
 from lrp_lens.progress import progress_bar
 
 PLACES: tuple[int, ...] = (1, 2, 4, 8)
 """How many places are silenced."""
+EDGES: tuple[int, ...] = (1, 2, 4, 8)
+"""How many attention edges are cut."""
+
+
+class Checks(NamedTuple):
+    """The checks of one case."""
+
+    hide: Check
+    amplify: Check
+    silence: Check | None = None
+    """None where it was not needed."""
+    cut: Check | None = None
+    """None where it was not needed, or could not be run."""
+    statement: str = ""
+    """What hidden embeddings became, in words."""
+    notes: tuple[str, ...] = ()
+    """What could not be run, and why."""
+
+    @property
+    def asked(self) -> tuple[Check, Check, Check | None, Check | None]:
+        """The four, as a criterion takes them."""
+        return self.hide, self.amplify, self.silence, self.cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,31 +64,40 @@ class Plan:
     """How many tokens are hidden or amplified at most."""
     sizes: Sequence[int] = PLACES
     """How many places are silenced."""
+    edge_sizes: Sequence[int] = EDGES
+    """How many attention edges are cut."""
     draws: int = 20
     """Random draws of each control."""
     seed: int = 0
     progress: bool | None = None
 
-    def checks(
-        self, blamed: Blame, replacement: str, thorough: bool
-    ) -> tuple[str, tuple[Check, Check, Check | None]]:
-        """The replacement in words, and the three checks."""
+    def checks(self, blamed: Blame, replacement: str, thorough: bool) -> Checks:
+        """The checks of what was blamed."""
         made, rows = self.asked.replacement(replacement, self.seed)
         silence = blamed.means if replacement == "mean" else {}
         readings = Readings(self.asked, rows, self.factor, silence, self.seed)
         positions = self.asked.maskable
         steps = range(1, self.top_k + 1)
-        hide = self._check(
-            "hide", readings, blamed.supporters(positions, self.top_k, 1), steps, positions, thorough
-        )
-        amplify = self._check(
-            "amplify", readings, blamed.supporters(positions, self.top_k, -1), steps, positions, thorough
-        )
-        silenced = None
-        if thorough or self.criterion.verdict(hide, amplify, None) == CaseVerdict.NONE:
-            top = blamed.top_places(max(self.sizes))
-            silenced = self._check("silence", readings, top, self.sizes, list(blamed.places), thorough)
-        return made.statement, (hide, amplify, silenced)
+        supporters, opponents = (blamed.supporters(positions, self.top_k, sign) for sign in (1, -1))
+        hide = self._check("hide", readings, supporters, steps, positions, thorough)
+        amplify = self._check("amplify", readings, opponents, steps, positions, thorough)
+        found = Checks(hide, amplify, statement=made.statement)
+        if thorough or self.criterion.verdict(*found.asked) == CaseVerdict.NONE:
+            top, every = blamed.top_places(max(self.sizes)), list(blamed.places)
+            found = found._replace(silence=self._check("silence", readings, top, self.sizes, every, thorough))
+            found = self._with_cut(found, readings, blamed, thorough)
+        return found
+
+    def _with_cut(self, found: Checks, readings: Readings, blamed: Blame, thorough: bool) -> Checks:
+        """With the check of attention edges, or the reason why there is none."""
+        try:
+            top = blamed.top_edges(max(self.edge_sizes))
+            heads = range(int(self.asked.model.cfg.n_heads))
+            every = list(dict.fromkeys(replace(edge, head=head) for edge in top for head in heads))
+            cut = self._check("cut", readings, top, self.edge_sizes, every, thorough)
+        except (RuleError, SiteError) as error:
+            return found._replace(notes=(f"no attention edge was cut: {error}",))
+        return found._replace(cut=cut)
 
     def _check(
         self,
@@ -90,22 +125,22 @@ class Plan:
         steps, done = [Step(0, (), (), runs[0])], 0
         for size, reading in zip(sizes, runs[1:], strict=True):
             new = units[done:size]
-            words = tuple(str(one) if isinstance(one, Place) else self.asked.token(one) for one in new)
-            places = tuple(one.position if isinstance(one, Place) else int(one) for one in new)
+            words = tuple(self.asked.token(one) if isinstance(one, int) else str(one) for one in new)
+            places = tuple(one if isinstance(one, int) else one.position for one in new)
             steps.append(Step(size, words, places, reading))
             done = size
         check = Check(
             kind, self.criterion.event, tuple(steps), (), sizes[-1] if sizes else 0, len(population)
         )
         first = check.first(self.criterion.event)
-        check = changed(check, control_size=first or check.control_size)
+        check = replace(check, control_size=first or check.control_size)
         if not sizes or (first is None and not thorough):
             return check
         chosen = units[: check.control_size]
         drawn = self._drawn(f"{kind} {check.control_size}", chosen, population)
         with progress_bar(None, self.draws, f"{kind}, random", self.progress, "run") as bar:
             control = readings.of([_edit(kind, one) for one in drawn], bar.update)
-        return changed(check, control=tuple(control))
+        return replace(check, control=tuple(control))
 
     def _drawn(self, purpose: str, chosen: Sequence[Any], population: Sequence[Any]) -> list[list[Any]]:
         """As many other units as were chosen, of each stratum as many; where there are too few others, any units."""
@@ -120,26 +155,28 @@ class Plan:
             for _ in range(self.draws)
         ]
 
-    def _stratum(self, unit: Any) -> tuple[bool, bool]:
-        """Tokens are of one kind; places are heads or MLPs, at the decision or before it."""
-        if not isinstance(unit, Place):
-            return False, False
-        return unit.head is None, unit.position == self.asked.length - 1
+    def _stratum(self, unit: int | Place | AttentionEdge) -> tuple[Any, ...]:
+        """Tokens are of one kind; places are heads or MLPs, at the decision or before it; edges differ by head only."""
+        if isinstance(unit, Place):
+            return unit.head is None, unit.position == self.asked.length - 1
+        return () if isinstance(unit, int) else (unit.layer, unit.target, unit.source)
 
     def variant(self, blamed: Blame, rules: str, replacement: str, own: Sequence[int]) -> Variant:
         """The verdict under other rules or with another replacement, and how far the blamed tokens are the same."""
-        statement, checks = self.checks(blamed, replacement, thorough=False)
+        found = self.checks(blamed, replacement, thorough=False)
         positions = blamed.supporters(self.asked.maskable, self.top_k, 1)
         shared = len(set(positions) & set(own)) / len(own) if own and positions else float("nan")
-        verdict = self.criterion.verdict(*checks)
-        return Variant(
-            rules, statement, verdict, self.criterion.pattern(*checks[:2]), tuple(positions), shared
+        verdict, pattern = (
+            self.criterion.verdict(*found.asked),
+            self.criterion.pattern(found.hide, found.amplify),
         )
+        return Variant(rules, found.statement, verdict, pattern, tuple(positions), shared)
+
+
+_FIELDS: dict[Kind, str] = {"hide": "hidden", "amplify": "amplified", "silence": "silenced", "cut": "cut"}
 
 
 def _edit(kind: Kind, units: Sequence[Any]) -> Edit:
     """So many units edited; in order, so that the same set is run once."""
     chosen = tuple(sorted(units, key=str))
-    if kind == "hide":
-        return Edit(hidden=chosen)
-    return Edit(amplified=chosen) if kind == "amplify" else Edit(silenced=chosen)
+    return Edit(**{_FIELDS[kind]: chosen})

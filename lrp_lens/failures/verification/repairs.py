@@ -13,15 +13,12 @@ tokens, a chat's template and what the model has said are neither taken out nor 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-
-from lrp_lens.failures.verification.asked import Asked, Blame
+from lrp_lens.failures.masked import template_positions
+from lrp_lens.failures.verification.asked import Asked
+from lrp_lens.failures.verification.blame import Blame
 from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.result import Repair
-from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, last_position, require_finite
-from lrp_lens.hosts.generation import end_ids, greedy
-from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.generation import begin, go_on
 from lrp_lens.hosts.tokens import token_strings, tokenize
 from lrp_lens.views.groups import groups_of
 
@@ -47,6 +44,7 @@ def repairs(asked: Asked, blamed: Blame, hidden: Sequence[int]) -> list[Repair]:
         hidden: the positions that support the target, most first.
     """
     found: list[Repair] = []
+    room = int(asked.model.cfg.n_ctx) - (asked.max_new_tokens if asked.checker is not None else 0)
     changes = {
         "hide": hide(asked, blamed, hidden),
         "repeat": repeat(asked, blamed, moved=False),
@@ -55,7 +53,7 @@ def repairs(asked: Asked, blamed: Blame, hidden: Sequence[int]) -> list[Repair]:
     for some in changes.values():
         seen: set[tuple[int, ...]] = set()
         for change in some:
-            if tuple(change.ids) in seen or len(change.ids) > int(asked.model.cfg.n_ctx):
+            if tuple(change.ids) in seen or len(change.ids) > room:
                 continue
             seen.add(tuple(change.ids))
             found.append(_run(asked, change))
@@ -124,28 +122,20 @@ def _ends(text: str) -> bool:
 
 def _free(asked: Asked, decision: bool = False) -> list[int]:
     """Positions of the prompt's own text: no special token, no template; with `decision`, the last position, too."""
-    template = {
-        at
-        for one in (asked.batch.segments[0] if asked.batch.segments else ())
-        if one.role == "template"
-        for at in range(one.start, one.stop)
-    }
-    last = [asked.length - 1] * (decision and not bool(asked.batch.special[0, -1]))
-    return [at for at in [*asked.maskable, *last] if at < asked.prompt_length and at not in template]
+    last, kept = asked.length - 1, template_positions(asked.batch)
+    own = decision and last not in kept and not bool(asked.batch.special[0, -1])
+    return [at for at in [*asked.maskable, *[last] * own] if at < asked.prompt_length]
 
 
 def _run(asked: Asked, change: Change) -> Repair:
     """The changed prompt, run as it is; its answer is asked for where the contrast is ahead."""
     batch = tokenize(asked.model, change.ids)
-    last = (resolve(asked.model).unembed_input.point, last_position)
-    with torch.no_grad(), attached(asked.model, [last]):
-        logits = forward(asked.model, batch.ids, None)[0, -1]
-    require_finite(logits)
+    begun = begin(asked.model, batch.ids)
+    logits = begun.logits[0]
     gap, choice = float(logits[asked.target] - logits[asked.contrast]), int(logits.argmax())
     answer: str | None = None
     if asked.checker is not None and gap < 0:
-        ends = end_ids(asked.model)
-        answer = asked.said(greedy(asked.model, batch, asked.max_new_tokens, 2, ends)[0].ids)
+        answer = asked.said(go_on(begun, asked.until)[0].ids)
     accepted = None if asked.checker is None else 0.0 if answer is None else asked.judged(answer)
     reading = Reading(
         gap, token_strings(asked.model, [choice])[0], choice == asked.contrast, answer, accepted

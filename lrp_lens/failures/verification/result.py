@@ -1,7 +1,10 @@
 """What `verify` returns: the checks of one case, its verdict and pattern, its stability and its repairs.  Data only."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -14,7 +17,7 @@ SCHEMA = "lrp_lens.verification/1"
 """What the JSON form is called, its first entry."""
 _READ = {
     CaseVerdict.INPUT: "The failure can be seen in the prompt's tokens.",
-    CaseVerdict.GRAPH: "Tokens do not show the failure; the heads and MLPs that relevance blames do.",
+    CaseVerdict.GRAPH: "Tokens do not show the failure; heads, MLPs or attention edges that relevance blames do.",
     CaseVerdict.NONE: "No intervention on what relevance blames turns the preference more than random ones do.",
 }
 
@@ -77,6 +80,8 @@ class Verification:
     """Tokens that support the contrast, amplified."""
     silence: Check | None
     """Heads and MLPs that support the target, silenced at their places; None where it was not run."""
+    cut: Check | None = None
+    """Attention edges that support the target, cut; None where it was not run."""
     variants: tuple[Variant, ...] = ()
     repairs: tuple[Repair, ...] = ()
     """Every change of the text that was run, right or not."""
@@ -87,12 +92,17 @@ class Verification:
     @property
     def checks(self) -> tuple[Check, ...]:
         """The checks that were run."""
-        return tuple(one for one in (self.hide, self.amplify, self.silence) if one is not None)
+        return tuple(one for one in (self.hide, self.amplify, *self.inside) if one is not None)
+
+    @property
+    def inside(self) -> tuple[Check | None, Check | None]:
+        """The checks inside the model, None for one that was not run."""
+        return self.silence, self.cut
 
     @property
     def verdict(self) -> CaseVerdict:
         """Where the failure can be seen: input, graph or none."""
-        return self.criterion.verdict(self.hide, self.amplify, self.silence)
+        return self.criterion.verdict(self.hide, self.amplify, *self.inside)
 
     @property
     def pattern(self) -> Pattern:
@@ -103,10 +113,10 @@ class Verification:
     def confidence(self) -> float:
         """That of the check the verdict rests on, the surest of several; 0 for none.
 
-        It is 1 − the chance that random tokens (or places) do the same: see `Criterion.confidence`.
+        It is 1 − the chance that random tokens (or places, or edges) do the same: see `Criterion.confidence`.
         """
-        inside = (self.hide, self.amplify) if self.verdict == CaseVerdict.INPUT else (self.silence,)
-        return max(self.criterion.confidence(one) for one in inside)
+        asked = (self.hide, self.amplify) if self.verdict == CaseVerdict.INPUT else self.inside
+        return max(self.criterion.confidence(one) for one in asked)
 
     @property
     def stable(self) -> bool | None:
@@ -157,6 +167,44 @@ class Verification:
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Verification":
+        """The verification that `to_dict` was called on.
+
+        Args:
+            values: what it returned, or `json.loads` of it.
+
+        Raises:
+            InputError: another schema, or other entries.
+        """
+        from lrp_lens.failures.verification.storage import from_dict  # which needs this class
+
+        return from_dict(values)
+
+    def save(
+        self, path: str | PathLike[str], *, palette: Literal["default", "lrp"] = "default"
+    ) -> tuple[Path, ...]:
+        """Write the report (.html), the numbers (.json), or, where the name has no suffix, both.
+
+        Args:
+            path: e.g. "report.html", "report.json", or "report" for both.
+            palette: of the page: "default" (blue is the target) or "lrp" (red is).
+
+        Returns:
+            The absolute paths of what was written.
+
+        Raises:
+            InputError: another suffix, a path that cannot be written, or an unknown palette.
+        """
+        from lrp_lens.report.saving import save_verification
+
+        return save_verification(self, path, palette=palette)
+
+    def _repr_html_(self) -> str:
+        from lrp_lens.report.glance import verification_glance
+
+        return str(verification_glance(self))
 
     def summary(self) -> str:
         """The verdict in words."""

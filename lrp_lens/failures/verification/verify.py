@@ -3,8 +3,10 @@
 1. One relevance pass under the rules: tokens, and heads and MLPs at each position (`asked`).
 2. Hide the tokens that support the target, the 1, 2, … K most blamed; amplify those that support the contrast; silence
    the heads and MLPs that support the target, at their places (`edits`).  After each, does the contrast get ahead,
-   does it become the first choice, and is the regenerated answer accepted?
-3. Do the same to as many other tokens or places, drawn at random, at the size at which it happened (`plan`).
+   does it become the first choice, and is the regenerated answer accepted?  Cut the attention edges that support the
+   target: single entries of patterns, from the attribution graph under the same rules.
+3. Do the same to as many other tokens or places, or to the same edges of other heads, drawn at random, at the size at
+   which it happened (`plan`).
 4. Say what follows (`criterion`): the verdict, and the pattern of the tokens.
 5. Again under another rule set, and with another replacement: a verdict that changes is marked.
 6. Change the text itself by what was found, and run it (`repairs`).
@@ -24,12 +26,14 @@ from lrp_lens.errors import InputError
 from lrp_lens.failures.decision.checker import Checker
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.pair import choice
-from lrp_lens.failures.verification.asked import Asked, blame
+from lrp_lens.failures.verification.asked import Asked
+from lrp_lens.failures.verification.blame import blame
 from lrp_lens.failures.verification.criterion import Criterion
-from lrp_lens.failures.verification.plan import PLACES, Plan
+from lrp_lens.failures.verification.plan import EDGES, PLACES, Plan
 from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.result import Verification
 from lrp_lens.hosts.forward import require_eval
+from lrp_lens.hosts.generation import require_room
 from lrp_lens.hosts.tokens import token_strings
 from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.questions import require_seed
@@ -52,6 +56,7 @@ def verify(
     factor: float | int = 2.0,
     top_k: int = 5,
     places: Sequence[int] = PLACES,
+    edges: Sequence[int] = EDGES,
     draws: int = DRAWS,
     thorough: bool = True,
     stability: bool = True,
@@ -68,17 +73,20 @@ def verify(
     Args:
         model: a HookedTransformer or TransformerBridge with a tokenizer, in eval mode.
         case: a case with target (what the model says) and contrast (what it should say), or an explanation.
-        rules: a rule set or the name of a preset; what it blames is intervened on.
+        rules: a rule set or the name of a preset; what it blames is intervened on.  Under rules that hold attention
+            patterns constant, an attention edge is blamed for what it copies only, else for where it looked, too.
         checker: a `Checker`, as `find_decision` takes it, or completion → bool or a number from 0 to 1; then every
-            run's answer is regenerated and checked.
+            run's answer is regenerated, from the same pass, and checked.
         criterion: when a check passes; None takes the defaults of `Criterion`.
         replacement: what hidden embeddings become: "mean" (over the vocabulary), "zero", "pad" or "resample" (of the
             prompt's own tokens).  With "mean" silenced outputs become their mean over the prompt's positions, else 0.
         factor: by which the values of amplified tokens are multiplied, above 1.
         top_k: how many tokens are hidden or amplified at most.
         places: how many heads and MLPs are silenced, increasing numbers.
+        edges: how many attention edges are cut, increasing numbers.
         draws: random draws of each control.
-        thorough: False runs a control only where the event happens, and silences only where tokens show nothing.
+        thorough: False runs a control only where the event happens, and silences and cuts only where tokens show
+            nothing.
         stability: whether to run everything again under `other_rules`, and with `other_replacement`.
         other_rules: another rule set.
         other_replacement: another replacement.
@@ -93,7 +101,8 @@ def verify(
 
     Raises:
         InputError: a case that is not decided, one whose contrast is ahead already, nothing that may be hidden,
-            options out of range, or a checker that says something else than a number from 0 to 1.
+            options out of range, a prompt that leaves no room for a regenerated answer, or a checker that says
+            something else than a number from 0 to 1.
         MetricError: target or contrast is no text of the vocabulary.
         RuleError, SiteError: a rule set that cannot be applied to this model, or an edit that the host drops.
 
@@ -106,7 +115,8 @@ def verify(
     """
     start = perf_counter()
     rules, others, criterion = as_rule_set(rules), as_rule_set(other_rules), criterion or Criterion()
-    sizes = _require(factor, top_k, places, draws, max_new_tokens, seed, progress)
+    _require(factor, top_k, draws, max_new_tokens, seed, progress)
+    sizes, edge_sizes = _increasing("places", places), _increasing("edges", edges)
     if criterion.event == "accepted" and checker is None:
         raise InputError("Answers are accepted by a checker; received event='accepted' and no checker.")
     require_eval(model)
@@ -116,8 +126,10 @@ def verify(
             f"A verification edits tokens, special ones and that of the decision excepted; there are none among "
             f"{list(asked.batch.strings[0])}."
         )
+    if checker is not None:
+        require_room(model, asked.batch, max_new_tokens)
     rules.plan(model)
-    plan = Plan(asked, criterion, float(factor), top_k, sizes, draws, seed, progress)
+    plan = Plan(asked, criterion, float(factor), top_k, sizes, edge_sizes, draws, seed, progress)
     blamed = blame(asked, rules)
     target, contrast = (
         choice(blamed.logits, one, lambda token: token_strings(model, [token])[0])
@@ -128,7 +140,7 @@ def verify(
             f"A verification asks what turns the preference for {target.text!r}; {contrast.text!r} is ahead already "
             f"(gap {target.logit - contrast.logit:+.2f}). Swap target and contrast."
         )
-    statement, checks = plan.checks(blamed, replacement, thorough)
+    checks = plan.checks(blamed, replacement, thorough)
     seconds = {"checks": perf_counter() - start}
     found = Verification(
         prompt="".join(asked.batch.strings[0][: asked.prompt_length])
@@ -138,12 +150,14 @@ def verify(
         target=target,
         contrast=contrast,
         rules=rules.name,
-        replacement=statement,
+        replacement=checks.statement,
         factor=float(factor),
         criterion=criterion,
-        hide=checks[0],
-        amplify=checks[1],
-        silence=checks[2],
+        hide=checks.hide,
+        amplify=checks.amplify,
+        silence=checks.silence,
+        cut=checks.cut,
+        notes=checks.notes,
     )
     if stability:
         start = perf_counter()
@@ -162,18 +176,20 @@ def verify(
     return changed(found, seconds=seconds)
 
 
-def _require(
-    factor: Any, top_k: Any, places: Any, draws: Any, max_new_tokens: Any, seed: Any, progress: Any
-) -> list[int]:
-    """Raise InputError for options out of range; the sizes of places as a list."""
+def _require(factor: Any, top_k: Any, draws: Any, max_new_tokens: Any, seed: Any, progress: Any) -> None:
+    """Raise InputError for options out of range."""
     require_seed(seed)
     require_show(progress)
     for name, value in (("top_k", top_k), ("draws", draws), ("max_new_tokens", max_new_tokens)):
         require_whole(value, name, 1)
     if isinstance(factor, bool) or not isinstance(factor, Real) or not 1 < float(factor) < float("inf"):
         raise InputError(f"Amplified values are multiplied by a factor above 1; received {factor!r}.")
-    sizes = list(places) if isinstance(places, Sequence) and not isinstance(places, str) else []
+
+
+def _increasing(name: str, numbers: Any) -> list[int]:
+    """How many units are edited, one number after another; InputError unless they increase from 1 or more."""
+    sizes = list(numbers) if isinstance(numbers, Sequence) and not isinstance(numbers, str) else []
     whole = all(is_whole(one) and one >= 1 for one in sizes)
     if not sizes or not whole or any(later <= one for one, later in pairwise(sizes)):
-        raise InputError(f"places are increasing whole numbers of 1 or more; received {places!r}.")
+        raise InputError(f"{name} are increasing whole numbers of 1 or more; received {numbers!r}.")
     return sizes

@@ -1,0 +1,113 @@
+"""The command: prompts one after another, a file each, then the tables."""
+
+import argparse
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.decisions.rows import Settings, row
+from benchmarks.decisions.tables import every_table
+from benchmarks.evidence.run import DATA
+from benchmarks.evidence.store import Store
+from lrp_lens import load_model
+from lrp_lens.cases import Case
+from lrp_lens.errors import InputError
+from lrp_lens.failures.decision import GSM8K, Checker, IFEval, Number
+
+TASKS = {"IFEval": "ifeval.jsonl", "GSM8K": "gsm8k.jsonl"}
+RESULTS = Path(__file__).parent.parent / "results" / "decisions"
+
+
+def has_harness() -> bool:
+    """Whether lm-evaluation-harness is installed."""
+    return importlib.util.find_spec("lm_eval") is not None
+
+
+def prompts(task: str, data: Path) -> Iterator[tuple[Case, Checker]]:
+    """The prompts of a task, in the data's order, with what checks them.
+
+    Raises:
+        InputError: IFEval without the harness, or no data.
+    """
+    path = data / TASKS[task]
+    if not path.is_file():
+        raise InputError(
+            f"{task} is read from {TASKS[task]} in the folder of --data; there is none in {data.name!r}."
+        )
+    for index, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        found = json.loads(line)
+        asked = found["prompt"] if task == "IFEval" else found["question"]
+        messages = [{"role": "user", "content": asked}]
+        if task == "GSM8K":
+            checker: Checker = (
+                GSM8K(found["answer"])
+                if has_harness()
+                else Number(float(found["answer"].rpartition("####")[2].strip().replace(",", "")))
+            )
+            yield Case(prompt=messages, id=str(index), suite=task), checker
+        elif len(found["instruction_id_list"]) == 1:
+            yield (
+                Case(prompt=messages, id=str(found["key"]), suite=found["instruction_id_list"][0]),
+                IFEval(found),
+            )
+
+
+def measure(model: Any, name: str, task: str, options: argparse.Namespace, store: Store) -> None:
+    """Prompts of a task until there are enough failures."""
+    settings = Settings(max_new_tokens=options.max_new_tokens, budget=options.budget, draws=options.draws)
+    head = asdict(settings) | {"checker": "harness" if has_harness() else "last number"}
+    failures = 0
+    for number, (case, checker) in enumerate(prompts(task, options.data)):
+        if failures >= options.failures or number >= options.limit:
+            return
+
+        def make(case: Case = case, checker: Checker = checker) -> pd.DataFrame:
+            return pd.DataFrame([{"model": name, "task": task} | row(model, case, checker, settings)])
+
+        done = store.rows(("decisions", name, task, case.id), head, make)
+        failures += int(done["failure"].sum())
+        print(f"{task} {case.id}: {failures} failures of {number + 1}", flush=True)
+
+
+def main() -> None:
+    """Measure what is missing, then print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--failures", type=int, default=60, help="of each task")
+    parser.add_argument("--limit", type=int, default=1000, help="prompts of each task at most")
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--budget", type=int, default=3072, help="tokens that a search may run")
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument(
+        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = Store(options.out)
+    if not options.tables:
+        model = load_model(options.model, device="cpu")
+        for task in options.tasks:
+            try:
+                measure(model, options.model, task, options, store)
+            except InputError as missing:  # of the harness, or of the data: the other task needs neither
+                print(f"{task}: {missing}")
+    rows = store.every("decisions")
+    if not len(rows):
+        print("There are no rows yet.")
+        return
+    text = every_table(rows)
+    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
+    print(text)

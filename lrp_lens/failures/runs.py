@@ -1,0 +1,287 @@
+"""The same cases in several triages: across models, sizes, checkpoints or rules.
+
+1. A case is common if every run has a row with its id and the same prompt; only common cases are compared.
+2. Logit gaps, segment shares and verdicts come from the rows; a gap that a run does not know does not count.
+3. The relevance profile of a case is that of the prediction token: the relevance of the residual stream at the last
+   position, from the embedding through every layer, divided by its largest |R| (arXiv 2604.17761, appendix I).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from lrp_lens.attribution_graphs.arrays.clusters import (
+    PrincipalComponents,
+    ProfileClusters,
+    cluster_profiles,
+    principal_components,
+)
+from lrp_lens.characters import shown
+from lrp_lens.errors import InputError
+from lrp_lens.failures.triage.load import load_triage
+from lrp_lens.failures.triage.row import TriageRow
+from lrp_lens.files import AnyPath
+from lrp_lens.views import View
+from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
+from lrp_lens.views.table import table_of
+
+Figure = Literal["gaps", "segments", "profiles", "verdicts"]
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunComparison:
+    """What several runs found of the same cases."""
+
+    runs: tuple[str, ...]
+    """Their names, in the order given."""
+    cases: pd.DataFrame
+    """One row per case and run: case, run, outcome (the verdict, or the fate of a case that was not explained),
+    pattern, gap (logits), target, contrast."""
+    segments: pd.DataFrame
+    """One row per case, run and segment: case, run, segment, share (of Σ|R| without special tokens)."""
+    profiles: Mapping[str, View]
+    """Run → the profiles of its explained cases, dims (batch, layer), the largest |R| of each being 1; batch is the
+    case.  A run that explained none has no entry."""
+    notes: tuple[str, ...] = ()
+    """Which rows were not compared."""
+
+    @property
+    def n_cases(self) -> int:
+        """How many cases are common."""
+        return len(self.cases) // len(self.runs)
+
+    def gaps(self, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+        """Mean logit gap of each run, and how far it differs from the first one's, case by case.
+
+        Returns:
+            Columns run, mean, low, high, n (95 % bootstrap); difference, difference_low, difference_high (paired, BCa)
+            and p (sign flips, Holm), NaN for the first run.
+        """
+        wide = self.cases.pivot(index="case", columns="run", values="gap")[list(self.runs)]
+        found = paired_differences(wide, self.runs[0], resamples=resamples, seed=seed).set_index("method")
+        rows = []
+        for run in self.runs:
+            own = mean_interval(wide[run].to_numpy(dtype=np.float64), resamples=resamples, seed=seed)
+            other = found.loc[run, ["mean", "low", "high", "p_holm"]] if run in found.index else [_NAN] * 4
+            rows.append((run, *own, *other))
+        names = ["run", "mean", "low", "high", "n", "difference", "difference_low", "difference_high", "p"]
+        return table_of({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+    def segment_shares(self, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+        """Mean share of each segment in each run: run, segment, mean, low, high, n (95 % bootstrap)."""
+        rows = [
+            (
+                run,
+                segment,
+                *mean_interval(some["share"].to_numpy(dtype=np.float64), resamples=resamples, seed=seed),
+            )
+            for (run, segment), some in self.segments.groupby(["run", "segment"], sort=False)
+        ]
+        names = ["run", "segment", "mean", "low", "high", "n"]
+        return table_of({name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+    def transitions(self, first: str | None = None, second: str | None = None) -> pd.DataFrame:
+        """How many cases have which outcome in one run (rows) and in another (columns).
+
+        Args:
+            first: a run; None takes the first.
+            second: another; None takes the last.
+
+        Raises:
+            InputError: no such run.
+        """
+        first, second = first or self.runs[0], second or self.runs[-1]
+        for one in (first, second):
+            if one not in self.runs:
+                raise InputError(f"The runs here are {', '.join(self.runs)}; received {one!r}.")
+        by_run = {
+            run: self.cases[self.cases["run"] == run].set_index("case")["outcome"] for run in (first, second)
+        }
+        return pd.crosstab(
+            by_run[first],
+            by_run[second],
+            rownames=[first],
+            colnames=[second if second != first else f"{second} "],
+        )
+
+    def all_profiles(self) -> View:
+        """The profiles of all runs in one matrix, dims (batch, layer); batch is "run: case".
+
+        Raises:
+            InputError: no profile, or runs of models with different layers; those are compared one by one.
+        """
+        layers = {view.axis_labels("layer") for view in self.profiles.values()}
+        if len(layers) != 1:
+            depths = {run: view.shape[1] for run, view in self.profiles.items()}
+            raise InputError(
+                f"Profiles stand in one matrix where runs have the same layers; received {depths or 'no profiles'} "
+                "(layers of each run). Compare `profiles[run]` one by one."
+            )
+        names = tuple(
+            f"{run}: {case}" for run, view in self.profiles.items() for case in view.axis_labels("batch")
+        )
+        values = np.concatenate([view.values for view in self.profiles.values()])
+        units = "fraction of max |R|"
+        return View(
+            values, ("batch", "layer"), {"batch": names, "layer": layers.pop()}, "relevance profiles", units
+        )
+
+    def clusters(self, clusters: int = 3, *, seed: int = 0) -> ProfileClusters:
+        """k-means of all profiles; see `cluster_profiles`."""
+        return cluster_profiles(self.all_profiles(), clusters, seed=seed)
+
+    def principal_components(self, components: int = 2) -> PrincipalComponents:
+        """PCA of all profiles; see `principal_components`."""
+        return principal_components(self.all_profiles(), components)
+
+    def plot(self, what: Figure = "verdicts") -> Any:
+        """A figure: "verdicts" (first run against last), "gaps", "segments" or "profiles" (mean of each run).
+
+        Raises:
+            InputError: another word, or nothing to draw.
+        """
+        from lrp_lens.report.runs import figure_of
+
+        return figure_of(self, what)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write tables and figures as one HTML file, and return its absolute path.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        from lrp_lens.report.runs import write_comparison
+
+        return write_comparison(self, path)
+
+    def __repr__(self) -> str:
+        lines = [f"RunComparison of {self.n_cases} cases in {len(self.runs)} runs"]
+        for run, some in self.cases.groupby("run", sort=False):
+            counts = ", ".join(f"{name} {count}" for name, count in some["outcome"].value_counts().items())
+            lines.append(f"  {run}: mean gap {some['gap'].mean():+.2f}; {counts}")
+        return shown("\n".join([*lines, *(f"  note: {one}" for one in self.notes)]))
+
+
+def compare_runs(*folders: AnyPath, names: Sequence[str] | None = None) -> RunComparison:
+    """Compare what triages of the same cases found.
+
+    Args:
+        folders: two or more folders that triage wrote.
+        names: what to call them; None takes the folders' last names, or their paths where those are the same.
+
+    Returns:
+        The comparison of their common cases; `print` it.
+
+    Raises:
+        InputError: fewer than two folders, no rows in one, names that do not fit, or no common case.
+
+    Example:
+        comparison = compare_runs("runs/smollm2-135m", "runs/smollm2-360m")
+        comparison.transitions()
+    """
+    if len(folders) < 2:
+        raise InputError(
+            f"Runs are compared with each other; received {len(folders)}. Pass two folders or more."
+        )
+    called = _names(folders, names)
+    found = [_rows(folder) for folder in folders]
+    common = [
+        case
+        for case in found[0]
+        if all(case in one and one[case].prompt == found[0][case].prompt for one in found)
+    ]
+    if not common:
+        raise InputError(
+            f"Runs are compared by their common cases, the same id and the same prompt; {', '.join(called)} have "
+            f"{', '.join(str(len(one)) for one in found)} cases and none in common. Triage the same log with each."
+        )
+    held = [(run, case, own[case]) for run, own in zip(called, found, strict=True) for case in common]
+    columns = ("outcome", "pattern", "gap", "target", "contrast")
+    cases = {"case": [case for _, case, _ in held], "run": [run for run, _, _ in held]}
+    shares = [(case, run, segment, share) for run, case, one in held for segment, share in one.shares.items()]
+    missing = {run: len(own) - len(common) for run, own in zip(called, found, strict=True)}
+    return RunComparison(
+        called,
+        table_of(cases | {name: [getattr(one, name) for _, _, one in held] for name in columns}),
+        table_of(
+            {name: [row[i] for row in shares] for i, name in enumerate(("case", "run", "segment", "share"))}
+        ),
+        _profiles(held),
+        tuple(f"{run}: {count} of its cases are not in every run" for run, count in missing.items() if count),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is kept of a row."""
+
+    prompt: str
+    outcome: str
+    pattern: str
+    gap: float
+    target: str
+    contrast: str
+    shares: dict[str, float]
+    layers: tuple[str, ...]
+    profile: tuple[float, ...]
+
+
+def _rows(folder: AnyPath) -> dict[str, _Held]:
+    """Case → what is compared of it; rows that are no case are left out."""
+    return {row.id: _held(row) for row in load_triage(folder).rows() if row.case}
+
+
+def _held(row: TriageRow) -> _Held:
+    gap = row.metric_value if row.metric_value is not None else row.gap
+    layers, profile = _profile(json.loads(row.explanation)) if row.explanation else ((), ())
+    return _Held(
+        prompt=json.dumps(json.loads(row.case)["prompt"]),
+        outcome=row.verdict or row.fate,
+        pattern=row.pattern,
+        gap=_NAN if gap is None else gap,
+        target=row.target,
+        contrast=row.contrast,
+        shares=json.loads(row.segment_shares) if row.segment_shares else {},
+        layers=layers,
+        profile=profile,
+    )
+
+
+def _profile(explained: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The last position's relevance at every layer, the largest |R| being 1; empty where all of it is 0."""
+    stream = explained["views"]["layers"]
+    values = np.array(stream["values"], dtype=np.float64).reshape(stream["shape"])[:, -1]
+    top = float(np.abs(values).max(initial=0.0))
+    return (tuple(stream["labels"]["layer"]), tuple((values / top).tolist())) if top > 0 else ((), ())
+
+
+def _profiles(held: Sequence[tuple[str, str, _Held]]) -> dict[str, View]:
+    profiles = {}
+    for run in dict.fromkeys(run for run, _, _ in held):
+        some = [(case, one) for own, case, one in held if own == run and one.profile]
+        if some:
+            labels = {"batch": tuple(case for case, _ in some), "layer": some[0][1].layers}
+            values = np.array([one.profile for _, one in some])
+            profiles[run] = View(
+                values, ("batch", "layer"), labels, f"profiles of {run}", "fraction of max |R|"
+            )
+    return profiles
+
+
+def _names(folders: Sequence[AnyPath], names: Sequence[str] | None) -> tuple[str, ...]:
+    paths = [fspath(one) for one in folders]
+    last = [Path(one).resolve().name for one in paths]
+    called = tuple(names) if names is not None else tuple(last if len(set(last)) == len(last) else paths)
+    if len(called) != len(folders) or len(set(called)) < len(called):
+        raise InputError(
+            f"Runs have a name each, no two the same; received {list(called)} for {len(folders)} folders. Pass "
+            "names=…, or every folder once."
+        )
+    return called

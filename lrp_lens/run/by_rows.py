@@ -1,0 +1,135 @@
+"""Which layers' attention a pass takes in blocks of rows (`lrp_lens.hosts.by_rows`), and why others are in full.
+
+1. A prompt so short that all its scores fit into one block is not cut.
+2. A layer is in full where scores or pattern are asked for, where a hook of the user's stands at them, or where a rule
+   does not say what it does row by row; all are where the host's operations cannot be taken so.
+3. Otherwise the hooks of its rules at scores, pattern and z act on each block instead of the whole.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lrp_lens.hosts.by_rows import attention_by_rows, refusal
+from lrp_lens.hosts.sites import AttentionSite, Port, Sites
+from lrp_lens.ops.by_rows import Functions
+from lrp_lens.rules import Hook, RuleSet
+from lrp_lens.rules.planning import mixes_rows, of_rows
+
+SCORES_OF_A_BLOCK = 2**20
+"""About a dozen tensors of so many numbers are there at one time."""
+
+
+def rows_of_a_block(sites: Sites, batch: int, length: int) -> int | None:
+    """Rows of a block; None where one block would hold all of them.
+
+    Args:
+        sites: of the model.
+        batch: rows of tokens.
+        length: tokens of each.
+    """
+    size = max(1, SCORES_OF_A_BLOCK // (batch * sites.n_heads * length))
+    return size if size < length else None
+
+
+@dataclass(frozen=True, eq=False)
+class RowBlocks:
+    """The attention layers of one pass."""
+
+    model: Any
+    size: int = 0
+    layers: Mapping[AttentionSite, Functions] = field(default_factory=dict)
+    """In blocks of rows, with what their rules do there."""
+    in_full: Mapping[int, str] = field(default_factory=dict)
+    """Layer → why its attention is in full, though the prompt is long."""
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        sites: Sites,
+        rules: RuleSet,
+        plan: Collection[Hook],
+        names: Collection[str],
+        size: int | None,
+    ) -> "RowBlocks":
+        """The layers of a pass.
+
+        Args:
+            model: the host.
+            sites: its sites.
+            rules: the rule set.
+            plan: its hooks.
+            names: what is recorded.
+            size: rows of a block; None for attention in full.
+        """
+        if size is None:
+            return cls(model)
+        layers: dict[AttentionSite, Functions] = {}
+        in_full: dict[int, str] = {}
+        recorded = {port for name in names if (port := sites.record_of[name].port) is not None}
+        for site in sites.of(AttentionSite):
+            reason = (
+                _asked_for(site, recorded) or mixes_rows(site, rules.rules_at(site)) or refusal(model, sites)
+            )
+            if reason:
+                in_full[site.layer or 0] = reason
+            else:
+                layers[site] = _functions(site, plan)
+        return cls(model, size, layers, in_full)
+
+    def acts_on_rows(self, hook: Hook) -> bool:
+        """Whether a hook of the rules acts on blocks of rows, so that it is not attached to its hook point."""
+        return any(of_rows(site, hook) for site in self.layers)
+
+    @contextmanager
+    def entered(self, layers: Collection[int], length: int | None = None) -> Iterator[None]:
+        """Take the attention of these layers so while the host runs them; of all, in a forward pass of a length."""
+        chosen = {site: functions for site, functions in self.layers.items() if site.layer in layers}
+        if not chosen:
+            yield
+            return
+        with attention_by_rows(self.model, chosen, self.size, None if self.in_full else length):
+            yield
+
+    def __str__(self) -> str:
+        """What is in full, for the text of a result; "" for nothing."""
+        reasons: dict[str, list[int]] = {}
+        for layer, reason in self.in_full.items():
+            reasons.setdefault(reason, []).append(layer)
+        return "; ".join(
+            f"attention of {_layers(layers, len(self.in_full) + len(self.layers))} in full: {reason}"
+            for reason, layers in reasons.items()
+        )
+
+
+def _layers(layers: list[int], of: int) -> str:
+    return "every layer" if len(layers) == of else ", ".join(f"L{layer}" for layer in layers)
+
+
+def _asked_for(site: AttentionSite, recorded: Collection[Port]) -> str:
+    """Which hook point needs all scores at once."""
+    for port in (site.scores, site.pattern):
+        if port is not None and port in recorded:
+            return f"{port.name} is asked for"
+        if port is not None and port.point._forward_hooks:
+            return f"a hook stands at {port.name}"
+    return ""
+
+
+def _functions(site: AttentionSite, plan: Collection[Hook]) -> Functions:
+    """What rules do on blocks of rows, by part, in the order of the plan."""
+    found: dict[str, list[Any]] = {}
+    for hook in plan:
+        part = of_rows(site, hook)
+        if part:
+            found.setdefault(part, []).append(partial(_called, hook))
+    return found
+
+
+def _called(hook: Hook, tensor: Tensor) -> Tensor | None:
+    return hook.function(tensor, hook=hook.port.point)

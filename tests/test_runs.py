@@ -1,0 +1,169 @@
+"""compare_runs: the same cases in several triages, against counts and means taken by hand."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lrp_lens.cli import app
+from lrp_lens.errors import InputError
+from lrp_lens.failures import compare_runs
+from lrp_lens.failures.runs import RunComparison
+from lrp_lens.failures.triage.row import TriageRow, written
+from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
+from tests.triage_rows import write_folder
+
+EVIL = "<img src=x onerror=window.broken=1>\u202e"
+NOTHING = {"explanation": "", "segment_shares": ""}
+
+
+def row(number: int, verdict: str, gap: float, profile: list[float], **changes: object) -> TriageRow:
+    """A row of two segments, whose last token has this profile."""
+    stream = np.stack([np.full(len(profile), 9.0), np.array(profile)], axis=1)
+    layers = {"values": stream.ravel().tolist(), "shape": list(stream.shape)}
+    layers["labels"] = {"layer": ["embed", *[f"L{i}" for i in range(len(profile) - 1)]]}
+    made = TriageRow(
+        id=f"case {number}",
+        number=number,
+        fate="explained",
+        verdict=verdict,
+        pattern="neither",
+        metric_value=gap,
+        segment_shares=written({"question": gap / 10, "rest": 1 - gap / 10}),
+        case=written({"prompt": f"prompt {number}"}),
+        explanation=written({"views": {"layers": layers}}),
+    )
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    small = [
+        row(0, "input", 1.0, [0, 1, 2]),
+        row(1, "graph", 2.0, [1, 0, -4]),
+        row(2, "none", 3.0, [2, 2, 1]),
+    ]
+    large = [
+        row(0, "input", 2.0, [0, 2, 2]),
+        row(1, "input", 4.0, [1, 1, 1]),
+        replace(row(2, "", 0.5, [1]), fate="excluded", reason="gap", metric_value=None, gap=0.5, **NOTHING),
+        row(3, "input", 9.0, [1, 1, 1]),
+        TriageRow(id="log:7", number=4, fate="bad row", reason="no prompt"),
+    ]
+    for name, rows in (("small", small), ("large", large)):
+        write_folder(tmp_path / name, rows)
+    return tmp_path / "small", tmp_path / "large"
+
+
+@pytest.fixture
+def found(folders: tuple[Path, Path]) -> RunComparison:
+    return compare_runs(*folders)
+
+
+def test_only_common_cases_are_compared(found: RunComparison) -> None:
+    assert found.runs == ("small", "large") and found.n_cases == 3
+    assert found.notes == ("large: 1 of its cases are not in every run",)
+    assert list(found.cases["outcome"]) == ["input", "graph", "none", "input", "input", "excluded"]
+    said = repr(found)
+    assert "3 cases in 2 runs" in said and "small: mean gap +2.00; input 1, graph 1, none 1" in said
+
+
+def test_gaps_are_means_and_paired_differences(found: RunComparison) -> None:
+    table = found.gaps()
+    assert table["mean"].tolist() == pytest.approx([2.0, 6.5 / 3]) and table["n"].tolist() == [3, 3]
+    assert math.isnan(table["difference"][0]) and table["difference"][1] == pytest.approx((1 + 2 - 2.5) / 3)
+    assert table["difference_low"][1] < table["difference"][1] < table["difference_high"][1]
+
+
+def test_segment_shares(found: RunComparison) -> None:
+    table = found.segment_shares().set_index(["run", "segment"])
+    assert table.loc[("small", "question"), "mean"] == pytest.approx(0.2)
+    assert (
+        table.loc[("large", "rest"), "mean"] == pytest.approx(0.7) and table.loc[("large", "rest"), "n"] == 2
+    )
+
+
+def test_transitions(found: RunComparison) -> None:
+    table = found.transitions()
+    assert table.loc["graph", "input"] == table.loc["none", "excluded"] == table.loc["input", "input"] == 1
+    assert table.to_numpy().sum() == 3 and (table.index.name, table.columns.name) == ("small", "large")
+    back = found.transitions("large", "small")
+    assert back.loc["input", "graph"] == 1
+    same = found.transitions("small", "small")
+    assert np.array_equal(same.to_numpy(), np.eye(3))
+    with pytest.raises(InputError, match="The runs here are small, large; received 'medium'"):
+        found.transitions("medium")
+
+
+def test_profiles_clusters_and_directions(found: RunComparison) -> None:
+    assert found.profiles["small"].values.tolist() == [[0, 0.5, 1], [0.25, 0, -1], [1, 1, 0.5]]
+    together = found.all_profiles()
+    assert together.axis_labels("batch")[3:] == ("large: case 0", "large: case 1") and together.shape == (
+        5,
+        3,
+    )
+    clusters = found.clusters(2)
+    assert clusters.sizes.tolist() == [4, 1]  # the one whose last layer is negative stands alone
+    assert clusters.table.set_index("example")["cluster"]["small: case 1"] == 1
+    scores = found.principal_components(2)
+    assert scores.explained_variance[0] > scores.explained_variance[1] > 0
+
+
+def test_models_of_different_depth_have_profiles_of_their_own(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    write_folder(tmp_path / "deep", [row(0, "input", 1.0, [1, 1, 1, 2])])
+    found = compare_runs(folders[0], tmp_path / "deep", names=("3 layers", "4 layers"))
+    assert found.n_cases == 1 and found.plot("profiles").data[1].x.tolist() == pytest.approx(
+        [0, 1 / 3, 2 / 3, 1]
+    )
+    with pytest.raises(InputError, match=r"received \{'3 layers': 3, '4 layers': 4\}"):
+        found.clusters(1)
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    other = tmp_path / "other"
+    write_folder(other, [row(0, "input", 1.0, [1, 1], case=json.dumps({"prompt": "another"}))])
+    for given, options, words in (
+        ((folders[0],), {}, "received 1"),
+        ((folders[0], other), {}, "small, other have 3, 1 cases and none in common"),
+        ((folders[0], folders[0]), {}, "no two the same"),
+        (folders, {"names": ("a",)}, "for 2 folders"),
+        ((folders[0], tmp_path / "none"), {}, "there is none at"),
+    ):
+        with pytest.raises(InputError, match=words):
+            compare_runs(*given, **options)
+
+
+def test_figures_hold_the_tables_numbers(found: RunComparison, unchecked: None) -> None:
+    assert [bar.y[0] for bar in found.plot("gaps").data] == found.gaps()["mean"].tolist()
+    assert found.plot("segments").data[1].x == ("question", "rest")
+    assert found.plot().data[0].z.sum() == 3
+    with pytest.raises(InputError, match="received 'colours'"):
+        found.plot("colours")  # type: ignore[arg-type]
+
+
+def test_the_command_and_the_page(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    rows = [
+        row(i, "input", 1.0 + i, [1, 2, i], pattern=EVIL, segment_shares=written({EVIL: 1.0}))
+        for i in range(3)
+    ]
+    write_folder(evil, rows)
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["compare-runs", *map(str, folders), str(evil), "--out", str(page)])
+    assert done.exit_code == 0 and "3 cases in 3 runs" in done.stdout and "Segments" in done.stdout
+    assert "\u202e" not in done.stdout and "\u202e" not in page.read_text(encoding="utf-8")
+    one = CliRunner().invoke(app, ["compare-runs", str(folders[0])])
+    assert one.exit_code == 2 and "Pass two folders or more" in one.stderr
+    with browser() as running:
+        for size in (DESKTOP, PHONE):
+            with opened(running, page, size) as (tab, errors):
+                assert (
+                    tab.locator(".figure .main-svg").count() >= 4 and sticks_out(tab) == [] and errors == []
+                )
+                assert tab.evaluate("window.broken === undefined")
