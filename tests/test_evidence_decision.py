@@ -277,6 +277,9 @@ def test_the_tables_of_a_folder_begin_with_the_decision(
     found = parts()
     zeros = dict.fromkeys(("comprehensiveness", "loo_correlation", "evidence_top1"), 0.0)
     found["tokens"] = found["tokens"].assign(correct=True, **zeros)
+    found["components"] = found["components"].assign(
+        **dict.fromkeys(("spearman", "sign_agreement", "scale"), 0.0)
+    )
     for part in ("tokens", "components", "heads"):
         store.rows((part, "all"), {"count": 5, "seed": 0}, partial(found.get, part))
     models: list[str] = []

@@ -50,6 +50,12 @@ CIRCUITS = pd.DataFrame(
 SUMMARY = pd.DataFrame(
     {"method": ["a", "b"], "measure": "delta_a", "mean": ROW, "low": ROW - 1, "high": ROW + 1}
 )
+RUN_MEANS = pd.DataFrame({"run": ["a", "b"], "mean": ROW, "low": ROW - 1, "high": ROW + 1})
+TRANSITIONS = pd.DataFrame(
+    [[1, 2], [0, 3]],
+    index=pd.Index(["input", "none"], name="a"),
+    columns=pd.Index(["input", "none"], name="b"),
+)
 
 DRAWN: dict[str, Callable[[], go.Figure]] = {
     "plot_circuit_curve": lambda: plots.plot_circuit_curve(CIRCUITS),
@@ -68,8 +74,11 @@ DRAWN: dict[str, Callable[[], go.Figure]] = {
     "plot_ledger": lambda: plots.plot_ledger(LEDGER),
     "plot_masking": lambda: plots.plot_masking(MASKING),
     "plot_profile_steps": lambda: plots.plot_profile_steps(view("layer")),
+    "plot_run_means": lambda: plots.plot_run_means(RUN_MEANS, units="logits"),
+    "plot_run_profiles": lambda: plots.plot_run_profiles({"a": view("batch", "layer")}),
     "plot_segments": lambda: plots.plot_segments(view("segment")),
     "plot_sources": lambda: plots.plot_sources(view("layer", "head", "position")),
+    "plot_transitions": lambda: plots.plot_transitions(TRANSITIONS),
     "plot_view": lambda: plots.plot_view(view("layer", "head")),
 }
 
