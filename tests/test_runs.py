@@ -141,7 +141,7 @@ def test_runs_that_cannot_be_compared(tmp_path: Path, folders: tuple[Path, Path]
 
 def test_figures_hold_the_tables_numbers(found: RunComparison, unchecked: None) -> None:
     assert [bar.y[0] for bar in found.plot("gaps").data] == found.gaps()["mean"].tolist()
-    assert found.plot("segments").data[1].x == ("question", "rest")
+    assert found.plot("segments").data[1].text == ("question", "rest")
     assert found.plot().data[0].z.sum() == 3
     with pytest.raises(InputError, match="received 'colours'"):
         found.plot("colours")  # type: ignore[arg-type]

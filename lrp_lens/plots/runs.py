@@ -1,5 +1,8 @@
 """Several runs of the same cases side by side: gaps, segment shares, profiles through the layers, verdicts."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,12 +31,13 @@ def plot_run_means(table: pd.DataFrame, *, units: str) -> go.Figure:
             "plot_run_means draws one mean or more; received an empty table. These runs name no segments."
         )
     grouped = "segment" in table.columns
+    names = [*dict.fromkeys(table["segment" if grouped else "run"])]
     figure = Figure()
     for index, run in enumerate(dict.fromkeys(table["run"])):
         own = table[table["run"] == run]
         mean, low, high = (own[name].to_numpy(dtype=np.float64) for name in ("mean", "low", "high"))
         figure.add_bar(
-            x=[plotly_text(str(one)) for one in (own["segment"] if grouped else own["run"])],
+            x=[names.index(one) for one in own["segment" if grouped else "run"]],
             y=mean,
             name=plotly_text(str(run)),
             marker={"color": CATEGORIES[index % len(CATEGORIES)]},
@@ -43,8 +47,11 @@ def plot_run_means(table: pd.DataFrame, *, units: str) -> go.Figure:
                 "arrayminus": np.nan_to_num(mean - low),
                 "thickness": 1.2,
             },
-            hovertemplate=f"{plotly_text(str(run))}, %{{x}}: %{{y:.3g}}<extra></extra>",
+            text=[plotly_text(str(one)) for one in own["segment" if grouped else "run"]],
+            textposition="none",
+            hovertemplate=f"{plotly_text(str(run))}, %{{text}}: %{{y:.3g}}<extra></extra>",
         )
+    figure.update_xaxes(**_named(names))
     return _laid_out(figure, units, legend=grouped)
 
 
@@ -94,21 +101,27 @@ def plot_transitions(table: pd.DataFrame) -> go.Figure:
     figure = Figure(
         go.Heatmap(
             z=counts,
-            x=columns,
-            y=rows,
             text=counts,
             texttemplate="%{text}",
+            customdata=[[[row, column] for column in columns] for row in rows],
             zmin=0,
             colorscale=[[0, "#f7f7f7"], [1, CATEGORIES[0]]],
             showscale=False,
-            hovertemplate="%{y} → %{x}: %{z}<extra></extra>",
+            hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z}<extra></extra>",
         )
     )
     figure.update_xaxes(
-        title={"text": plotly_text(str(table.columns.name).strip()), "font": {"size": 11}}, type="category"
+        title={"text": plotly_text(str(table.columns.name).strip()), "font": {"size": 11}},
+        **_named(table.columns),
     )
-    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_yaxes(autorange="reversed", **_named(table.index))
     return _laid_out(figure, plotly_text(str(table.index.name)), legend=False)
+
+
+def _named(names: Iterable[Any]) -> dict[str, Any]:
+    """An axis whose whole numbers have names."""
+    texts = [plotly_text(str(one)) for one in names]
+    return {"tickvals": list(range(len(texts))), "ticktext": texts}
 
 
 def _laid_out(figure: go.Figure, units: str, legend: bool) -> go.Figure:
