@@ -83,7 +83,9 @@ def test_blocks_of_rows_give_the_same(host: str, name: str, rules: str, blocks: 
     refusal(model, resolve(model))  # found out once
     del blocks[:]
     low = low_of(model, tokens, rules)
-    require_equal(full, low, EXACT[torch.float64])
+    # Hugging Face's GPT-J forms q · kᵀ in float32 whatever its dtype, and a product of some rows rounds otherwise
+    in_float32 = (host, name) == ("bridge", "gptj")
+    require_equal(full, low, EXACT[torch.float32 if in_float32 else torch.float64])
     assert low.memory_text == "asked for"
     assert len(blocks) == 2 * zoo.N_LAYERS and all(len(list(one.blocks())) == 3 for one in blocks)
     assert all(one.causal for one in blocks)

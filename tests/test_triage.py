@@ -113,6 +113,8 @@ def test_a_finished_case_is_never_done_again(model: Any, log: Path, rows: dict[s
 
 # ------------------------------------------------------------------------------------ stopped
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest was started in the background
 import sys
 from pathlib import Path
 from lrp_lens.demo import load_demo_model
