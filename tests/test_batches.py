@@ -178,8 +178,10 @@ def of_one(cache: RelevanceCache, index: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("host", "name"), over_the_zoo())
 def test_a_prompt_does_not_know_its_batch(host: str, name: str, side: Any) -> None:
     """Padded on either side, in full and in low memory: as the prompt alone; and the padding holds nothing."""
-    dtype = torch.float64 if side == "right" else torch.float32  # transformers refuses float64 on the left
-    model, tolerance = zoo.shared(host, name, dtype), 1e-12 if side == "right" else 1e-6
+    # transformers refuses float64 on the left, and its GPT-J forms scores in float32 whatever its dtype
+    narrow = host == "bridge" and side == "left"
+    model = zoo.shared(host, name, torch.float32 if narrow else torch.float64)
+    tolerance = 1e-6 if narrow or (host, name) == ("bridge", "gptj") else 1e-12
     metric = LogitDiff([3, 4, 5], [7, 8, 9])
     batches = [
         run_with_relevance(model, PROMPTS, metric, padding_side=side, memory=memory)[1] for memory in WAYS
