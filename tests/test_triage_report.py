@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +41,14 @@ def rows() -> list[TriageRow]:
 @pytest.fixture(scope="module")
 def page(rows: list[TriageRow]) -> str:
     return triage_html(rows, title="samples.jsonl")
+
+
+def wait_until(tab: Any, expression: str, seconds: float = 30) -> None:
+    """Ask again and again: playwright's own waiting is eval, which the page's policy forbids."""
+    end = time.monotonic() + seconds
+    while not tab.evaluate(expression):
+        assert time.monotonic() < end, expression
+        tab.wait_for_timeout(20)
 
 
 def cells(tab: Any, column: int) -> list[str]:
@@ -181,9 +190,7 @@ def test_filtering_searching_and_bars(running: Any, page: str, rows: list[Triage
             assert tab.locator(VISIBLE).count() == fits
             assert tab.inner_text("#count") == f"{fits} of {len(rows)} rows"
             tab.click("button[type=reset]")
-            tab.wait_for_function(
-                "(n) => document.querySelectorAll('.cases > tbody[hidden]').length === 0", arg=0
-            )
+            wait_until(tab, "document.querySelectorAll('.cases > tbody[hidden]').length === 0")
         tab.fill("input[type=search]", "ONERROR broken")
         assert tab.locator(VISIBLE).count() == 1
         tab.fill("input[type=search]", "no such words")
@@ -220,9 +227,9 @@ def test_fold_outs_open_by_key_and_draw(running: Any, page: str, size: tuple[int
         fold.press("Space")
         assert tab.locator(".open .lrp-picture").is_visible() and tab.locator(".open").count() == 1
         tab.locator(f"{VISIBLE} .fold").nth(2).click()
-        tab.wait_for_function("document.querySelectorAll('.open .axis').length > 4")
+        wait_until(tab, "document.querySelectorAll('.open .axis').length > 4")
         tab.locator(".open details.graph > summary").nth(1).click()
-        tab.wait_for_function("document.querySelectorAll('.open .lrp-picture').length === 2")
+        wait_until(tab, "document.querySelectorAll('.open .lrp-picture').length === 2")
         assert errors == []
 
 
@@ -232,7 +239,7 @@ def test_hostile_text_is_shown_and_never_run(running: Any) -> None:
     with opened(running, page, PHONE) as (tab, errors):
         for fold in tab.locator(".fold").all():
             fold.click()
-        tab.wait_for_function("document.querySelectorAll('.open .axis').length > 4")
+        wait_until(tab, "document.querySelectorAll('.open .axis').length > 4")
         tab.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         assert tab.evaluate("window.broken === undefined") and tab.locator("main img").count() == 0
         assert "onerror=window.broken=1>\\u202e" in tab.inner_text(".open >> nth=0")
