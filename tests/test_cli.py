@@ -204,7 +204,7 @@ def test_any_case_of_the_demo(run) -> None:
 
 
 def test_a_language_models_own_mistake(run, smollm2: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrp_lens.cli.explain.load_model", lambda name, **_: {"smollm2": smollm2}[name])
+    monkeypatch.setattr("lrp_lens.cli.loading.load_model", lambda name, **_: {"smollm2": smollm2}[name])
     cases = real_cases("smollm2")
     asked = next(number for number, case in enumerate(cases) if case.completion)
     for arguments, case in ([], cases[0]), (["--case", str(asked)], cases[asked]):
