@@ -43,6 +43,16 @@ def main(
     """Why did this language model prefer the wrong token? Relevance (LRP) on TransformerLens models."""
 
 
+DEVICE = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")]
+DTYPE = Annotated[
+    str | None, typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64.")
+]
+FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
+FORCE = Annotated[
+    bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
+]
+
+
 @app.command()
 def explain(
     source: Annotated[
@@ -121,11 +131,8 @@ def explain(
             min=1, help="Random orders of tokens in the check; else what the prompt's length affords."
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64."),
-    ] = None,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
     out: Annotated[
         str, typer.Option(metavar="FILE.html", help="Where to write the report.")
     ] = DEFAULT_REPORT,
@@ -217,11 +224,8 @@ def triage(
         bool,
         typer.Option("--allow-code-execution", help="Run what the model wrote (humaneval), in a sandbox."),
     ] = False,
-    device: Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64."),
-    ] = None,
+    device: DEVICE = None,
+    dtype: DTYPE = None,
 ) -> None:
     """Explain and verify every failure of benchmark logs. Stopped anywhere, the same command goes on.
 
@@ -250,9 +254,6 @@ def triage(
         run(request)
 
 
-FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
-
-
 @app.command()
 def report(
     folder: FOLDER,
@@ -260,9 +261,7 @@ def report(
         str | None,
         typer.Option(metavar="FILE.html", help="Where to write the report; else report.html in the folder."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
-    ] = False,
+    force: FORCE = False,
 ) -> None:
     """Show what a triage found, as one HTML file: coverage, verdicts, and every case to unfold."""
     with errors_in_one_line(), quiet_libraries():
@@ -279,9 +278,7 @@ def compare_runs(
     out: Annotated[
         str | None, typer.Option(metavar="FILE.html", help="Also write tables and figures to one HTML file.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
-    ] = False,
+    force: FORCE = False,
 ) -> None:
     """Compare what triages of the same cases found: gaps, segments, profiles through the layers, verdicts."""
     with errors_in_one_line(), quiet_libraries():
