@@ -1,1 +1,3 @@
-from tests import type_checks  # noqa: F401  (pyproject.toml names it, and jaxtyping imports the package only)
+from tests import type_checks
+
+type_checks.install()

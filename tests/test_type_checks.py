@@ -1,8 +1,10 @@
 """Tests run under type checks: those of a function made anew at every call are compiled once, and hold every time."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -65,23 +67,85 @@ def test_signatures_that_differ_are_told_apart() -> None:
 @pytest.mark.parametrize("defaults", [(0, False), (1, 1.0), ([1], [2])])
 def test_defaults_are_told_apart(defaults: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type_checks, "_compiled", {})
-    stand_ins: list[Any] = []
-
-    def kept(stand_in: Any) -> Any:
-        stand_ins.append(checked(stand_in))
-        return stand_ins[-1]
-
+    found: list[Any] = []
     for default in defaults:
 
-        @jaxtyped(typechecker=kept)
         def inner(times: Any = default) -> Any:
             return times
 
-        assert inner() is default
-    assert len({id(one) for one in stand_ins}) == 4
+        assert checked(inner)() is default
+        found.append(type_checks._checks(inner))
+    assert found[0] is not found[1]
+
+
+def test_an_axis_has_one_size_within_a_call() -> None:
+    @checked
+    def inner(x: Float[Tensor, " a"], y: Float[Tensor, " a"], end: int) -> Float[Tensor, " a"]:
+        return x[:end]
+
+    for size in (2, 3):
+        assert len(inner(torch.ones(size), torch.ones(size), size)) == size
+    for sizes in ((2, 3, 2), (3, 3, 2)):
+        with pytest.raises(TypeCheckError, match="inner"):
+            inner(torch.ones(sizes[0]), torch.ones(sizes[1]), sizes[2])
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Everything that a class can hold which is called."""
+
+    values: Float[Tensor, " a"]
+    scale: int = 1
+
+    @classmethod
+    @checked
+    def ones(cls, size: int) -> "Held":
+        return cls(torch.ones(size))
+
+    @staticmethod
+    @checked
+    def double(by: int, /, *more: int, times: int = 2, **named: int) -> int:
+        return times * sum((by, *more, *named.values()))
+
+    @property
+    @checked
+    def first(self) -> str:
+        return self.values[0].item()  # type: ignore[return-value]
+
+
+def test_what_a_class_holds_is_checked() -> None:
+    assert Held.double(1, 2, times=3, more=4) == 21
+    calls: list[Callable[[], Any]] = [
+        lambda: Held("text"),  # type: ignore[arg-type]
+        lambda: Held(torch.ones(2), "text"),  # type: ignore[arg-type]
+        lambda: Held.ones("text"),  # type: ignore[arg-type]
+        lambda: Held.double(1, "text"),  # type: ignore[arg-type]
+        lambda: Held.double(1, more="text"),  # type: ignore[arg-type]
+        lambda: Held.ones(2).first,
+    ]
+    for call in calls:
+        with pytest.raises(TypeCheckError):
+            call()
+    assert Held.ones(2).values.shape == (2,)
+
+
+def test_wrong_numbers_of_arguments_stay_errors_of_the_call() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        Held.double()  # type: ignore[call-arg]
+
+
+def test_an_annotation_for_type_checkers_only_is_no_check() -> None:
+    def inner(x: "NotImported", y: int) -> int:  # type: ignore[name-defined]
+        return y
+
+    assert checked(inner)("anything", 1) == 1
+    with pytest.raises(TypeCheckError):
+        checked(inner)("anything", "text")
 
 
 def test_the_functions_of_lrp_lens_are_checked() -> None:
+    assert jaxtyping.jaxtyped is checked
     with pytest.raises(TypeCheckError):
         gates.accumulation_dtype("float32")
     for _ in range(2):
