@@ -28,10 +28,9 @@ def test_boundaries_have_many_names(key: object, index: int) -> None:
 
 
 @pytest.mark.parametrize("key", [3, -2, "L2", "L0  mid", ("resid_mid", 2), ("resid_out", 0), None, True, 1.0])
-def test_unknown_boundaries_are_refused(key: object) -> None:
+def test_unknown_boundaries_are_refused(key: object, unchecked: None) -> None:
     with pytest.raises(
-        (InputError, TypeError),
-        match=r"parameter 'key'|A boundary is 0 .* This graph has embed, L0 mid, L0, L1 mid, L1\.",
+        InputError, match=r"A boundary is 0 .* This graph has embed, L0 mid, L0, L1 mid, L1\."
     ):
         GRAPH.boundary(key)
 
@@ -142,7 +141,7 @@ def test_matrices_come_from_the_pass() -> None:
         GRAPH.matrix(1, 1)
 
 
-def test_refinements_are_remembered() -> None:
+def test_refinements_are_remembered(unchecked: None) -> None:
     graph = NETWORK.graph()
     view = graph.refine(("L0", 5), into="dimensions")
     assert view.values.sum() == pytest.approx(graph.node_relevance[2, 5], rel=1e-12)
@@ -154,9 +153,7 @@ def test_refinements_are_remembered() -> None:
     assert len(graph.refinements) == 3
     assert list(graph.prune(mass=0.5).refinements) == list(graph.refinements)
     assert not GRAPH.refinements
-    with pytest.raises(
-        (InputError, TypeError), match=r"heads, neurons or dimensions; received 'layers'|'into'"
-    ):
+    with pytest.raises(InputError, match=r"heads, neurons or dimensions; received 'layers'"):
         graph.refine(("L0", 5), into="layers")
     with pytest.raises(InputError, match=r"Refining L0@5 needs the pass that made the graph"):
         NETWORK.graph(made_by=None).refine(("L0", 5))
@@ -207,11 +204,9 @@ def test_the_container_compares_by_identity_and_stays_frozen() -> None:
     assert isinstance(GRAPH, AttributionGraph)
 
 
-def test_a_malformed_edge_or_node_is_refused_without_a_type_checker_too() -> None:
+def test_a_malformed_edge_or_node_is_refused(unchecked: None) -> None:
     for bad in ("L3", ("L3",), ("L3", "7"), (1, 2, 3)):
-        with pytest.raises(
-            (InputError, TypeError), match=r"A node is|An edge is|'edge'|'node'|'node_or_edge'"
-        ):
+        with pytest.raises(InputError, match=r"A node is|An edge is"):
             GRAPH.refine(bad)
         with pytest.raises(InputError, match=r"A node is|An edge is"):
             nodes.resolve(GRAPH, bad)

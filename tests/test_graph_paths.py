@@ -156,14 +156,14 @@ def test_the_text_names_moves_between_positions() -> None:
     ("options", "words"),
     [
         ({"k": 0}, "k of 1 or more; received 0"),
-        ({"by": "size"}, "ranked by|'by'"),
+        ({"by": "size"}, "ranked by"),
         ({"source": -1}, "A path leads forward; received the source L1 and the target L1"),
         ({"node_floor": -0.1}, "node_floor is a share"),
         ({"target": ("L1", 99)}, "lies in the 6 tokens"),
     ],
 )
-def test_bad_options(options: dict[str, object], words: str) -> None:
-    with pytest.raises((InputError, TypeError), match=words):
+def test_bad_options(options: dict[str, object], words: str, unchecked: None) -> None:
+    with pytest.raises(InputError, match=words):
         FrozenNetwork().graph().paths(**options)
 
 
