@@ -1,6 +1,5 @@
 """compare, rule suggestions and plots."""
 
-import subprocess
 import sys
 import warnings
 from itertools import pairwise
@@ -22,6 +21,7 @@ from lrp_lens import (
     SequenceLogitDiff,
     SiteError,
     View,
+    load_demo_model,
 )
 from lrp_lens.methods import Method, relevance_method
 from lrp_lens.methods.facets import FACETS
@@ -388,51 +388,41 @@ def test_a_saved_comparison_is_the_same(found, tmp_path):
         Comparison.load(path)
 
 
-WRONG_TYPES = """
-from lrp_lens import InputError, LogitDiff, RuleError, compare, load_demo_model, suggest_rules
-from lrp_lens.patching import integrated_pass
-model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
-text = "then {} and {} went to the park . {} gave the key to"
-clean, corrupted = ([text.format("mary", "john", name)] * 2 for name in ("john", "mary"))
-assert "patched_values" in compare.__globals__
-compare.__globals__["patched_values"] = None  # nothing may be patched
-wrong = [dict(ks=ks) for ks in (True, 1.5, "a", [True], [2.0], [0], None)]
-wrong += [dict(samples=value) for value in (-1, 1.5, True, "a")]
-wrong += [dict(seed=value) for value in (-1, 1.5, True, "a")]
-wrong += [dict(floor=value) for value in ("0.1", True, None)]
-wrong += [dict(engine=value) for value in ("foo", None)]
-wrong += [dict(layers=value) for value in (4, -5, True, 1.0, "a", [], [0, 9])]
-wrong += [dict(positions=value) for value in (15, -16, True, 1.0, "a", [])]
-wrong += [dict(positions=0, sites="attn_head_out_all_pos"), dict(layers=0, engine="transformer_lens")]
-wrong += [dict(batch_tokens=value) for value in (0, True, 1.5, None)]
-wrong += [dict(sites=value) for value in ([], 3, None)] + [dict(methods=value) for value in ([], 3, [None])]
-for options in wrong:
-    try:
-        compare(model, clean, corrupted, metric, **options)
-    except InputError as error:
-        assert "received" in str(error), error
-    else:
-        raise SystemExit(f"{options} was accepted")
-wrong = [dict(statistic=None), dict(calibration="a"), dict(calibration=True), dict(candidates=[None])]
-for options in [*wrong, dict(seed=-1)]:
-    try:
-        suggest_rules(model, clean * 2, corrupted * 2, metric, **options)
-    except (InputError, RuleError) as error:
-        assert "received" in str(error), error
-    else:
-        raise SystemExit(f"{options} was accepted")
-try:
-    suggest_rules(model, clean * 2, corrupted * 2, {"a": metric, "b": metric})
-except InputError as error:
-    assert "received ['a', 'b']" in str(error), error
-print("all refused")
-"""
+def wrong_options():
+    yield from (dict(ks=ks) for ks in (True, 1.5, "a", [True], [2.0], [0], None))
+    yield from (dict(samples=value) for value in (-1, 1.5, True, "a"))
+    yield from (dict(seed=value) for value in (-1, 1.5, True, "a"))
+    yield from (dict(floor=value) for value in ("0.1", True, None))
+    yield from (dict(engine=value) for value in ("foo", None))
+    yield from (dict(layers=value) for value in (4, -5, True, 1.0, "a", [], [0, 9]))
+    yield from (dict(positions=value) for value in (15, -16, True, 1.0, "a", []))
+    yield from (dict(positions=0, sites="attn_head_out_all_pos"), dict(layers=0, engine="transformer_lens"))
+    yield from (dict(batch_tokens=value) for value in (0, True, 1.5, None))
+    yield from (dict(sites=value) for value in ([], 3, None))
+    yield from (dict(methods=value) for value in ([], 3, [None]))
 
 
-def test_options_of_another_type_are_refused_before_anything_runs():
-    """In a process of its own: pytest checks types where users have no such check."""
-    done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "all refused" in done.stdout, done.stderr[-2000:]
+def test_options_of_another_type_are_refused_before_anything_runs(unchecked, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["lrp_lens.patching.compare"], "patched_values", None
+    )  # nothing may be patched
+    model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
+    text = "then {} and {} went to the park . {} gave the key to"
+    clean, corrupted = ([text.format("mary", "john", name)] * 2 for name in ("john", "mary"))
+    for options in wrong_options():
+        with pytest.raises(InputError, match="received"):
+            compare(model, clean, corrupted, metric, **options)
+    for options in (
+        dict(statistic=None),
+        dict(calibration="a"),
+        dict(calibration=True),
+        dict(candidates=[None]),
+        dict(seed=-1),
+    ):
+        with pytest.raises((InputError, RuleError), match="received"):
+            suggest_rules(model, clean * 2, corrupted * 2, metric, **options)
+    with pytest.raises(InputError, match=r"received \['a', 'b'\]"):
+        suggest_rules(model, clean * 2, corrupted * 2, {"a": metric, "b": metric})
 
 
 def test_a_method_that_is_exact_agrees_exactly(model):
