@@ -329,6 +329,20 @@ def test_saving_by_suffix(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.JSON", "c.html", "c.json"]
 
 
-def test_no_token_favours_the_target() -> None:
-    tokens = View(-np.ones(5), ("position",), {"position": TOKENS})
-    assert example(tokens=tokens).claim() == "No token of the prompt pushes towards '<John>'."
+@pytest.mark.parametrize(
+    ("values", "claim"),
+    [
+        (
+            (0, -1, -3, 0, 0),
+            "No token of the prompt pushes towards {0}. Against it pushes most: {2} (position 2, -3.00).",
+        ),
+        (
+            (0, 1, -2, 0, 0),
+            "Towards {0} push most: {1} (position 1, +1.00). Against it pushes harder: {2} (position 2, -2.00).",
+        ),
+        ((0, 2, -2, 0, 0), "Towards {0} push most: {1} (position 1, +2.00)."),
+    ],
+)
+def test_the_word_that_pushes_hardest_is_said_whichever_way(values: tuple[float, ...], claim: str) -> None:
+    tokens = View(np.array(values, dtype=float), ("position",), {"position": TOKENS})
+    assert example(tokens=tokens).claim() == claim.format("'<John>'", *map(repr, TOKENS[1:]))

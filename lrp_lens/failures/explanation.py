@@ -143,16 +143,17 @@ class Explanation:
         return rows.loc[order[:k], ["component", "value"]].reset_index(drop=True)
 
     def claim(self) -> str:
-        """The explanation in one sentence."""
+        """The explanation in words: what pushes most towards the target, and a word that pushes harder against it."""
         rows = self.top_words(len(self.token_strings))
-        favour = rows[rows["value"] > 0].head(3)
-        if not len(favour):
-            return f"No token of the prompt pushes towards {self.target.text!r}."
-        said = [
-            f"{text!r} (position{'s' * ('–' in places)} {places}, {value:+.2f})"
-            for text, places, value in zip(*(favour[name].tolist() for name in favour), strict=True)
-        ]
-        return f"Towards {self.target.text!r} push most: {', '.join(said)}."
+        favour, against = rows[rows["value"] > 0].head(3), rows[rows["value"] < 0].head(1)
+        claim = (
+            f"Towards {self.target.text!r} push most: {_said(favour)}."
+            if len(favour)
+            else f"No token of the prompt pushes towards {self.target.text!r}."
+        )
+        if len(against) and against.index[0] == 0:
+            claim += f" Against it pushes {'harder' if len(favour) else 'most'}: {_said(against)}."
+        return claim
 
     def shares(self) -> str:
         """The relevance of each message, of the template and of the completion in words; "" for a plain prompt."""
@@ -231,3 +232,10 @@ class Explanation:
             f"  {self.masking}",
         ]
         return shown("\n".join(lines))
+
+
+def _said(words: pd.DataFrame) -> str:
+    return ", ".join(
+        f"{text!r} (position{'s' * ('–' in places)} {places}, {value:+.2f})"
+        for text, places, value in zip(*(words[name].tolist() for name in words), strict=True)
+    )
