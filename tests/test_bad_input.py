@@ -296,6 +296,17 @@ def test_the_terminal_gets_text_only(words: list[str]) -> None:
     page.getvalue().encode()
 
 
+@pytest.mark.parametrize(("length", "left_out"), [(1200, 0), (1201, 401)])
+def test_the_terminal_shows_both_ends_of_a_long_prompt(length: int, left_out: int) -> None:
+    prompt = "a" * 400 + "b" * (length - 800) + "c" * 400
+    page = io.StringIO()
+    print_explanation(example(prompt=prompt), terminal(file=page, width=2000))
+    shown_of_it = page.getvalue().partition("Prompt\n")[2].partition("token")[0].split()
+    both_ends = ["a" * 400, "…", str(left_out), "characters", "…", "c" * 400]
+    expected = both_ends if left_out else [prompt]
+    assert shown_of_it[: len(expected)] == expected
+
+
 def test_colours_stay() -> None:
     page = io.StringIO()
     terminal(file=page, force_terminal=True, color_system="truecolor", no_color=False).print(

@@ -14,6 +14,7 @@ from lrp_lens.masking.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
 
 _TOP = 5
+_END_OF_PROMPT = 400  # characters
 _BAR = 12
 _COLOURS = {
     Outcome.SUPPORTED: "green",
@@ -33,7 +34,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     source = " · ".join(filter(None, (explanation.title, explanation.model_name, explanation.rules)))
     console.print(Text(shown(source), style="dim"))
     _title(console, "Prompt")
-    console.print(Padding(Text(shown(explanation.prompt)), (0, 2)))
+    console.print(Padding(_prompt(shown(explanation.prompt)), (0, 2)))
     if explanation.position is not None:
         console.print(Padding(_completion(explanation), (0, 2)))
     console.print(_choices(explanation))
@@ -58,6 +59,15 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     answer = Text.assemble((f"{outcome.value.capitalize()}.", f"bold {_COLOURS[outcome]}"), said)
     console.print(Padding(answer, (1, 2, 0, 2)))
     console.print()
+
+
+def _prompt(text: str) -> Text:
+    """Both ends of a long prompt: the words below hold all of it."""
+    left_out = len(text) - 2 * _END_OF_PROMPT
+    if left_out <= _END_OF_PROMPT:
+        return Text(text)
+    middle = (f"\n… {left_out:,} characters …\n", "dim")
+    return Text.assemble(text[:_END_OF_PROMPT], middle, text[-_END_OF_PROMPT:])
 
 
 def _title(console: Console, title: str) -> None:
