@@ -16,7 +16,15 @@ import pytest
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage import Triage, TriageOptions, TriageRow, load_triage, run, triage, triage_batch
+from lrp_lens.failures.triage import (
+    Triage,
+    TriageOptions,
+    TriageRow,
+    load_triage,
+    triage,
+    triage_batch,
+    workers,
+)
 from lrp_lens.failures.triage import folder as folders
 from lrp_lens.failures.triage.folder import Folder
 
@@ -111,6 +119,41 @@ def test_a_finished_case_is_never_done_again(model: Any, log: Path, rows: dict[s
     assert told(triage(log, no_model, out=out, options=QUICK)) == rows
 
 
+def test_errors_are_done_again_only_when_asked_for(
+    model: Any, log: Path, rows: dict[str, TriageRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the old row is in a shard and the new one behind it, or still a file of its own."""
+    monkeypatch.setattr(folders, "_TOGETHER", 2)
+    out, inner, broken = log.parent / "out", workers.triage_batch, {"case 0", "case 2"}
+
+    def some_fail(model: Any, cases: list[Case], *arguments: Any) -> list[TriageRow]:
+        (row,) = inner(model, cases, *arguments)
+        return [replace(row, fate="error", reason="decision: no room") if row.id in broken else row]
+
+    monkeypatch.setattr(workers, "triage_batch", some_fail)
+    first = triage(log, model, out=out, options=QUICK)
+    failed = {row.id for row in first.rows() if row.fate == "error"}
+    assert failed == broken and len(told(first)) == 7
+    kept = seconds_of(first)
+
+    def no_model() -> None:
+        raise AssertionError("errors are finished, too")
+
+    assert told(triage(log, no_model, out=out, options=QUICK)) == told(first)
+    broken.discard("case 0")
+    second = triage(log, model, out=out, options=QUICK, retry_errors=True)
+    assert told(second) == rows | {"5": told(first)["5"]} and kept.items() <= seconds_of(second).items()
+    assert sum(row.fate == "error" for row in second.rows()) == 1
+    broken.clear()
+    with Folder(out) as folder:
+        assert folder.failed == {"case 2"} and len(folder.finished) == 4
+        (case,) = (case for case in second.cases() if case.id == "case 2")
+        (row,) = inner(model, [case], QUICK)
+        folder.keep(replace(row, number=5, file=str(log), line=6))  # killed before it was put together
+    assert told(load_triage(out)) == rows
+    assert told(triage(log, no_model, out=out, options=QUICK, retry_errors=True)) == rows
+
+
 # ------------------------------------------------------------------------------------ stopped
 SCRIPT = """
 import signal
@@ -120,8 +163,8 @@ from pathlib import Path
 from lrp_lens.demo import load_demo_model
 from lrp_lens.failures.triage import triage
 from tests.test_triage import QUICK
-from lrp_lens.failures.triage import run
-inner, done = run.triage_batch, 0
+from lrp_lens.failures.triage import workers
+inner, done = workers.triage_batch, 0
 def slow(*arguments):
     global done
     if done == 2:
@@ -130,7 +173,7 @@ def slow(*arguments):
         time.sleep(60)
     done += 1
     return inner(*arguments)
-run.triage_batch = slow
+workers.triage_batch = slow
 log, out = map(Path, sys.argv[1:])
 triage(log, load_demo_model(device="cpu"), out=out, options=QUICK)
 """
@@ -148,7 +191,7 @@ def test_stopped_in_the_third_case(
     rows: dict[str, TriageRow],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done, inner, out = 0, run.triage_batch, log.parent / "out"
+    done, inner, out = 0, workers.triage_batch, log.parent / "out"
 
     def stopped(*arguments: Any) -> list[TriageRow]:
         nonlocal done
@@ -158,7 +201,7 @@ def test_stopped_in_the_third_case(
         return inner(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "triage_batch", stopped)
+        patched.setattr(workers, "triage_batch", stopped)
         with pytest.raises(stop):
             triage(log, model, out=out, options=QUICK)
     kept = seconds_of(load_triage(out))

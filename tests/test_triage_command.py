@@ -59,6 +59,7 @@ def test_rows_coverage_verdicts_and_the_next_command(log: Path) -> None:
         (["log.jsonl", "--dtype", "int8"], "--dtype is one of"),
         (["log.jsonl", "--out", "log.jsonl"], "is a file"),
         (["log.jsonl", "--limit", "0"], "--limit"),
+        (["log.jsonl", "--workers", "4"], "workers are None (this process), 'ray' or 'ray:N'"),
         ([], "FILE"),
     ],
 )

@@ -224,6 +224,19 @@ def triage(
         bool,
         typer.Option("--allow-code-execution", help="Run what the model wrote (humaneval), in a sandbox."),
     ] = False,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[:N]",
+            help="Work in N processes, of a Ray cluster or of this machine; each loads the model. Else in this one.",
+        ),
+    ] = None,
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors", help="Do cases again at which something failed; else they are finished."
+        ),
+    ] = False,
     device: DEVICE = None,
     dtype: DTYPE = None,
 ) -> None:
@@ -245,6 +258,8 @@ def triage(
             contrast_model=contrast_model,
             columns=tuple(column or ()),
             allow_code_execution=allow_code_execution,
+            workers=workers,
+            retry_errors=retry_errors,
             device=device,
             dtype=dtype,
         )

@@ -99,6 +99,9 @@ class TriageRequest:
     columns: tuple[str, ...] = ()
     """FIELD=COLUMN each."""
     allow_code_execution: bool = False
+    workers: str | None = None
+    """"ray" or "ray:N"; None is this process."""
+    retry_errors: bool = False
     device: str | None = None
     dtype: str | None = None
     """One of DTYPES; None is float32."""

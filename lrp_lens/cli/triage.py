@@ -44,6 +44,8 @@ def run(request: TriageRequest) -> Triage:
         contrast_model=second,
         limit=request.limit,
         columns=request.column_of,
+        workers=request.workers,
+        retry_errors=request.retry_errors,
     )
     print_triage(found, request.out, terminal())
     return found

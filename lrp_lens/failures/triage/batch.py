@@ -82,9 +82,7 @@ class _CaseWork:
 
     def row(self) -> TriageRow:
         """What became of it."""
-        case = self.case
-        found: dict[str, Any] = {"id": case.id, "number": 0, "suite": case.suite, "content": content_of(case)}
-        found |= {"case": written(case.to_dict()), "fate": "explained"}
+        found = _as_read(self.case) | {"fate": "explained"}
         parts: dict[str, Callable[[], Mapping[str, Any]]] = {
             "decision": self._decide, "explanation": self._explain, "graph": self._draw, "verification": self._verify,
         }  # fmt: skip
@@ -218,6 +216,29 @@ class _CaseWork:
             "random_share": _number(made.hide.random_share("flip")[0]),
             "repair": "" if made.repair is None else str(made.repair),
         }
+
+
+def lost_row(case: Case, processes: int) -> TriageRow:
+    """The row of a case that nobody came back from.
+
+    Args:
+        case: as it was read.
+        processes: how many ended while they worked on it.
+
+    Example:
+        >>> lost_row(Case(prompt="2 + 2 =", id="sum"), 3).reason
+        'worker: 3 processes that worked on it ended before it was done, killed or out of memory'
+    """
+    reason = (
+        f"worker: {processes} processes that worked on it ended before it was done, killed or out of memory"
+    )
+    return TriageRow(**_as_read(case), fate="error", reason=reason)
+
+
+def _as_read(case: Case) -> dict[str, Any]:
+    """What a row says of a case before anything is found."""
+    told = {"id": case.id, "number": 0, "suite": case.suite, "content": content_of(case)}
+    return told | {"case": written(case.to_dict())}
 
 
 @final

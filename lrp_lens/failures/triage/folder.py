@@ -3,7 +3,7 @@
 1. A finished case is a file of its own, `case-<id's hash>.parquet`, which appears when it is complete: a kill loses the
    case in hand only.
 2. Every 64 of them become one shard, `rows-<number>.parquet`, and are removed then; a kill in between leaves both, and
-   the shard counts.
+   the shard counts.  A case that was done again has its later row.
 3. `manifest.json` says what the rows depend on.  Other settings are refused, and the error names what differs.
 4. A lock keeps a second run out.
 """
@@ -51,6 +51,8 @@ class Folder:
         self._known: set[tuple[str, int, str, str]] = set()
         self.finished: dict[str, str] = {}
         """Id of each finished case → its content's hash."""
+        self.failed: set[str] = set()
+        """Ids of those of them at which something failed."""
 
     def __enter__(self) -> "Folder":
         try:
@@ -104,7 +106,7 @@ class Folder:
 
     def keep_other(self, row: TriageRow) -> None:
         """Keep a row that is no case, with the next shard."""
-        if self._key(row) not in self._known:
+        if _key(row) not in self._known:
             self._note(row)
             self._waiting.append(row)
 
@@ -135,13 +137,10 @@ class Folder:
             ) from error
 
     def _note(self, row: TriageRow) -> None:
-        self._known.add(self._key(row))
+        self._known.add(_key(row))
         if row.content:
             self.finished[row.id] = row.content
-
-    @staticmethod
-    def _key(row: TriageRow) -> tuple[str, int, str, str]:
-        return row.file, row.line, row.fate, row.id
+            (self.failed.add if row.fate == "error" else self.failed.discard)(row.id)
 
     def _cases(self) -> list[Path]:
         return sorted(self.path.glob("case-*.parquet"))
@@ -158,18 +157,24 @@ class Folder:
 
 
 def rows_in(path: Path, columns: Sequence[str] = COLUMNS) -> Iterator[TriageRow]:
-    """The rows of a folder, a file at a time; each once, whatever a kill left twice.
+    """The rows of a folder, a file at a time; each once, whatever a kill left twice, and the last of a case.
 
     Raises:
         InputError: a file that cannot be read.
     """
-    seen: set[tuple[str, str, int, str]] = set()
-    for part in [*_shards(path), *sorted(path.glob("case-*.parquet"))]:
-        for row in read_rows(part, ("file", "line", "content", *columns)):
-            key = (row.id, row.file, row.line, row.fate)
-            if key not in seen:
-                seen.add(key)
+    parts = [*_shards(path), *sorted(path.glob("case-*.parquet"))]
+    keys = ("file", "line", "content")
+    last = {_key(row): part for part in parts for row in read_rows(part, keys)}
+    for part in parts:
+        for row in read_rows(part, (*keys, *columns)):
+            if last.get(_key(row)) == part:
+                del last[_key(row)]
                 yield row
+
+
+def _key(row: TriageRow) -> tuple[str, int, str, str]:
+    """What no two rows of a folder share: a case's id, or what a row that is no case says."""
+    return ("", 0, "", row.id) if row.content else (row.file, row.line, row.fate, row.id)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -128,8 +128,7 @@ class TriageRow:
                 f"A row has a reason unless it is explained; row {self.id!r} is {self.fate!r} without one."
             )
         for name in TEXTS:
-            value = getattr(self, name)
-            object.__setattr__(self, name, value.encode("utf-8", "backslashreplace").decode())
+            object.__setattr__(self, name, in_utf8(getattr(self, name)))
 
     def attribution_graph(self) -> AttributionGraph | None:
         """The pruned graph, which needs no model; None where none was made."""
@@ -167,6 +166,16 @@ TEXTS = tuple(name for name, of in _TYPES.items() if of == "string")
 _ALWAYS = ("id", "number", "fate", "reason")
 JSONS = ("case", "decision", "explanation", "verification")
 """The columns that hold what was found as JSON."""
+
+
+def in_utf8(text: str) -> str:
+    r"""A text as plain columns have it, ids among them: lone surrogates, which UTF-8 does not have, as escapes.
+
+    Example:
+        >>> in_utf8("case \ud800")
+        'case \\ud800'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def written(value: Any) -> str:
