@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision import Contains
+from lrp_lens.failures.decision.checker import as_checker
 from lrp_lens.failures.verification import verify
 
 SETTINGS = Settings(max_new_tokens=2, budget=64, draws=4)
@@ -32,26 +34,42 @@ def test_a_failure_a_right_answer_and_an_error_are_a_row_each(model: torch.nn.Mo
     asked = Case(prompt=wrong.prompt, id="a", suite="s")
     found = row(model, asked, Contains(wrong.contrast), SETTINGS)
     assert found["failure"] and found["checked"] and found["way"] == "pivot"
-    assert (found["target"], found["contrast"]) == (wrong.target, wrong.contrast)
     seen = verify(model, wrong, draws=4, stability=False, repairs=False, thorough=False)
     assert (found["verdict"], found["tokens"]) == (seen.verdict.value, len(seen.token_strings))
     assert found["gap"] == pytest.approx(seen.hide.steps[0].reading.gap, abs=1e-4)
-    assert found["flip_1"] == float(seen.hide.at(1).flip) and 0 <= found["random_5"] <= 1  # type: ignore[union-attr]
+    hidden = seen.hide.at(1)
+    assert hidden is not None and found["ATTN_LRP_flip_1"] == float(hidden.flip)
+    assert found["ATTN_LRP_drop_1"] == pytest.approx(found["gap"] - hidden.gap, abs=1e-4)
+    assert 0 <= found["random_flip_5"] <= 1 and found["RELP_FROZEN_PATTERN_share"] == pytest.approx(
+        1, abs=1e-4
+    )
+    assert (found["completion_tokens"], found["cut"], found["score"]) == (2, True, 1)
     assert found["search_seconds"] > 0 < found["verify_seconds"] and found["forwarded"] > 0
     assert flips(model, wrong, SETTINGS) == flips(model, wrong, SETTINGS)
+    other = row(model, asked, Contains("no such word"), SETTINGS)
+    assert (
+        other["failure"] and other["way"] == "runner-up" and not other["checked"] and "verdict" not in other
+    )
     right = row(model, asked, Contains(wrong.target), SETTINGS)
     assert not right["failure"] and "no failure" in right["reason"] and "verdict" not in right
+    unknown = row(model, asked, as_checker(lambda text: 1 / 0), SETTINGS)
+    assert not unknown["failure"] and "not judged: the checker raised ZeroDivision" in unknown["reason"]
     long = row(model, Case(prompt="the " * 600, id="b"), Contains("x"), SETTINGS)
     assert not long["failure"] and "fit" in long["reason"]
 
 
-def test_prompts_are_the_datas_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [json.dumps({"question": f"{n} + 1?", "answer": f"so\n#### {n + 1:,}"}) for n in (1, 1999)]
+def test_prompts_are_in_the_order_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (1, 1999, 5, 7)
+    lines = [json.dumps({"question": f"{n} + 1?", "answer": f"so\n#### {n + 1:,}"}) for n in numbers]
     (tmp_path / "gsm8k.jsonl").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(run, "has_harness", lambda: False)
-    (one, first), (two, second) = run.prompts("GSM8K", tmp_path)
-    assert one.prompt == [{"role": "user", "content": "1 + 1?"}] and (one.id, two.id) == ("0", "1")
-    assert first.score("It is 2.") == 1 and second.score("It is 2,000.") == 1 and second.score("2") == 0
+    found = list(run.prompts("GSM8K", tmp_path))
+    order = np.random.default_rng(0).permutation(4).tolist()
+    assert [case.id for case, _ in found] == [str(at) for at in order] != sorted(case.id for case, _ in found)
+    for case, checker in found:
+        value = numbers[int(case.id)]
+        assert case.prompt == [{"role": "user", "content": f"{value} + 1?"}]
+        assert checker.score(f"It is {value + 1:,}.") == 1 and checker.score("It is 3.") == 0
     with pytest.raises(InputError, match=r"ifeval\.jsonl"):
         next(run.prompts("IFEval", tmp_path))
 
@@ -61,21 +79,25 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
 
     def fake(model: Any, case: Case, checker: Any, settings: Settings) -> dict[str, Any]:
         measured.append(case.id)
-        return {"case": case.id, "failure": case.id != "1"}
+        return {"case": case.id, "failure": case.id != "1", "reason": "# no comment, 'quoted'"}
 
     cases = [(Case(prompt="a", id=str(number)), Contains("x")) for number in range(6)]
     monkeypatch.setattr(run, "row", fake)
-    monkeypatch.setattr(run, "prompts", lambda task, data: iter(cases))
+    monkeypatch.setattr(run, "prompts", lambda task, data, seed: iter(cases))
     options = argparse.Namespace(max_new_tokens=2, budget=8, draws=1, failures=2, limit=9, data=tmp_path)
     store = Store(tmp_path)
-    run.measure(None, "m", "GSM8K", options, store)
+    assert list(run.measure(None, "m", "GSM8K", options, store)) == [1, 1, 2]
     assert measured == ["0", "1", "2"]  # two failures are enough
     options.failures = 3
-    run.measure(None, "m", "GSM8K", options, store)
-    assert measured == ["0", "1", "2", "3"] and len(store.every("decisions")) == 4
+    assert list(run.measure(None, "m", "GSM8K", options, store)) == [1, 1, 2, 3]
+    assert measured == ["0", "1", "2", "3"]
+    rows = store.every("decisions")
+    assert rows["failure"].tolist() == [True, False, True, True] and set(rows["reason"]) == {
+        "# no comment, 'quoted'"
+    }
     options.draws = 2
     with pytest.raises(ValueError, match="was made with"):
-        run.measure(None, "m", "GSM8K", options, store)
+        next(run.measure(None, "m", "GSM8K", options, store))
 
 
 def test_tables_count_what_the_rows_say() -> None:
@@ -84,30 +106,39 @@ def test_tables_count_what_the_rows_say() -> None:
         "failure": True,
         "way": "pivot",
         "checked": True,
+        "carries": True,
+        "score": 1.0,
+        "cut": True,
         "search_seconds": 2.0,
         "forwarded": 30,
     }
+    both = {"ATTN_LRP_flip_1": 1.0, "random_flip_1": 0.25}
     rows = pd.DataFrame(
         [
-            pivot | {"gap": 2.0, "verdict": "input", "flip_1": 1.0, "random_1": 0.25},
-            pivot | {"gap": 0.5, "verdict": "graph", "flip_1": 0.0, "random_1": 0.25},
-            pivot | {"gap": 3.0, "way": "runner-up", "checked": False, "search_seconds": 9.0},
+            pivot | {"gap": 2.0, "verdict": "input"} | both,
+            pivot | {"gap": 0.5, "verdict": "graph", "carries": False} | both | {"ATTN_LRP_flip_1": 0.0},
+            pivot | {"gap": 3.0, "way": "runner-up", "checked": False, "search_seconds": 90.0, "cut": False},
             pivot | {"gap": float("nan"), "way": "none", "checked": False},
             {"task": "T", "failure": False},
+            {"task": "T", "failure": False, "reason": "not judged: the checker raised"},
         ]
     )
-    told = every_table(rows)
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if "| T |" in line
-    ]
-    assert lines[0][:3] == ["T", "5", "4"]
-    assert [one.split(" ")[0] for one in lines[0][3:]] == ["0.25", "0.50", "0.75"]
-    assert lines[1] == ["T", "2.0", "6.9", "9.0", "30"]
-    assert lines[2] == ["T", "1", "1", "0", "2"]
-    assert lines[3][:2] == ["T", "1"] and [one.split(" ")[0] for one in lines[3][2:]] == [
-        "0.50",
-        "0.25",
-        "+0.25",
-    ]
-    assert "of 2" in lines[3][2]
-    assert "| T | 1 | 0 |" in every_table(pd.DataFrame([{"task": "T", "failure": False}]))
+    parts = {one.partition("\n")[0]: one for one in every_table(rows).split("## ")[1:]}
+    cells = {
+        name: [cell.strip() for cell in line.split("|")[1:-1]]
+        for name, text in parts.items() for line in text.splitlines() if "| T |" in line
+    }  # fmt: skip
+    coverage, goals, ways, cost, verdicts, flipped = cells.values()
+    assert coverage[:5] == ["T", "6", "1", "4", "3"]
+    assert [one.split(" ")[0] for one in coverage[5:]] == ["0.25", "0.50"]
+    assert goals == ["T", "slowest search", "≤ 60 s", "90 s", "missed"]
+    assert ways == ["T", "1", "1", "0", "1", "1"]
+    assert cost == ["T", "2.0", "63.6", "90.0", "0.75", "30"]
+    assert verdicts == ["T", "1", "1", "0", "2"]
+    assert flipped[:3] == ["T", "ATTN_LRP", "1"] and "of 2" in flipped[3]
+    assert [one.split(" ")[0] for one in flipped[3:]] == ["0.50", "0.25", "2.00"]
+    goals_of = every_table(rows.assign(task="IFEval", search_seconds=60.0))
+    assert "| IFEval | checked contrast | ≥ 0.50 | 0.50 | reached |" in goals_of
+    assert "| IFEval | checked contrast, gap > 1 | ≥ 0.20 | 0.25 | reached |" in goals_of
+    assert "| IFEval | slowest search | ≤ 60 s | 60 s | reached |" in goals_of
+    assert "| T | 1 | 0 | 0 |" in every_table(pd.DataFrame([{"task": "T", "failure": False}]))

@@ -1,4 +1,4 @@
-"""The command: prompts one after another, a file each, then the tables."""
+"""The command: prompts of each task in turn, a row each, then the tables."""
 
 import argparse
 import importlib.util
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
 
 from benchmarks.decisions.rows import Settings, row
@@ -30,8 +30,8 @@ def has_harness() -> bool:
     return importlib.util.find_spec("lm_eval") is not None
 
 
-def prompts(task: str, data: Path) -> Iterator[tuple[Case, Checker]]:
-    """The prompts of a task, in the data's order, with what checks them.
+def prompts(task: str, data: Path, seed: int = 0) -> Iterator[tuple[Case, Checker]]:
+    """The prompts of a task, in an order that a seed gives, with what checks them.
 
     Raises:
         InputError: IFEval without the harness, or no data.
@@ -41,8 +41,9 @@ def prompts(task: str, data: Path) -> Iterator[tuple[Case, Checker]]:
         raise InputError(
             f"{task} is read from {TASKS[task]} in the folder of --data; there is none in {data.name!r}."
         )
-    for index, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        found = json.loads(line)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for index in np.random.default_rng(seed).permutation(len(lines)).tolist():
+        found = json.loads(lines[index])
         asked = found["prompt"] if task == "IFEval" else found["question"]
         messages = [{"role": "user", "content": asked}]
         if task == "GSM8K":
@@ -59,21 +60,28 @@ def prompts(task: str, data: Path) -> Iterator[tuple[Case, Checker]]:
             )
 
 
-def measure(model: Any, name: str, task: str, options: argparse.Namespace, store: Store) -> None:
-    """Prompts of a task until there are enough failures."""
+def measure(model: Any, name: str, task: str, options: argparse.Namespace, store: Store) -> Iterator[int]:
+    """Prompts of a task until there are enough failures; how many there are after each prompt.
+
+    Raises:
+        InputError: as `prompts`.
+        ValueError: rows that were made with other settings.
+    """
     settings = Settings(max_new_tokens=options.max_new_tokens, budget=options.budget, draws=options.draws)
     head = asdict(settings) | {"checker": "harness" if has_harness() else "last number"}
-    failures = 0
-    for number, (case, checker) in enumerate(prompts(task, options.data)):
+    keys, failures = ("decisions", name, task), 0
+    there = store.known(keys, head)
+    known = {} if there is None else dict(zip(there["case"].astype(str), there["failure"], strict=True))
+    for number, (case, checker) in enumerate(prompts(task, options.data, settings.seed)):
         if failures >= options.failures or number >= options.limit:
             return
-
-        def make(case: Case = case, checker: Checker = checker) -> pd.DataFrame:
-            return pd.DataFrame([{"model": name, "task": task} | row(model, case, checker, settings)])
-
-        done = store.rows(("decisions", name, task, case.id), head, make)
-        failures += int(done["failure"].sum())
+        if case.id not in known:
+            made = row(model, case, checker, settings)
+            store.add(keys, head, {"model": name, "task": task} | made)
+            known[case.id] = made["failure"]
+        failures += int(known[case.id])
         print(f"{task} {case.id}: {failures} failures of {number + 1}", flush=True)
+        yield failures
 
 
 def main() -> None:
@@ -99,11 +107,15 @@ def main() -> None:
     store = Store(options.out)
     if not options.tables:
         model = load_model(options.model, device="cpu")
-        for task in options.tasks:
-            try:
-                measure(model, options.model, task, options, store)
-            except InputError as missing:  # of the harness, or of the data: the other task needs neither
-                print(f"{task}: {missing}")
+        running = {task: measure(model, options.model, task, options, store) for task in options.tasks}
+        while running:  # in turn, so that a run that is stopped early has some of each
+            for task, one in list(running.items()):
+                try:
+                    if next(one, None) is None:
+                        del running[task]
+                except InputError as missing:  # of the harness, or of the data: the other task needs neither
+                    print(f"{task}: {missing}")
+                    del running[task]
     rows = store.every("decisions")
     if not len(rows):
         print("There are no rows yet.")

@@ -285,7 +285,7 @@ def prompts(task: str, tokenizers: list[Any], data: Path | None = None) -> dict[
         raise ValueError(f"{task!r} needs the benchmark data (--data, a folder with blimp/).")
     else:
         made = blimp(task.removeprefix("BLiMP "), data / "blimp")
-    kept = list(dict.fromkeys(one for one in made if all(_fits(one, tokenizer) for tokenizer in tokenizers)))
+    kept = list(dict.fromkeys(one for one in made if all(fits(one, tokenizer) for tokenizer in tokenizers)))
     if len(kept) < 200:
         raise ValueError(f"A task needs 200 prompts that every tokenizer holds; {task!r} has {len(kept)}.")
     kept = [kept[index] for index in random.permutation(len(kept))[:ENOUGH]]
@@ -308,7 +308,8 @@ def whole(prompt: Prompt, tokenizer: Any, twin: bool = False) -> str:
     return f"Question: {text}\nAnswer: {opening}"
 
 
-def _fits(prompt: Prompt, tokenizer: Any) -> bool:
+def fits(prompt: Prompt, tokenizer: Any) -> bool:
+    """Whether both answers are one token each behind the prompt, and the twin has as many tokens."""
     text = whole(prompt, tokenizer)
     start = _ids(tokenizer, text)
     answers = [_ids(tokenizer, text + answer) for answer in (prompt.right, prompt.wrong)]

@@ -1,0 +1,161 @@
+"""A hundred wrong choices of a small language model through triage: what it costs, and what it says.
+
+1. The prompts of `benchmarks.evidence`, their development halves, and BLiMP's minimal pairs where the data is there: of
+   each task in turn the next one at which the model gives the wrong answer more than one logit.
+2. Each is a case that says what was chosen and what is right, as a log of multiple choice does, and goes through the
+   core of `lrp-lens triage` (`triage_batch`) under its default options: decision, explanation, graph, verification,
+   stability, repairs.
+3. Processor seconds of each case are measured; the run goes on where it stopped, a row at a time.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.decisions.tables import share, verdicts
+from benchmarks.evidence.cases import MIN_GAP, answered
+from benchmarks.evidence.ranking import markdown
+from benchmarks.evidence.run import DATA
+from benchmarks.evidence.store import Store
+from benchmarks.evidence.tasks import BLIMP, TASKS, Prompt, prompts
+from lrp_lens import load_model
+from lrp_lens.cases import Case
+from lrp_lens.failures import TriageOptions
+from lrp_lens.failures.triage import TriageRow, triage_batch
+
+RESULTS = Path(__file__).parent / "results" / "choice_failures"
+_TOGETHER = 12
+
+
+def wrong_choices(model: Any, tasks: dict[str, list[Prompt]]) -> Iterator[Case]:
+    """The failures of each task in turn, as cases of two options, the right one first."""
+    running = {task: _failures(model, asked) for task, asked in tasks.items()}
+    while running:
+        for task, one in list(running.items()):
+            found = next(one, None)
+            if found is None:
+                del running[task]
+            else:
+                yield found
+
+
+def _failures(model: Any, asked: list[Prompt]) -> Iterator[Case]:
+    for start in range(0, len(asked), _TOGETHER):
+        for number, one in enumerate(answered(model, asked[start : start + _TOGETHER]), start=start):
+            if one.difference < -MIN_GAP:
+                yield replace(
+                    one.case(),
+                    target="",
+                    contrast="",
+                    choices=(one.prompt.right, one.prompt.wrong),
+                    right=0,
+                    chosen=1,
+                    id=f"{one.prompt.task} {number}",
+                )
+
+
+def measured(case: Case, row: TriageRow, seconds: float) -> dict[str, Any]:
+    """The numbers of a row; no text of a prompt."""
+    return {
+        "case": case.id,
+        "task": case.suite,
+        "fate": row.fate,
+        "tokens": row.n_tokens,
+        "gap": row.gap,
+        "verdict": row.verdict or np.nan,
+        "pattern": row.pattern or np.nan,
+        "confidence": row.confidence,
+        "stable": row.stable,
+        "flipped": row.flipped,
+        "repaired": bool(row.repair),
+        "seconds": seconds,
+    }
+
+
+def every_table(rows: pd.DataFrame) -> str:
+    """All tables of a run."""
+    made = {"Cost": cost(rows), "Verdicts": verdicts(rows), "Patterns and stability": patterns(rows)}
+    return "\n\n".join(f"## {title}\n\n{table}" for title, table in made.items())
+
+
+def cost(rows: pd.DataFrame) -> str:
+    """Processor seconds a case, and minutes a hundred."""
+    seconds = rows["seconds"].to_numpy(dtype=np.float64)
+    told = [f"{one:.1f}" for one in (*np.quantile(seconds, [0.5, 0.9]), seconds.max())]
+    minutes = f"{100 * seconds.mean() / 60:.1f}"
+    lines = [[str(len(rows)), f"{rows['tokens'].median():.0f}", *told, minutes]]
+    header = [
+        "cases",
+        "tokens (median)",
+        "seconds (median)",
+        "nine in ten below",
+        "largest",
+        "minutes a hundred",
+    ]
+    return markdown(lines, header)
+
+
+def patterns(rows: pd.DataFrame) -> str:
+    """Patterns of the verified cases; how many verdicts are stable, how many cases a change of text repaired."""
+    known = rows[rows["verdict"].notna()]
+    lines = [[str(name), str(count)] for name, count in known["pattern"].value_counts().items()]
+    lines.append(["verdict stable", share(known["stable"].astype(bool))])
+    lines.append(["a change of the prompt made the right answer the first choice", share(known["repaired"])])
+    return markdown(lines, ["of the verified", "cases"])
+
+
+def main() -> None:
+    """Measure what is missing, then print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument(
+        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data, for BLiMP")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    options.out.mkdir(parents=True, exist_ok=True)
+    store, keys = Store(options.out), ("choices", options.model)
+    if not options.tables:
+        measure(options, store, keys)
+    rows = store.every("choices")
+    if not len(rows):
+        print("There are no rows yet.")
+        return
+    text = every_table(rows)
+    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def measure(options: argparse.Namespace, store: Store, keys: tuple[str, ...]) -> None:
+    """The first cases, those left out that have a row."""
+    model = load_model(options.model, device="cpu")
+    names = [*TASKS, *(f"BLiMP {name}" for name in BLIMP if options.data.exists())]
+    tasks = {task: prompts(task, [model.tokenizer], options.data)["development"] for task in names}
+    asked, head = TriageOptions(), {"options": TriageOptions().identity()}
+    there = store.known(keys, head)
+    known = set() if there is None else set(there["case"])
+    for case in islice(wrong_choices(model, tasks), options.cases):
+        if case.id not in known:
+            start = time.process_time()
+            (row,) = triage_batch(model, [case], asked)
+            seconds = time.process_time() - start
+            store.add(keys, head, {"model": options.model} | measured(case, row, seconds))
+            print(f"{case.id}: {row.fate} {row.verdict} {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
