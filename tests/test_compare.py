@@ -1,5 +1,6 @@
 """compare, rule suggestions and plots."""
 
+import collections
 import sys
 import warnings
 from itertools import pairwise
@@ -18,14 +19,26 @@ from lrp_lens import (
     LogProb,
     MetricError,
     RuleError,
+    RunnerUp,
     SequenceLogitDiff,
     SiteError,
     View,
+    component_edges,
+    hosts,
     load_demo_model,
 )
+from lrp_lens.hosts import tokens
 from lrp_lens.methods import Method, relevance_method
 from lrp_lens.methods.facets import FACETS
-from lrp_lens.patching import compare, suggest_rules
+from lrp_lens.metrics import Metric
+from lrp_lens.patching import (
+    compare,
+    get_act_patch_mlp_out,
+    get_lrp_patch_mlp_out,
+    patch_subsets,
+    patching_pass,
+    suggest_rules,
+)
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
@@ -340,13 +353,54 @@ def test_one_for_a_list_repeats_and_the_default_metric(model):
     chosen = LogitDiff(ids[:, 0].tolist(), ids[:, 1].tolist())
     named = compare(model, CLEAN, CORRUPTED, chosen, sites=["mlp_out"], ks=(3,), **options)
     timed = ["seconds", "peak_mb", "exact_seconds"]
-    for other in (two, named):
+    given = compare(model, CLEAN, CORRUPTED, RunnerUp(), sites="mlp_out", ks=(3,), **options)
+    for other in (two, named, given):
         assert one.table().drop(columns=timed).equals(other.table().drop(columns=timed))
     assert len(one.plot("mlp_out", "RELP").data) == 4
     plain = compare(model, CLEAN, CORRUPTED, sites="mlp_out", methods="GRADIENT", samples=0)
     assert plain.losses().empty and "difference" in plain.losses()
     words = suggest_rules(model, CLEAN, CORRUPTED, METRIC, sites="mlp_out", candidates=["GRADIENT", "RELP"])
     assert words.rules["mlp_out"].name in ("GRADIENT", "RELP")
+
+
+def test_a_metric_that_chooses_its_tokens_chooses_them_in_the_clean_run(model):
+    """Each run's own choice would compare two questions: the corrupted run's first choice is another token."""
+    first, second = model(CLEAN)[:, -1].topk(2).indices.T.tolist()
+    other = int(model(CORRUPTED)[0, -1].argmin())
+    for asked, same in (
+        (None, LogitDiff(first, second)),
+        (RunnerUp(), LogitDiff(first, second)),
+        (RunnerUp(target=other), LogitDiff([other] * len(first), first)),
+    ):
+        for twin in (get_act_patch_mlp_out, get_lrp_patch_mlp_out):
+            assert torch.equal(twin(model, CORRUPTED, CLEAN, asked), twin(model, CORRUPTED, CLEAN, same)), (
+                asked
+            )
+        draws = [
+            patch_subsets(model, CLEAN, CORRUPTED, one, site="mlp_out", draws=4) for one in (asked, same)
+        ]
+        np.testing.assert_array_equal(draws[0].effects, draws[1].effects)
+        edges = [component_edges(model, CLEAN, CORRUPTED, one) for one in (asked, same)]
+        np.testing.assert_array_equal(edges[0].values, edges[1].values)
+    with pytest.raises(InputError, match=r"names its tokens; received RunnerUp"):
+        patching_pass(model, CORRUPTED, RunnerUp())
+    with pytest.raises(InputError, match="received a cache of activations"):
+        get_act_patch_mlp_out(model, CORRUPTED, model.run_with_cache(CLEAN)[1], RunnerUp())
+
+
+def test_a_model_is_asked_a_handful_of_times(model, monkeypatch):
+    """2 sites × 3 methods once took 63 look-ups of the sites, 126 `bind` and 16 `tokenize`."""
+    counts = collections.Counter()
+    entry, bind = hosts._entry, Metric.bind
+    monkeypatch.setattr(hosts, "_entry", lambda model: counts.update(["resolve"]) or entry(model))
+    monkeypatch.setattr(Metric, "bind", lambda *args: counts.update(["bind"]) or bind(*args))
+    own = tokens.tokenize
+    for name, room in list(sys.modules.items()):
+        if name.startswith("lrp_lens.") and getattr(room, "tokenize", None) is own:
+            monkeypatch.setattr(room, "tokenize", lambda *a, **k: counts.update(["tokenize"]) or own(*a, **k))
+    compare(model, CLEAN, CORRUPTED, METRIC, sites=["mlp_out", "resid_pre"], samples=0,
+            methods=["RELP", "ATTN_LRP", "GRADIENT"])  # fmt: skip
+    assert 0 < counts["resolve"] <= 30 and 0 < counts["bind"] <= 6 and counts["tokenize"] <= 6, counts
 
 
 def test_positions_have_the_tokens_of_all_clean_prompts(model, found):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lrp_lens.rules import PRESETS, Rule
+from lrp_lens.rules.operations import OPERATIONS
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
@@ -73,7 +74,10 @@ HOOK_NAME_EXCEPTIONS: set[tuple[str, str]] = set()
 
 # What a rule does is asked of the rule: outside rules/ no class or preset is told from another.
 KNOWS_RULES = {"rules"}
-RULE_QUERIES = {"isinstance", "issubclass", "type", "getattr", "hasattr"}
+RULE_QUERIES = {"isinstance", "issubclass", "type", "getattr", "hasattr", "vars"}
+
+# There is one run without gates (`run.plain`) and one place that knows what a vocabulary is (`hosts.forward`).
+ONLY_HERE = {"forward": {"hosts", "run"}, "d_vocab": {"hosts"}, "d_vocab_out": {"hosts"}}
 
 PACKAGE = Path(__file__).parent.parent / "lrp_lens"
 FACADE, ENTRY = "__init__", "__main__"
@@ -157,30 +161,85 @@ def hook_name_faults(source: str, path: Path) -> list[str]:
     ]
 
 
+def gives_rule(node: ast.AST) -> bool:
+    """Whether an expression is a rule of a rule set: `rule_for(...)`, `rules_at(...)[...]` or a field of `rules`."""
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.value, ast.Call) and getattr(node.value.func, "attr", "") == "rules_at"
+    if isinstance(node, ast.Attribute):
+        return node.attr in OPERATIONS and ast.unparse(node.value).endswith("rules")
+    return isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "rule_for"
+
+
+def names_of_rules(node: ast.AST) -> set[str]:
+    """The variables that a statement makes rules of a rule set."""
+    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.For | ast.comprehension):
+        return set()
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    value = node.iter if isinstance(node, ast.For | ast.comprehension) else node.value
+    targets = target.elts if isinstance(target, ast.Tuple) else [target]
+    if isinstance(value, ast.GeneratorExp | ast.ListComp):
+        values = [value.elt] * len(targets)
+    else:
+        values = value.elts if isinstance(value, ast.Tuple) else [value] * len(targets)
+    found = {ast.unparse(name) for name, one in zip(targets, values, strict=False) if one and gives_rule(one)}
+    return found | ({ast.unparse(targets[-1])} if "rules_at(" in ast.unparse(value or target) else set())
+
+
 def rule_faults(source: str, path: Path) -> list[str]:
     """Where a module outside rules/ and the façade tells rules apart by class, attribute or name."""
     if room_of(path) in KNOWS_RULES | {FACADE}:
         return []
     tree, faults = ast.parse(source), []
-    spared = docstrings(tree)
-    kinds, presets = rule_classes(), set(PRESETS)
+    kinds, presets, answers = rule_classes(), set(PRESETS), rule_answers()
+    held = {name for node in ast.walk(tree) for name in names_of_rules(node)}
+    printed = [
+        part for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) for part in ast.walk(node)
+    ]
+    spared = docstrings(tree) | {id(node) for node in printed}  # a message may name a rule
+
+    def rule(node: ast.AST) -> bool:
+        return (isinstance(node, ast.Name) and node.id in held) or gives_rule(node)
+
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             found = {one.module.rpartition(".")[2] for one in imports_of(node, path)} & kinds
             faults += [f"{path}:{node.lineno}: asks no rule by its class {name}" for name in sorted(found)]
         elif isinstance(node, ast.Attribute) and node.attr in kinds and ast.unparse(node.value) != "nn":
             faults.append(f"{path}:{node.lineno}: asks no rule by its class {node.attr}")
+        elif isinstance(node, ast.Attribute) and rule(node.value) and node.attr not in answers:
+            faults.append(f"{path}:{node.lineno}: no question of a rule is {node.attr}")
+        elif isinstance(node, ast.Attribute) and re.search(
+            r"\brules\.(name\.\w+|overrides)$", ast.unparse(node)
+        ):
+            faults.append(f"{path}:{node.lineno}: tells no rule set from another, found {ast.unparse(node)}")
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in RULE_QUERIES and node.args:
-            if any(word in ast.unparse(node.args[0]) for word in ("rule_for(", "rules_at(")):
+            if rule(node.args[0]) and id(node) not in spared:
                 faults.append(f"{path}:{node.lineno}: asks a rule, not {ast.unparse(node)}")
         elif isinstance(node, ast.Compare):
-            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
-            named = [one for one in sides if one.strip("'\"") in presets | kinds]
-            if named or any("rule_for(" in one for one in sides):
+            sides = [node.left, *node.comparators]
+            texts = [ast.unparse(side) for side in sides]
+            named = [
+                one for one in texts if one.strip("'\"") in presets | kinds or one.endswith("rules.name")
+            ]
+            if named or any(map(rule, sides)) or any("rule_for(" in one for one in texts):
                 faults.append(f"{path}:{node.lineno}: tells no rule from another, found {ast.unparse(node)}")
+        elif isinstance(node, ast.Match) and rule(node.subject):
+            faults.append(
+                f"{path}:{node.lineno}: tells no rule from another, found {ast.unparse(node.subject)}"
+            )
         elif isinstance(node, ast.Constant) and id(node) not in spared and node.value in presets | kinds:
             faults.append(f"{path}:{node.lineno}: names no rule, found {node.value!r}")
     return faults
+
+
+def rule_answers() -> set[str]:
+    """What a rule of any class can be asked: its methods and properties, not its fields."""
+    found, waiting = set(), [Rule]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        found |= {name for name, one in vars(kind).items() if callable(one) or isinstance(one, property)}
+    return {name for name in found if not name.startswith("_")}
 
 
 def rule_classes() -> set[str]:
@@ -192,6 +251,20 @@ def rule_classes() -> set[str]:
             found.add(kind.__name__)
             waiting += kind.__subclasses__()
     return found
+
+
+def use_faults(source: str, path: Path) -> list[str]:
+    """Functions and attributes that only some rooms may use, used elsewhere."""
+    room, faults = room_of(path), []
+    for node in ast.walk(ast.parse(source)):
+        name = node.attr if isinstance(node, ast.Attribute) and node.attr != "forward" else ""  # Norm.forward
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", "")
+        if room not in ONLY_HERE.get(name, {room}):
+            faults.append(
+                f"{path}:{node.lineno}: {name} is used in {', '.join(sorted(ONLY_HERE[name]))} only"
+            )
+    return faults
 
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -232,7 +305,7 @@ def test_the_map_says_what_is_tested() -> None:
     assert "(docs/design.md)" in readme
 
 
-@pytest.mark.parametrize("check", [import_faults, hook_name_faults])
+@pytest.mark.parametrize("check", [import_faults, hook_name_faults, use_faults])
 def test_every_file_keeps_to_it(check: Callable[[str, Path], list[str]]) -> None:
     faults = [fault for path in FILES for fault in check((PACKAGE / path).read_text(encoding="utf-8"), path)]
     assert not faults, "\n".join(faults)
@@ -259,6 +332,18 @@ def test_rules_are_asked_never_told_apart() -> None:
             0,
         ),
         ("x = rules.rule_for('norm', 0).kept(site, x)", 0),
+        ("rule = rules.rule_for('attention', 0)\nx = rule.query", 1),
+        ("rule, norm = rules.rule_for('norm', 0), None\nx = hasattr(rule, 'gain') or norm.gain", 1),
+        ("one, two = (self.rules.rule_for(kind, 0) for kind in 'ab')\nx = type(two).__name__", 1),
+        ("for kind, rule in rules.rules_at(site).items():\n    x = isinstance(rule, wanted)", 1),
+        ("match rules.rule_for('norm', 0):\n    case one: pass", 1),
+        ("x = [rules.attention.query, rules.norm is plain, rules.softmax == other]", 3),
+        ("x = rules.name.startswith('CP') or rules.name in names or rules.overrides", 3),
+        (
+            "rule = rules.rule_for('norm', 0)\nx = rule.transpose(n, g, x) or f'{type(rule)}'",
+            0,
+        ),
+        ("x = f'{rules.name}' + title(rules.name)", 0),
     ],
 )
 def test_the_rule_check_itself(source: str, faults: int) -> None:
@@ -317,3 +402,9 @@ def test_the_import_check_itself(path: str, source: str, fault: str | None) -> N
 def test_the_hook_name_check_itself(source: str, faults: int) -> None:
     assert len(hook_name_faults(source, Path("rules/attention.py"))) == faults
     assert not hook_name_faults(source, Path("hosts/names.py"))
+
+
+def test_the_check_of_uses_itself() -> None:
+    source = "logits = forward(model, ids, None)\nn = model.cfg.d_vocab\nm = forward"
+    assert len(use_faults(source, Path("circuits/ablation.py"))) == 2
+    assert not use_faults(source, Path("hosts/forward.py"))

@@ -33,7 +33,7 @@ def question(model: torch.nn.Module, length: int = 7, never: tuple[int, ...] = (
         strings=("t",) * length,
         maskable=np.setdiff1d(np.arange(length), never),
         metric=LogitDiff(3, 4),
-        replacement=mean_embedding(model, model.cfg.d_vocab).expand(length, -1),
+        replacement=mean_embedding(model).expand(length, -1),
         seed=0,
     )
 
@@ -120,7 +120,7 @@ def test_masked_embeddings_are_replaced_and_nothing_else(name: str, monkeypatch:
         masks[row, positions] = True
     for model in hosts(name):
         embeddings = model.embed(torch.arange(model.cfg.d_vocab)[None])[0]
-        mean = mean_embedding(model, model.cfg.d_vocab)
+        mean = mean_embedding(model)
         torch.testing.assert_close(mean, embeddings.double().mean(0))
 
         def literal(value: torch.Tensor, hook: object, rows: torch.Tensor = embeddings) -> torch.Tensor:
@@ -229,7 +229,7 @@ def demo_checks() -> dict[str, list[Verdict]]:
             strings=explanation.token_strings,
             maskable=np.arange(1, len(ids) - 1),
             metric=LogitDiff(explanation.target.id, explanation.contrast.id),
-            replacement=mean_embedding(model, model.cfg.d_vocab).expand(len(ids), -1),
+            replacement=mean_embedding(model).expand(len(ids), -1),
             seed=0,
         )
         shuffled = np.random.default_rng(number).permutation(np.arange(1.0, len(ids) + 1))

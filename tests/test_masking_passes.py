@@ -100,7 +100,7 @@ def test_logits_are_those_of_each_prompt_alone(host: str, monkeypatch: pytest.Mo
     tokens = zoo.prompt_tokens(1, 9).expand(40, -1)
     masks = torch.as_tensor(np.unique(rng.random((40, 9)) < 0.5, axis=0))
     tokens = tokens[: len(masks)]
-    mean = mean_embedding(model, model.cfg.d_vocab).expand(9, -1)
+    mean = mean_embedding(model).expand(9, -1)
     expected = torch.stack(
         [masked_alone(model, ids, mask, mean) for ids, mask in zip(tokens, masks, strict=True)]
     )

@@ -390,7 +390,7 @@ def test_both_names_of_the_metric_and_its_default(gpt2):
     torch.testing.assert_close(block[2], expected)
     backward = patching.patching_pass(gpt2, CORRUPTED, METRIC)
     torch.testing.assert_close(twin(gpt2, CORRUPTED, CLEAN, backward=backward), expected)
-    with pytest.raises(InputError, match="needs a metric; received None"):
+    with pytest.raises(InputError, match="names its tokens; received None"):
         patching.patching_pass.__wrapped__(gpt2, CORRUPTED, None)
 
 

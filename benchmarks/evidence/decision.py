@@ -83,8 +83,8 @@ def decide(rows: pd.DataFrame, asked: pd.DataFrame) -> Decision:
     apart = f"its paired difference to the next, {after}, is {estimate(gap, '+')}"
     if low > 0 or high < 0:
         return Decision(ranking, best, f"The default is {best}: {said}; {apart}, which does not contain 0.")
-    size = asked.groupby("rules")[["cut", "ruled"]].sum()
-    parts = {name: (-int(size.loc[name, "cut"]), int(size.loc[name, "ruled"])) for name in (best, after)}
+    size = asked.groupby("rules")[["cut", "ruled"]].sum().to_dict("index")
+    parts = {name: (-int(size[name]["cut"]), int(size[name]["ruled"])) for name in (best, after)}
     chosen = min(parts, key=lambda name: parts[name])  # the best where both are as simple
     why = (
         f"and {chosen} is the simpler of the two"

@@ -72,7 +72,7 @@ def ranked(cases: pd.DataFrame, names: Iterable[str], resamples: int = RESAMPLES
     p: dict[str, float] = {}
     if len(chosen) > 1:
         weights = len(known) / (len(counts) * counts)
-        weighted = values.mul(known.index.get_level_values("model").map(weights).to_numpy(), axis=0)
+        weighted = values.mul(known.index.get_level_values("model").map(weights.to_dict()).to_numpy(), axis=0)
         tested = paired_differences(weighted, best, method="percentile", resamples=resamples)
         p = dict(zip(tested["method"], tested["p_holm"], strict=True))
     names = tuple(chosen[index] for index in order)

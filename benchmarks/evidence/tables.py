@@ -167,7 +167,8 @@ def stability_table(rows: pd.DataFrame) -> str:
             by_size = found.set_index("edges").loc[sizes["edges"]]
             lines.append([str(method), *map(_stable, by_size.itertuples())])
         lines.append(["two random circuits", *(f"{chance:.2f}" for chance in sizes["chance"])])
-        header = [f"{row.edges} edges ({100 * row.share:.2g} %)" for row in sizes.itertuples()]
+        counts = zip(sizes["edges"].tolist(), sizes["share"].tolist(), strict=True)
+        header = [f"{count} edges ({100 * share:.2g} %)" for count, share in counts]
         parts.append(
             f"**{model}**, edges scored on {own['pairs'].iloc[0]} pairs, drawn again with replacement: Jaccard index "
             "with the edges of all pairs [95 % of the draws]; ⚠ below .8\n\n"

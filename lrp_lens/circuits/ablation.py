@@ -28,13 +28,11 @@ from torch import Tensor
 from lrp_lens.circuits.readers import stream_before
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import SiteError
-from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.reads import input_biases, input_norm, input_weights
-from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.ops.gates import wide
-from lrp_lens.run.pairs import recording
+from lrp_lens.run.plain import keeping, plain_logits
 
 Hooks = list[tuple[Any, Callable[..., Tensor | None]]]
 
@@ -72,9 +70,9 @@ class AblatedRun:
         n = len(self.masks)
         mask = None if batch.left_mask is None else batch.left_mask.repeat(n, 1)
         raw = [name for layer in range(self.writers.graph.n_layers) if (name := self.writers.raw(layer))]
-        ports, modules = recording(self.writers.model, raw, self.kept)
-        with torch.no_grad(), attached(self.writers.model, [*ports, *self.hooks(), *keep], modules):
-            return forward(self.writers.model, batch.ids.repeat(n, 1), mask)
+        ports, modules = keeping(self.writers.model, raw, self.kept)
+        hooks = [*ports, *self.hooks(), *keep]
+        return plain_logits(self.writers.model, batch.ids.repeat(n, 1), hooks, modules, mask)
 
     def hooks(self) -> Hooks:
         """The edits and readings of one pass."""

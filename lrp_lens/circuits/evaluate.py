@@ -25,6 +25,7 @@ from lrp_lens.circuits.reference import outputs_of, replacements, require_ablati
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import Sites
+from lrp_lens.hosts.forward import input_vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import BoundMetric, MetricLike
@@ -248,7 +249,7 @@ def _require_live(writers: Writers, pair: Pair) -> None:
         return
     batch = pair.clean
     one = batch.example(0)
-    another = replace(one, ids=(one.ids + 1) % int(writers.model.cfg.d_vocab))
+    another = replace(one, ids=(one.ids + 1) % input_vocabulary_size(writers.model))
     expected = plain_run(writers.model, another, ())[0]
     mask = torch.from_numpy(writers.graph.connected.copy())[None].to(expected.device)
     mask[:, 0] = False

@@ -45,7 +45,7 @@ def masking_question(
         seed: seed of everything random about it.
     """
     if replacement is None:
-        replacement = mean_embedding(model, int(model.cfg.d_vocab)).expand(batch.ids.shape[1], -1)
+        replacement = mean_embedding(model).expand(batch.ids.shape[1], -1)
     return Question(
         model=model,
         tokens=batch.ids[0],

@@ -44,6 +44,11 @@ def vocabulary_size(model: Any) -> int:
     return int(getattr(model.cfg, "d_vocab_out", None) or model.cfg.d_vocab)
 
 
+def input_vocabulary_size(model: Any) -> int:
+    """Number of token ids that the model reads; of `vocabulary_size`, some models write fewer."""
+    return int(model.cfg.d_vocab)
+
+
 def require_gradients() -> None:
     """Raise InputError in inference mode."""
     if torch.is_inference_mode_enabled():

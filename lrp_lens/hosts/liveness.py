@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lrp_lens.errors import SiteError
-from lrp_lens.hosts.forward import device_of, forward, require_finite
+from lrp_lens.hosts.forward import device_of, forward, input_vocabulary_size, require_finite
 from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen, quiet
 from lrp_lens.hosts.sites import ActivationSite, BiasSite, NormSite, Port, Sites
 from lrp_lens.ops.gates import accumulation_dtype
@@ -25,10 +25,10 @@ from lrp_lens.ops.ratios import RATIOS
 PROBE_LENGTH = 8
 
 
-def probe_tokens(model: Any) -> Tensor:
+def probe_tokens(model: Any, length: int = PROBE_LENGTH) -> Tensor:
     """One row of a few tokens."""
-    length = min(PROBE_LENGTH, int(model.cfg.n_ctx))
-    ids = (torch.arange(length) * 37 + 11) % int(model.cfg.d_vocab)
+    length = min(length, int(model.cfg.n_ctx))
+    ids = (torch.arange(length) * 37 + 11) % input_vocabulary_size(model)
     return ids[None].to(device_of(model))
 
 

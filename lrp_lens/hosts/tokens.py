@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.chat import ChatOptions, is_messages, over_tokens, render
-from lrp_lens.hosts.forward import device_of
+from lrp_lens.hosts.forward import device_of, input_vocabulary_size
 from lrp_lens.hosts.pieces import token_pieces
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.token_batch import Branch, Segment, TokenBatch
@@ -332,7 +332,7 @@ def with_answers(model: Any, batch: TokenBatch, branches: Sequence[Sequence[Bran
 def padded(model: Any, named: Sequence[Row], left: bool, single: bool) -> TokenBatch:
     """Rows of token ids, checked and padded to one length."""
     rows = [row.ids for row in named]
-    d_vocab, n_ctx = int(model.cfg.d_vocab), int(model.cfg.n_ctx)
+    d_vocab, n_ctx = input_vocabulary_size(model), int(model.cfg.n_ctx)
     for row in rows or [[]]:
         if not row:
             raise InputError("A prompt has at least one token; received an empty one.")

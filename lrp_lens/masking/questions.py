@@ -20,12 +20,14 @@ from lrp_lens.cases import Case, require_decided
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.completions import decide
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.text_spans import case_segments
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.masking.question import Question
-from lrp_lens.masking.replacement import Replacement, make_replacement, masked_logits
+from lrp_lens.masking.replacement import Replacement, make_replacement
 from lrp_lens.metrics import LogitDiff, MetricLike, RunnerUp, as_metric
+from lrp_lens.run.pairs import settled
 
 
 @runtime_checkable
@@ -154,6 +156,9 @@ def _question(
     tokens, known = batch.ids[0], isinstance(case, CaseLike)
     seed = int(np.random.default_rng(seeds).integers(2**62))
     asked = as_metric(metric).resolve(model)
+    if asked.chooses:
+        bound = asked.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
+        asked = settled(model, batch, bound).metric
     question = Question(
         model=model,
         tokens=tokens,
@@ -167,10 +172,6 @@ def _question(
         correct=case.correct if known else None,
         evidence=_evidence(_segments(model, case), len(tokens)) if known else None,
     )
-    if question.metric.chooses:
-        empty = torch.zeros(1, len(tokens), dtype=torch.bool)
-        chunks = masked_logits(model, tokens[None], empty, question.replacement, question._positions())
-        question.metric = question.metric.concrete(next(iter(chunks)))
     if not mask_decision:
         question.maskable = question.maskable[question.maskable != question.decision]
     return question

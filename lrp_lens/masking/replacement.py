@@ -20,12 +20,13 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import device_of, forward, vocabulary_size
+from lrp_lens.hosts.forward import device_of, input_vocabulary_size, vocabulary_size
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.prefix import KeyValues, bytes_of_token
 from lrp_lens.hosts.scope import attached, exclusive
 from lrp_lens.hosts.sites import Port
 from lrp_lens.masking.passes import Pass, passes
+from lrp_lens.run.plain import plain_logits
 
 ReplacementName = Literal["mean", "zero", "pad", "resample"]
 BASELINE = "mean embedding over the vocabulary"
@@ -93,7 +94,7 @@ def make_replacement(model: Any, name: str, pool: Int[Tensor, " tokens"]) -> Rep
             raise InputError("Resampling draws from the prompts' tokens; received prompts without any.")
         return Replacement(name, None, pool)
     if name == "mean":
-        return Replacement(name, mean_embedding(model, int(model.cfg.d_vocab)), pool)
+        return Replacement(name, mean_embedding(model), pool)
     pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
     if name == "pad" and pad is None:
         raise InputError(
@@ -104,15 +105,12 @@ def make_replacement(model: Any, name: str, pool: Int[Tensor, " tokens"]) -> Rep
     return Replacement(name, vector if name == "pad" else torch.zeros_like(vector), pool)
 
 
-def mean_embedding(model: Any, vocabulary: int) -> Float[Tensor, " d_model"]:
+def mean_embedding(model: Any) -> Float[Tensor, " d_model"]:
     """Mean over the vocabulary of what the embedding module returns, accumulated in float64."""
-    total: Tensor | None = None
+    total, vocabulary = torch.zeros((), dtype=torch.float64), input_vocabulary_size(model)
     with torch.no_grad(), exclusive(model):
         for ids in torch.arange(vocabulary, device=device_of(model)).split(8192):
-            part = model.embed(ids[None])[0].double().sum(0)
-            total = part if total is None else total + part
-    if total is None:
-        raise InputError(f"The mean embedding needs a vocabulary; received {vocabulary} tokens.")
+            total = total.to(ids.device) + model.embed(ids[None])[0].double().sum(0)
     return total / vocabulary
 
 
@@ -169,10 +167,10 @@ def masked_logits(
             return value[:, [at - one.start for at in read or () if len(one.wanted)]]
 
         hooks = [(embedding, replace)] + ([(unembedding, select)] if read is not None else [])
-        with torch.no_grad(), attached(model, hooks):
-            if past is None:
-                logits = forward(model, chunk, None)
-            else:
+        if past is None:
+            logits = plain_logits(model, chunk, hooks)
+        else:
+            with torch.no_grad(), attached(model, hooks):
                 logits = past.forward(chunk, one.start, torch.as_tensor(one.parents, device=tokens.device))
         if len(one.wanted):
             yield logits[torch.as_tensor(one.wanted, device=logits.device)]

@@ -25,8 +25,6 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward
-from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.methods.attribution import PatchingPass, passed_with
@@ -36,6 +34,7 @@ from lrp_lens.methods.method import Method
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import GRADIENT, RuleSet
 from lrp_lens.run.dropped import LayerDrops
+from lrp_lens.run.plain import plain_logits
 
 Softmax = tuple[Tensor, Tensor]
 """Attention scores and pattern of one layer, [batch, head, dest, src]."""
@@ -146,8 +145,7 @@ def read_softmax(
         if patches:
             hooks.append((site.z.point, put(own[z])))
     hooks += [(_point(sites, name), put(value)) for name, value in patches.items()]
-    with torch.no_grad(), attached(model, hooks):
-        forward(model, tokens, None)
+    plain_logits(model, tokens, hooks)
     if len(kept) < 2 * sites.n_layers:
         raise SiteError(
             f"The QK fix of AtP* reads attention patterns; {sites.host} computes attention without them. Use eager "

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, last_position, vocabulary_size
-from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.forward import last_position, vocabulary_size
 from lrp_lens.hosts.sites import AttentionSite
 from lrp_lens.methods.atp_star import read_softmax
 from lrp_lens.methods.attribution import PatchingPass, no_pass
@@ -28,6 +27,7 @@ from lrp_lens.methods.facets import Facet
 from lrp_lens.methods.inputs import per_prompt
 from lrp_lens.methods.method import Method
 from lrp_lens.methods.question import TokenQuestion
+from lrp_lens.run.plain import plain_logits
 
 
 def pattern_points(model: Any) -> list[Any]:
@@ -60,8 +60,7 @@ def _patterns(question: TokenQuestion, kept_of: Callable[[Tensor], Tensor]) -> l
 
     hooks: list[Any] = [(at, keep) for at in pattern_points(question.model)]
     hooks.append((resolve(question.model).unembed_input.point, last_position))
-    with torch.no_grad(), attached(question.model, hooks):
-        forward(question.model, question.tokens[None], None)
+    plain_logits(question.model, question.tokens[None], hooks)
     return kept
 
 

@@ -30,14 +30,15 @@ from lrp_lens.methods.inputs import (
     PatchingMetric,
     aligned,
     is_cache,
+    lengths,
     per_prompt,
-    require_aligned,
-    run_keeping,
     source_activations,
 )
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 from lrp_lens.run.dropped import LayerDrops
+from lrp_lens.run.pairs import require_aligned
+from lrp_lens.run.plain import plain_activations
 from lrp_lens.run.relevance import relevance_run
 
 _OTHER_END = (
@@ -140,14 +141,14 @@ class PatchingPass:
             self._require_path_end(source, shape)
             return source_activations(self.model, source, names, shape)
         tokens = aligned(self.model, source, "clean", self.metric).ids
-        require_aligned((tokens.shape[0], tokens.shape[1]), shape)
+        require_aligned(lengths(tokens.shape), lengths(shape))
         require_different(tokens, self.tokens)
         if self.path_end is not None and not torch.equal(tokens.to(self.path_end.device), self.path_end):
             raise InputError(_OTHER_END)
         key = tokens.cpu().numpy().tobytes()
         if key not in self._sources:
             self._sources.clear()
-            self._sources[key] = run_keeping(self.model, tokens, self.gradients, self.sites)[1]
+            self._sources[key] = plain_activations(self.model, tokens, self.gradients)[1]
         return self._sources[key]
 
     def _require_path_end(self, cache: Any, shape: tuple[int, int]) -> None:

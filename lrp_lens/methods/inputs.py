@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval
-from lrp_lens.hosts.scope import HookFunction, attached
-from lrp_lens.hosts.sites import Sites
+from lrp_lens.hosts.forward import require_eval, vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
 from lrp_lens.methods.facets import record_name
-from lrp_lens.metrics import BoundMetric, CallableMetric, LogitDiff, Metric, RunnerUp, as_metric
+from lrp_lens.metrics import BoundMetric, CallableMetric, Metric, RunnerUp, as_metric
+from lrp_lens.run.pairs import require_aligned, settled
+from lrp_lens.run.plain import plain_activations
 
 Direction = Literal["denoising", "noising"]
 """denoising: clean activations into the corrupted run (as in transformer_lens); noising: the reverse."""
@@ -52,18 +52,9 @@ def aligned(
     )
 
 
-def require_aligned(clean: Sequence[int], corrupted: Sequence[int]) -> None:
-    """Raise InputError unless [row, pos] of both runs are equal."""
-    if clean[1] != corrupted[1]:
-        raise InputError(
-            f"Patching goes position by position, so clean and corrupted prompts have the same number of tokens; "
-            f"received {clean[1]} and {corrupted[1]}. Replace tokens one for one (symmetric token replacement)."
-        )
-    if clean[0] != corrupted[0]:
-        raise InputError(
-            f"Each corrupted prompt has its clean prompt; received {clean[0]} clean and {corrupted[0]} corrupted "
-            "ones. Repeat or drop prompts."
-        )
+def lengths(shape: Sequence[int]) -> list[int]:
+    """Tokens of each row, of rows of one length."""
+    return [shape[1]] * shape[0]
 
 
 def per_prompt(metric: Any, model: Any) -> Metric:
@@ -71,10 +62,10 @@ def per_prompt(metric: Any, model: Any) -> Metric:
 
     A scalar over a batch becomes that scalar for each prompt, so that the mean over prompts is always the scalar.
     """
-    if metric is None:
+    if metric is None or (isinstance(metric, Metric) and metric.chooses):
         raise InputError(
-            "A pass of one run needs a metric; received None. Pass one such as LogitDiff: which token is the clean "
-            "run's first choice is not to be seen in the corrupted run."
+            f"A pass of one run needs a metric that names its tokens; received {metric}. Pass one such as LogitDiff: "
+            "which token is the clean run's first choice is not to be seen in the corrupted run."
         )
     if isinstance(metric, Metric):
         return metric.resolve(model)
@@ -89,20 +80,23 @@ def per_prompt(metric: Any, model: Any) -> Metric:
     return CallableMetric(function)
 
 
-def default_metric(model: Any, clean: Any, prepend_bos: bool | None = None) -> LogitDiff:
-    """Where none is given: each clean prompt's top token against its runner-up, for both runs.
+def settled_metric(model: Any, clean: Any, metric: Any, prepend_bos: bool | None = None) -> Any:
+    """The metric of both runs: without one, or with one that chooses its tokens, those of each clean prompt.
 
     Raises:
-        InputError: for activations instead of prompts.
+        InputError: such a metric, and activations instead of prompts.
     """
+    asked = RunnerUp() if metric is None else metric
+    if not (isinstance(asked, Metric) and asked.chooses):
+        return asked
     if is_cache(clean):
         raise InputError(
-            "Without a metric, the clean run's first choice is set against its runner-up, which needs its prompts; "
-            "received a cache of activations. Pass a metric such as LogitDiff, or the clean tokens."
+            "Without a metric that names its tokens, the clean run's first choice is set against its runner-up, which "
+            "needs its prompts; received a cache of activations. Pass a metric such as LogitDiff, or the clean tokens."
         )
-    with torch.no_grad():
-        logits = forward(model, aligned(model, clean, "clean", None, prepend_bos).ids, None)
-    return RunnerUp().concrete(logits[:, -1:])
+    batch = aligned(model, clean, "clean", None, prepend_bos)
+    bound = asked.resolve(model).bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
+    return settled(model, batch, bound).metric
 
 
 def require_usable(name: str, bound: BoundMetric, logits: Tensor, there: Tensor) -> None:
@@ -133,32 +127,7 @@ def require_usable(name: str, bound: BoundMetric, logits: Tensor, there: Tensor)
 
 def activations(model: Any, tokens: Int[Tensor, "row pos"], names: Iterable[str]) -> dict[str, Tensor]:
     """One forward pass without gradient; the activations at these hook points."""
-    return run_keeping(model, tokens, names, resolve(model))[1]
-
-
-def run_keeping(
-    model: Any,
-    tokens: Int[Tensor, "row pos"],
-    names: Iterable[str],
-    sites: Sites,
-    read: HookFunction | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One forward pass without gradient: logits, of the positions that `read` keeps, and activations by hook name."""
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(tensor: Tensor, hook: Any) -> None:
-            kept[name] = tensor.detach().clone()
-
-        return hook
-
-    ports = {name: sites.record_of[name].port for name in names if name in sites.record_of}
-    hooks: list[Any] = [(port.point, keep(name)) for name, port in ports.items() if port is not None]
-    if read is not None:
-        hooks.append((sites.unembed_input.point, read))
-    with torch.no_grad(), attached(model, hooks):
-        logits = forward(model, tokens, None)
-    return logits, kept
+    return plain_activations(model, tokens, names)[1]
 
 
 def source_activations(
@@ -178,7 +147,7 @@ def source_activations(
     wanted = list(names)
     if not is_cache(source):
         batch = aligned(model, source, "clean")
-        require_aligned((batch.ids.shape[0], batch.ids.shape[1]), shape)
+        require_aligned(lengths(batch.ids.shape), lengths(shape))
         return activations(model, batch.ids, wanted)
     records = resolve(model).record_of
     found: dict[str, Tensor] = {}
@@ -198,7 +167,7 @@ def source_activations(
         length = (
             tensor.shape[-1] if name == record_name("pattern", records[name].layer or 0) else tensor.shape[1]
         )
-        require_aligned((tensor.shape[0], length), shape)
+        require_aligned(lengths((tensor.shape[0], length)), lengths(shape))
     return found
 
 
@@ -232,6 +201,6 @@ def base_and_source(
             "Pass the clean tokens in place of clean_cache."
         )
     other = aligned(model, clean, "clean", metric, prepend_bos)
-    require_aligned((other.ids.shape[0], other.ids.shape[1]), (batch.ids.shape[0], batch.ids.shape[1]))
+    require_aligned(lengths(other.ids.shape), lengths(batch.ids.shape))
     require_different(other.ids[other.first_rows], batch.ids[batch.first_rows])
     return (batch, other) if direction == "denoising" else (other, batch)

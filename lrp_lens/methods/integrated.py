@@ -26,10 +26,11 @@ from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import require_different
 from lrp_lens.methods.attribution import PatchingPass, patching_pass
-from lrp_lens.methods.inputs import PatchingMetric, activations, aligned, require_aligned
+from lrp_lens.methods.inputs import PatchingMetric, activations, aligned, lengths
 from lrp_lens.methods.method import Method
 from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
+from lrp_lens.run.pairs import require_aligned
 from lrp_lens.run.path import mean_gradient, midpoints, placed
 
 SITE_STEPS, TOKEN_STEPS = 5, 50
@@ -76,7 +77,7 @@ def integrated_pass(
     shares = midpoints(steps)
     base = patching_pass(model, corrupted_tokens, patching_metric, rules=rules, prepend_bos=prepend_bos)
     clean = aligned(model, clean_tokens, "clean", base.metric, prepend_bos).ids
-    require_aligned((clean.shape[0], clean.shape[1]), (base.batch.ids.shape[0], base.batch.ids.shape[1]))
+    require_aligned(lengths(clean.shape), lengths(base.batch.ids.shape))
     require_different(clean, base.batch.ids)
     recognised = activations(model, clean, [Names.EMBED, Names.resid_pre(0)])
     total: dict[str, Tensor] = {}

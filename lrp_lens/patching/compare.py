@@ -26,10 +26,9 @@ from lrp_lens.methods.inputs import (
     PatchingMetric,
     aligned,
     base_and_source,
-    default_metric,
     per_prompt,
-    require_aligned,
     require_usable,
+    settled_metric,
 )
 from lrp_lens.methods.registry import MethodLike, as_methods
 from lrp_lens.metrics import Metric
@@ -45,6 +44,7 @@ from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP, RuleSet
 from lrp_lens.run.identity import model_identity, spelled
+from lrp_lens.run.pairs import require_aligned
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -143,7 +143,7 @@ def compare(
     named = dict(metric) if isinstance(metric, Mapping) else {"metric": metric}
     prompts = aligned(model, clean, "clean", prepend_bos=prepend_bos)
     others = aligned(model, corrupted, "corrupted", prepend_bos=prepend_bos)
-    require_aligned(prompts.ids.shape, others.ids.shape)
+    require_aligned(prompts.prompt_lengths, others.prompt_lengths)
     if others.n_examples < 2:
         raise InputError("A comparison averages over prompts; received one pair. Pass at least two.")
     found = resolve(model)
@@ -208,8 +208,7 @@ def _words(batch: TokenBatch) -> tuple[str, ...]:
 def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric | None]) -> dict[str, Metric]:
     if not named:
         raise InputError("A comparison needs at least one metric; received an empty mapping.")
-    given = {name: default_metric(model, clean) if one is None else one for name, one in named.items()}
-    metrics = {name: per_prompt(one, model) for name, one in given.items()}
+    metrics = {name: per_prompt(settled_metric(model, clean, one), model) for name, one in named.items()}
     if len({one.branches() for one in metrics.values()}) > 1:
         raise InputError(
             f"Metrics that are compared together read the same runs; {', '.join(map(repr, metrics))} append different "

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import forward, vocabulary_size
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.restart import Run
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.methods.facets import Facet, record_name
-from lrp_lens.methods.inputs import is_cache, require_aligned, run_keeping, source_activations
+from lrp_lens.methods.inputs import is_cache, lengths, source_activations
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.cells import Where
+from lrp_lens.run.pairs import require_aligned
+from lrp_lens.run.plain import plain_activations, plain_logits
 
 
 class Readout:
@@ -115,9 +117,7 @@ class Runs:
     @cached_property
     def source_logits(self) -> Float[Tensor, "row read d_vocab"]:
         """Of the other run, which must be prompts; its activations are kept by the way."""
-        logits, self._other = run_keeping(
-            self.model, self.source.ids, self._names, self.sites, self.readout.keep
-        )
+        logits, self._other = plain_activations(self.model, self.source.ids, self._names, self.readout.keep)
         return logits
 
     def other(self, names: Sequence[str]) -> Mapping[str, Tensor]:
@@ -128,7 +128,7 @@ class Runs:
                 shape = (self.batch.ids.shape[0], self.batch.ids.shape[1])
                 self._other |= source_activations(self.model, self.source, names, shape)
             else:
-                require_aligned(tuple(self.source.ids.shape), tuple(self.batch.ids.shape))
+                require_aligned(lengths(self.source.ids.shape), lengths(self.batch.ids.shape))
                 self.__dict__.pop("source_logits", None)
                 _ = self.source_logits
         return self._other
@@ -142,7 +142,7 @@ class Runs:
         other = self.other(list(live.values()))
         behind = {layer: name for layer, name in live.items() if records[name].plus}
         needed = [*behind.values(), *(record_name("attn_out", layer) for layer in behind)]
-        own = run_keeping(self.model, self.batch.ids, needed, self.sites)[1] if behind else {}
+        own = plain_activations(self.model, self.batch.ids, needed)[1] if behind else {}
         silent = [name for name in live.values() if name not in other]
         if silent:
             raise SiteError(
@@ -173,8 +173,7 @@ class Runs:
         rest = self.other([name for name in names.values() if name not in self._same])
         if rest := {name: rest[name] for name in names.values() if name not in self._same}:
             hooks = [*self._comparing(rest), (self.sites.unembed_input.point, self.readout.keep)]
-            with torch.no_grad(), attached(self.model, hooks):
-                forward(self.model, self.batch.ids, None)
+            plain_logits(self.model, self.batch.ids, hooks)
         found: set[Where] = set()
         for layer, name in names.items():
             same = facet.reduce(~self._same[name][None])[0] == 0

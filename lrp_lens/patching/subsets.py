@@ -18,15 +18,14 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import forward
-from lrp_lens.hosts.scope import attached
 from lrp_lens.methods.facets import Facet, facet_of
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
+from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, per_prompt, settled_metric
 from lrp_lens.patching.activation import patchable
 from lrp_lens.patching.checks import require_whole
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.run.plain import plain_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +98,7 @@ def patch_subsets(
     if not 0 < probability < 1:
         raise InputError(f"A cell is drawn with a probability in (0, 1); received {probability!r}.")
     live, _ = patchable(resolve(model), dead(model), facet)
-    asked = default_metric(model, clean, prepend_bos) if metric is None else metric
-    asked = per_prompt(asked, model)
+    asked = per_prompt(settled_metric(model, clean, metric, prepend_bos), model)
     batch, source = base_and_source(model, corrupted, clean, direction, asked, prepend_bos)
     runs = Runs(model, batch, source, [asked], live.values())
     shifted = [name for name in live.values() if runs.sites.record_of[name].plus]
@@ -142,9 +140,7 @@ def _together(
     for layer, (port, value) in points.items():
         if chosen[:, layer].any():
             hooks.append((port.point, _patcher(facet, chosen[:, layer], value)))
-    with attached(runs.model, hooks):
-        logits = forward(runs.model, runs.batch.ids.repeat(len(chosen), 1), None)
-    return runs.readout.values(logits)
+    return runs.readout.values(plain_logits(runs.model, runs.batch.ids.repeat(len(chosen), 1), hooks))
 
 
 def _patcher(facet: Facet, chosen: Bool[np.ndarray, "copy ..."], value: Tensor) -> Any:

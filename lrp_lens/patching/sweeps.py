@@ -12,7 +12,7 @@ from torch import Tensor
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.methods.facets import BUNDLES
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, default_metric, per_prompt
+from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, per_prompt, settled_metric
 from lrp_lens.patching.activation import Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
 from lrp_lens.patching.checks import Engine, one_metric, require_engine, require_whole
@@ -80,8 +80,7 @@ class Sweep(Named):
         require_whole(batch_tokens, "batch_tokens", 1)
         require_show(progress)
         asked = one_metric(self.__name__, patching_metric, metric, others)
-        asked = default_metric(model, clean_cache, prepend_bos) if asked is None else asked
-        asked = per_prompt(asked, model)
+        asked = per_prompt(settled_metric(model, clean_cache, asked, prepend_bos), model)
         batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, asked, prepend_bos)
         facets = facets_of(self.facet)
         require_choice(facets, layers, positions, engine)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.methods.attribution import PatchingPass, patching_pass, reasons
 from lrp_lens.methods.facets import BUNDLES
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, default_metric
+from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, settled_metric
 from lrp_lens.patching.checks import one_metric
 from lrp_lens.patching.named import Named, bundled, facets_of, filled
 from lrp_lens.patching.sweeps import Sweep
@@ -80,10 +80,8 @@ class Twin(Named):
         """
         asked = one_metric(self.__name__, patching_metric, metric, others)
         rules = self._rules(rules, backward)
-        if asked is None:
-            own = default_metric(model, clean_cache, prepend_bos) if backward is None else backward.metric
-        else:
-            own = asked
+        own = backward.metric if asked is None and backward is not None else asked
+        own = settled_metric(model, clean_cache, own, prepend_bos)
         batch, source = base_and_source(model, corrupted_tokens, clean_cache, direction, own, prepend_bos)
         facets = facets_of(self.facet)
         if backward is None:

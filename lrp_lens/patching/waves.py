@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.hosts.forward import forward, vocabulary_size
+from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.restart import Start
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.sites import Port
 from lrp_lens.methods.facets import Facet
 from lrp_lens.patching.cells import Cell, Where
 from lrp_lens.patching.runs import Runs
+from lrp_lens.run.plain import plain_logits
 
 BATCH_TOKENS = 4096
 """Positions that go through a block at once."""
@@ -90,8 +91,7 @@ def whole_batches(
                 (port.point, patcher(facet, cells, value)),
                 (runs.sites.unembed_input.point, runs.readout.keep),
             ]
-            with attached(runs.model, hooks):
-                logits = forward(runs.model, runs.batch.ids.repeat(len(cells), 1), None)
+            logits = plain_logits(runs.model, runs.batch.ids.repeat(len(cells), 1), hooks)
             found.append(runs.readout.values(logits))
             moved(len(cells))
     return torch.cat(found, dim=-1)

@@ -17,6 +17,7 @@ import torch
 
 from lrp_lens.hosts.by_rows import refusal
 from lrp_lens.hosts.forward import vocabulary_size
+from lrp_lens.hosts.liveness import probe_tokens
 from lrp_lens.hosts.scope import quiet
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.tokens import tokenize
@@ -82,8 +83,7 @@ def count(
         lengths = [step, 2 * step, 3 * step]
         counters, kept = [], []
         for length in lengths:
-            ids = (torch.arange(length) * 37 + 11) % int(model.cfg.d_vocab)
-            batch = tokenize(model, ids[None], None, None)
+            batch = tokenize(model, probe_tokens(model, length), None, None)
             metric: Metric = CallableMetric(_everything) if every_position else LogitDiff(0, 1)
             bound = metric.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
             counter = Counter()

@@ -1,20 +1,19 @@
 """The two runs that circuits compare: prompts aligned token by token, a metric bound to them, plain activations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward, require_eval, require_finite
-from lrp_lens.hosts.scope import attached
+from lrp_lens.hosts.forward import require_eval, require_finite
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
+from lrp_lens.run.plain import plain_activations
 from lrp_lens.run.reading import concrete_metric, unembedded
 from lrp_lens.run.relevance import ask
 
@@ -54,51 +53,38 @@ def read_pair(
         other = tokenize(model, corrupted, padding_side, prepend_bos)
         if other.n_examples == batch.n_examples:
             other = with_answers(model, other, bound.metric.branches())
-        require_aligned(batch, other)
+        require_aligned(*([one.prompt_lengths[row] for row in one.first_rows] for one in (batch, other)))
         require_different(batch.ids[batch.first_rows], other.ids[other.first_rows])
-    if bound.metric.chooses:
-        logits = plain_run(model, batch, (), bound)[0]
-        bound = concrete_metric(bound, logits, batch)
+    bound = settled(model, batch, bound)
     return Pair(batch, other, bound.metric, bound)
 
 
-def require_aligned(clean: TokenBatch, corrupted: TokenBatch) -> None:
-    """Raise InputError unless each clean prompt has a corrupted one of the same number of tokens."""
-    if clean.n_examples != corrupted.n_examples:
+def require_aligned(clean: Sequence[int], corrupted: Sequence[int]) -> None:
+    """Raise InputError unless each clean prompt has a corrupted one of the same number of tokens.
+
+    Args:
+        clean: number of tokens of each clean prompt.
+        corrupted: of each corrupted one.
+    """
+    if len(clean) != len(corrupted):
         raise InputError(
-            f"Each clean prompt has its corrupted prompt; received {clean.n_examples} clean and "
-            f"{corrupted.n_examples} corrupted ones. Repeat or drop prompts."
+            f"Each clean prompt has its corrupted prompt; received {len(clean)} clean and {len(corrupted)} corrupted "
+            "ones. Repeat or drop prompts."
         )
-    for index in range(clean.n_examples):
-        one, other = (batch.prompt_lengths[batch.rows_of(index)[0]] for batch in (clean, corrupted))
+    for index, (one, other) in enumerate(zip(clean, corrupted, strict=True)):
         if one != other:
             raise InputError(
-                f"Edges are compared position by position, so clean and corrupted prompts have the same number of "
-                f"tokens; prompt {index} has {one} and {other}. Replace tokens one for one (symmetric token "
+                f"Runs are compared position by position, so clean and corrupted prompts have the same number of "
+                f"tokens; received {one} and {other} (prompt {index}). Replace tokens one for one (symmetric token "
                 "replacement)."
             )
 
 
-def keeper(name: str, kept: dict[str, Tensor]) -> Callable[..., None]:
-    """A hook, for hook points and for modules alike, that keeps what is passed on."""
-
-    def keep(first: Any, *rest: Any, hook: Any = None) -> None:
-        kept[name] = (rest[-1] if rest else first).detach()
-
-    return keep
-
-
-def recording(model: Any, names: Iterable[str], kept: dict[str, Tensor]) -> tuple[list[Any], list[Any]]:
-    """Hooks on hook points and on modules that keep these records."""
-    known = resolve(model).record_of
-    records = [known[name] for name in names]
-    ports = [(record.port.point, keeper(record.name, kept)) for record in records if record.port is not None]
-    modules = [
-        (record.module, keeper(record.name, kept))
-        for record in records
-        if record.port is None and record.module is not None
-    ]
-    return ports, modules
+def settled(model: Any, batch: TokenBatch, bound: BoundMetric) -> BoundMetric:
+    """The metric with the tokens that it chooses by the logits of these prompts; itself if it names its tokens."""
+    if not bound.metric.chooses:
+        return bound
+    return concrete_metric(bound, plain_run(model, batch, (), bound)[0], batch)
 
 
 def plain_run(
@@ -108,11 +94,7 @@ def plain_run(
 
     With a metric only the positions it reads are unembedded.
     """
-    kept: dict[str, Tensor] = {}
-    ports, modules = recording(model, names, kept)
-    if bound is not None:
-        ports.append((resolve(model).unembed_input.point, unembedded(bound)))
-    with torch.no_grad(), attached(model, ports, modules):
-        logits = forward(model, batch.ids, batch.left_mask)
+    read = None if bound is None else unembedded(bound)
+    logits, kept = plain_activations(model, batch.ids, names, read, batch.left_mask)
     require_finite(logits)
     return logits, kept

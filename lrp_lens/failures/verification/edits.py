@@ -23,12 +23,13 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
-from lrp_lens.hosts.forward import forward, last_position, require_finite
+from lrp_lens.hosts.forward import last_position, require_finite
 from lrp_lens.hosts.generation import Rollout, Until, begin, go_on, require_room
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.masking.replacement import embedding_port
 from lrp_lens.methods.facets import record_name
+from lrp_lens.run.plain import plain_logits
 
 _TOKENS_AT_ONCE = 4096
 Hooks = list[tuple[Any, Callable[..., Tensor]]]
@@ -128,8 +129,7 @@ class EditedRuns:
         for some in self._batches(edits):
             hooks = self.hooks(some)
             last = (resolve(self.model).unembed_input.point, last_position)
-            with torch.no_grad(), attached(self.model, [*hooks, last]):
-                logits = forward(self.model, self.batch.ids.repeat(len(some), 1), None)[:, -1]
+            logits = plain_logits(self.model, self.batch.ids.repeat(len(some), 1), [*hooks, last])[:, -1]
             require_finite(logits)
             found.append(logits)
             if tick is not None:
