@@ -16,6 +16,7 @@ from lrp_lens import (
     GRADIENT,
     PRESETS,
     InputError,
+    Logit,
     LogitDiff,
     LogProb,
     MetricError,
@@ -25,6 +26,7 @@ from lrp_lens import (
     SequenceLogitDiff,
     SiteError,
     estimate,
+    relevance_per_metric,
     run_with_relevance,
 )
 from lrp_lens.errors import UnknownNameError
@@ -35,7 +37,7 @@ from lrp_lens.run.blocks import BlockRun
 from tests import zoo
 from tests.test_own_rules import MUTE
 
-choosing = sys.modules["lrp_lens.run.estimate"]
+choosing = sys.modules["lrp_lens.run.choosing"]
 METRIC = LogitDiff(3, [7, 9])
 PROMPTS = [zoo.prompt_tokens(1, length, seed=length)[0] for length in (9, 4, 6)]
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -298,17 +300,50 @@ def test_auto_goes_where_it_fits(
     free((need.full.peak + need.low.peak) / 2)
     with pytest.raises(InputError, match=r"1 × 20 tokens need, .* GB are free. Use memory='low'"):
         run("full")
-    free(0.9 * need.low.peak)
-    for memory, remedy in (
-        ("auto", "logits='metric'"),
-        ("low", "logits='metric'"),
-        ("full", "a smaller batch"),
-    ):
-        with pytest.raises(InputError, match=f"Use {remedy}"):
-            run(memory)
-    for wrong in (dict(n_tokens=0), dict(n_tokens=3, batch=True)):
+    for wrong in (dict(n_tokens=0), dict(n_tokens=3, batch=True), dict(n_tokens=3, metrics=0)):
         with pytest.raises(InputError, match="whole number, at least 1"):
             estimate(model, **wrong)
+
+
+@pytest.mark.full
+def test_what_would_fit_is_named_and_fits(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
+    """The least loss first; what the message says fits, and a little more does not."""
+    model, tokens, metrics = build("llama"), zoo.prompt_tokens(3, 20), [METRIC, Logit(4), Logit(5)]
+
+    def free(size: float) -> None:
+        monkeypatch.setattr(choosing, "free_bytes", lambda device: int(size))
+
+    def refused(memory: Any, tokens: Tensor = tokens, **options: Any) -> str:
+        with pytest.raises(InputError, match=r"A pass fits in memory; .* are free\. ") as caught:
+            relevance_per_metric(model, tokens, metrics, memory=memory, **options)
+        return str(caught.value).rsplit("free. ", 1)[1]
+
+    def low(n_tokens: int = 20, batch: int = 3, metrics: int = 3, **options: Any) -> int:
+        return estimate(model, n_tokens, batch, metrics=metrics, **{"logits": "metric"} | options).low.peak
+
+    whole = low(logits="all")
+    free(whole)
+    assert refused("full") == f"Use memory='low': {whole / 1e9:.3g} GB."
+    free(low())
+    assert refused("full") == f"Use memory='low' and logits='metric': {low() / 1e9:.3g} GB."
+    assert refused("auto") == refused("low") == f"Use logits='metric': {low() / 1e9:.3g} GB."
+    assert "no names_filter" in refused("low", names_filter=lambda name: True)
+    relevance_per_metric(model, tokens, metrics, memory="low", logits="metric")
+    for asked, fewer in (("metrics", 2), ("batch", 2)):
+        alone = {} if asked == "metrics" else {"metrics": 1}
+        fits = low(**alone | {asked: fewer})
+        assert fits < low(**alone)
+        free((fits + low(**alone)) / 2)
+        assert f"at most {fewer}" in refused("low")
+    free(low(n_tokens=10, batch=1, metrics=1))
+    said = re.fullmatch(r".* and prompts of at most (\d+) tokens: .*", refused("low"))
+    assert said is not None and int(said[1]) >= 10
+    assert low(n_tokens=int(said[1]), batch=1, metrics=1) <= low(n_tokens=10, batch=1, metrics=1)
+    assert low(n_tokens=int(said[1]) + 1, batch=1, metrics=1) > low(n_tokens=10, batch=1, metrics=1)
+    free(1)
+    assert refused("auto") == refused("full") and "Not even one token fits" in refused("low")
 
 
 def test_sums_are_all_that_is_held(build: Callable[[str], Any]) -> None:

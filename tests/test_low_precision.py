@@ -15,9 +15,6 @@ VIEWS = ("tokens", "layers", "heads")
 LEAST = {torch.bfloat16: 0.99, torch.float16: 0.9999}
 """Correlation with float32, cell by cell."""
 
-OPEN = [("bridge", name) for name in ("olmo2", "olmo2_gqa", "olmo3")]
-"""What does not run in half precision yet."""
-
 
 def agreement(low: RelevanceCache, exact: RelevanceCache) -> dict[str, float]:
     """View → correlation of its cells with those of a pass in float32."""
@@ -31,17 +28,12 @@ def agreement(low: RelevanceCache, exact: RelevanceCache) -> dict[str, float]:
     }
 
 
+FIRST = (*EVERY_RULE_SET, "olmo2")  # OLMo's rotation leaves q and k in float32
+
+
 def over_the_zoo() -> list[Any]:
     marks = (pytest.mark.full, pytest.mark.zoo)
-    fails = pytest.mark.xfail(
-        raises=RuntimeError, reason="q and k leave OLMo's norms in float32 under the rules"
-    )
-    return [
-        pytest.param(
-            *one, marks=(*marks, fails) if one in OPEN else () if one[1] in EVERY_RULE_SET else marks
-        )
-        for one in zoo.models()
-    ]
+    return [pytest.param(*one, marks=() if one[1] in FIRST else marks) for one in zoo.models()]
 
 
 @pytest.mark.parametrize("dtype", LEAST, ids=str)

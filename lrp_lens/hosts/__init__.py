@@ -9,6 +9,7 @@ from lrp_lens.hosts.liveness import dead_ports
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.transformer_bridge import resolve_transformer_bridge
+from lrp_lens.hosts.weights import require_readable
 
 _FLAGS = (
     "use_split_qkv_input",
@@ -33,6 +34,7 @@ def _fingerprint(model: Any) -> tuple[Any, ...]:
         getattr(model, "compatibility_mode", None),
         getattr(config, "_attn_implementation", None),
         getattr(model.cfg, "dtype", None),
+        str(getattr(getattr(model, "original_model", None), "hf_device_map", None)),
         tuple(id(block) for block in model.blocks),
     )
 
@@ -42,7 +44,7 @@ def resolve(model: Any) -> Sites:
 
     Raises:
         InputError: if it is neither a HookedTransformer nor a TransformerBridge.
-        SiteError: for an operation that no rule knows.
+        SiteError: for an operation that no rule knows, or weights that cannot be read.
     """
     return _entry(model)[1]
 
@@ -58,6 +60,7 @@ def _entry(model: Any) -> tuple[tuple[Any, ...], Sites, dict[str, str]]:
     with exclusive(model):
         entry = _cache.get(model)
         if entry is None or entry[0] != fingerprint:
+            require_readable(model)
             sites = resolve_transformer_bridge(model) if bridge else resolve_hooked_transformer(model)
             entry = (fingerprint, sites, dead_ports(model, sites))
             _cache[model] = entry

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
+from lrp_lens.hosts.no_cache import without_cache
 from lrp_lens.hosts.scope import exclusive, modules_of
 from lrp_lens.ops.gates import accumulation_dtype
 
@@ -75,16 +76,18 @@ def forward(
     """Logits of a batch; `mask` is False at padding, or None where there is no padding on the left.
 
     Positions are counted from the first real token of each row on both hosts.  A hook before the unembedding may
-    keep fewer of them (`read`).
+    keep fewer of them (`read`).  No keys and values are kept.
 
     Raises:
         InputError: padding on the left in float64, where transformers' attention returns NaN.
     """
-    left = getattr(model.tokenizer, "padding_side", "right") == "left"
-    if mask is None and left and not is_bridge(model):
+    bridge, left = is_bridge(model), getattr(model.tokenizer, "padding_side", "right") == "left"
+    if mask is None and left and not bridge:
         # else HookedTransformer guesses one from the token ids
         mask = torch.ones_like(tokens, dtype=torch.bool)
-    options = {} if mask is None else {"attention_mask": mask.long()}
+    options: dict[str, Any] = {} if mask is None else {"attention_mask": mask.long()}
+    if bridge:
+        options |= without_cache(model)
     with exclusive(model):
         logits = model(tokens, return_type="logits", **options)
     if mask is not None and logits.dtype == torch.float64 and bool(logits.detach().isnan().any()):

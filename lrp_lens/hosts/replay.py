@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.no_cache import NothingKept
 from lrp_lens.hosts.sites import LogitSite, Sites
 
 _STATE = "hidden_states"
@@ -63,8 +64,10 @@ class BlockCall:
         return output[0] if isinstance(output, tuple) else output
 
 
-def _is_cache(value: Any) -> bool:
-    """Whether an argument is a cache of keys and values, whatever its class."""
+def _holds_past(value: Any) -> bool:
+    """Whether an argument is a cache of keys and values, whatever its class; one that keeps none may stay."""
+    if isinstance(value, NothingKept):
+        return False
     return callable(getattr(value, "get_seq_length", None)) or "KeyValueCache" in type(value).__name__
 
 
@@ -89,7 +92,8 @@ def blocks_captured(
 
     Args:
         model: HookedTransformer or TransformerBridge.
-        past: (layer, rows) → a cache of keys and values for another call; by default blocks are called without one.
+        past: (layer, rows) → a cache of keys and values for another call; by default blocks are called without one,
+            or with one that keeps nothing.
     """
     calls: dict[int, BlockCall] = {}
     handles = []
@@ -107,8 +111,8 @@ def blocks_captured(
             if "use_cache" in kwargs:
                 kwargs["use_cache"] = False
             cache = None if past is None else Past(partial(past, layer))
-            rest = tuple(cache if _is_cache(value) else value for value in rest)
-            kwargs = {name: cache if _is_cache(value) else value for name, value in kwargs.items()}
+            rest = tuple(cache if _holds_past(value) else value for value in rest)
+            kwargs = {name: cache if _holds_past(value) else value for name, value in kwargs.items()}
             calls[layer] = BlockCall(module, state.detach(), rest, kwargs)
 
         return hook

@@ -279,8 +279,11 @@ class ByRows(TorchFunctionMode):
         return self._deferred(run, meta, tensor.device)
 
     def _item(self, tensor: Deferred, index: Any) -> Deferred:
-        """New axes in front and whole axes; or all keys but the last one (a sink)."""
+        """New axes in front and whole axes; rows of a batch; or all keys but the last one (a sink)."""
         node, parts = _node(tensor), index if isinstance(index, tuple) else (index,)
+        if isinstance(index, Tensor) and index.ndim == 1 and node.meta.ndim > 2:
+            meta = node.meta[:1].expand(len(index), *node.meta.shape[1:])
+            return self._deferred(lambda block, part_of: part_of(node)[index], meta, tensor.device)
         length = node.meta.shape[-2]
         whole = (slice(None), slice(None, length), slice(-length, None))
         if parts != (Ellipsis, slice(None, -1)):

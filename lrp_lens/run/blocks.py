@@ -126,7 +126,7 @@ class BlockRun:
 
     # ------------------------------------------------------------------------------- once
     @property
-    def _mask_length(self) -> int | None:
+    def mask_length(self) -> int | None:
         """Tokens, if a mask is made of positions alone."""
         return None if self.batch.left_mask is not None else self.batch.ids.shape[1]
 
@@ -155,7 +155,7 @@ class BlockRun:
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, hooks, module_hooks))
-            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers), self._mask_length))
+            stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers), self.mask_length))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
             states = {Names.resid_pre(layer): (call.state,) for layer, call in self.calls.items()}
             require_finite_forward(self.logits, {**states, self.final: seen})

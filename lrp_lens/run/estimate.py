@@ -1,9 +1,7 @@
-"""estimate: what a pass will need, in bytes and operations, before it runs; and which way it goes (`memory="auto"`).
+"""estimate: what a pass will need, in bytes and operations, before it runs.
 
 1. Short passes of either kind are counted (`run.counting`).
-2. "auto": in full where that takes at most half of the memory that is free, else block by block (Chen et al. 2016,
-   1604.06174).  Short prompts, far below by a rough bound, are not counted at all.
-3. What does not fit is refused, with the number and what would fit.
+2. What they say of a long one is split by what holds it: logits, inputs of the blocks, graph and temporaries.
 
 Not counted is what a kernel allocates and frees within one operation.
 """
@@ -25,8 +23,6 @@ from lrp_lens.run.counting import BLOCKS, Way, count
 from lrp_lens.run.recording import NamesFilter, Wanted
 
 WAYS: tuple[Way, ...] = ("full", "low")
-_SHARE_FOR_FULL = 0.5
-"""Of the memory that is free; the rest is for what is done with the result."""
 _GIGA = 1e9
 
 
@@ -57,6 +53,7 @@ class Estimate:
 
     n_tokens: int
     batch: int
+    metrics: int
     model: int
     """Bytes of the weights."""
     full: Need
@@ -79,12 +76,13 @@ class Estimate:
 
     def __str__(self) -> str:
         prompts = f"{self.batch} prompt{'s' if self.batch > 1 else ''} of {self.n_tokens} tokens"
-        lines = [f"Estimate for {prompts}, beyond the model's {_words(self.model)}"]
+        prompts += f" and {self.metrics} metrics" if self.metrics > 1 else ""
+        lines = [f"Estimate for {prompts}, beyond the model's {in_words(self.model)}"]
         for way in WAYS:
             need = self.of(way)
-            lines.append(f"  memory={way!r}: {_words(need.peak)}, {need.flops / 1e12:.3g} TFLOP")
-            lines += [f"    {part}: {_words(size)}" for part, size in need.parts.items()]
-        lines.append(f"  free: {'unknown' if self.free is None else _words(self.free)}")
+            lines.append(f"  memory={way!r}: {in_words(need.peak)}, {need.flops / 1e12:.3g} TFLOP")
+            lines += [f"    {part}: {in_words(size)}" for part, size in need.parts.items()]
+        lines.append(f"  free: {'unknown' if self.free is None else in_words(self.free)}")
         return "\n".join(lines)
 
 
@@ -97,6 +95,7 @@ def estimate(
     names_filter: NamesFilter = None,
     logits: Literal["all", "metric"] = "all",
     every_position: bool = False,
+    metrics: int = 1,
 ) -> Estimate:
     """What `run_with_relevance` will need; three short passes each way say it.
 
@@ -108,6 +107,7 @@ def estimate(
         names_filter: as in the pass.
         logits: as in the pass.
         every_position: whether the metric reads the logits of all positions.
+        metrics: how many metrics share the pass (`relevance_per_metric`).
 
     Returns:
         Bytes by part and operations, of a pass in full and of one in low memory.
@@ -121,17 +121,17 @@ def estimate(
         >>> print(estimate(load_demo_model(device="cpu"), 64).n_tokens)
         64
     """
-    for name, value in (("n_tokens", n_tokens), ("batch", batch)):
+    for name, value in (("n_tokens", n_tokens), ("batch", batch), ("metrics", metrics)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is a whole number, at least 1; received {value!r}.")
     require_gradients()
     require_eval(model)
     sites, rules = resolve(model), as_rule_set(rules)
     wanted = Wanted.of(names_filter, sites, rules)
-    return _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position)
+    return estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
 
 
-def _estimated(
+def estimated(
     model: Any,
     sites: Sites,
     n_tokens: int,
@@ -142,6 +142,7 @@ def _estimated(
     every_position: bool,
     metrics: int = 1,
 ) -> Estimate:
+    """`estimate` with what is wanted spelled out; arguments as there."""
     size = next(model.parameters()).element_size()
     shown = n_tokens if logits == "all" or every_position else 1
     output = batch * shown * vocabulary_size(model) * size
@@ -155,10 +156,12 @@ def _estimated(
         parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
         parts["graph, gradients, temporaries"] = peak - sum(parts.values())
         needs.append(Need(peak, parts, counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)))
-    return Estimate(n_tokens, batch, _weights(model), needs[0], needs[1], free_bytes(device_of(model)))
+    return Estimate(
+        n_tokens, batch, metrics, weights(model), needs[0], needs[1], free_bytes(device_of(model))
+    )
 
 
-def _weights(model: Any) -> int:
+def weights(model: Any) -> int:
     """Bytes of the parameters and buffers, each once."""
     held = (
         one for part in modules_of(model) for one in (*part._parameters.values(), *part._buffers.values())
@@ -166,72 +169,6 @@ def _weights(model: Any) -> int:
     return sum({id(one): one.nbytes for one in held if one is not None}.values())
 
 
-def _rough(model: Any, n_tokens: int, batch: int) -> int:
-    """More than any pass takes."""
-    cfg = model.cfg
-    heads, d_head, d_mlp = int(cfg.n_heads), int(cfg.d_head), int(getattr(cfg, "d_mlp", None) or 0)
-    experts = int(getattr(cfg, "experts_per_token", None) or 1)
-    width = 60 * int(cfg.d_model) + 40 * heads * d_head + 16 * experts * d_mlp
-    numbers = int(cfg.n_layers) * n_tokens * (width + 24 * heads * n_tokens)
-    size = max(4, next(model.parameters()).element_size())
-    return size * batch * (numbers + 8 * n_tokens * vocabulary_size(model)) + 2 * _weights(model)
-
-
-def choose(
-    model: Any,
-    sites: Sites,
-    shape: tuple[int, int],
-    rules: RuleSet,
-    wanted: Wanted,
-    logits: str,
-    every_position: bool,
-    memory: str,
-    metrics: int = 1,
-) -> tuple[Way, str, bool]:
-    """Which way a pass goes, why, and whether it could go in full.
-
-    Args:
-        model: the host.
-        sites: its sites.
-        shape: rows and columns of the batch.
-        rules: the rule set.
-        wanted: what is recorded.
-        logits: "all" or "metric".
-        every_position: whether the metric reads all logits.
-        memory: "auto", "full" or "low".
-        metrics: how many metrics go back through the pass.
-
-    Raises:
-        InputError: if it does not fit in the memory that is free.
-    """
-    batch, n_tokens = shape
-    free = free_bytes(device_of(model))
-    asked: Way = "low" if memory == "low" else "full"
-    if free is None or metrics * _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
-        if memory != "auto":
-            return asked, "asked for", True
-        return (
-            "full",
-            "far below the memory that is free" if free is not None else "free memory unknown",
-            True,
-        )
-    need = _estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
-    fits = need.full.peak <= free
-    if memory == "auto":
-        asked = "full" if need.full.peak <= _SHARE_FOR_FULL * free else "low"
-    text = f"in full {_words(need.full.peak)}, in low memory {_words(need.low.peak)}; {_words(free)} are free"
-    if need.of(asked).peak > free:
-        remedy = "Use memory='low'"
-        if asked == "low":
-            remedy = "Use logits='metric'" if logits == "all" else "Name fewer hook points in names_filter"
-            remedy += ", a smaller batch or a shorter prompt (lrp_lens.estimate says what those need)"
-        elif need.low.peak > free:
-            remedy = "Use a smaller batch or a shorter prompt (lrp_lens.estimate says what those need)"
-        raise InputError(
-            f"A pass fits in memory; {batch} × {n_tokens} tokens need, beyond the model, {text}. {remedy}."
-        )
-    return asked, text, fits
-
-
-def _words(size: int) -> str:
+def in_words(size: int) -> str:
+    """Bytes for a message."""
     return f"{size / _GIGA:.3g} GB"

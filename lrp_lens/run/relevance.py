@@ -28,8 +28,8 @@ from lrp_lens.hosts.tokens import PaddingSide, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike, as_metric
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, conserving
 from lrp_lens.run.cache import RelevanceCache
+from lrp_lens.run.choosing import Asked, choose
 from lrp_lens.run.dropped import LayerDrops
-from lrp_lens.run.estimate import choose
 from lrp_lens.run.low_memory import pass_by_blocks
 from lrp_lens.run.reading import describe_metric
 from lrp_lens.run.recording import NamesFilter, Wanted
@@ -251,17 +251,10 @@ def relevance_runs(
         raise InputError(f"memory is 'auto', 'full' or 'low'; received {memory!r}.")
     batch, bounds = ask_all(model, prompt, metrics, padding_side, prepend_bos)
     wanted = Wanted.of(names_filter, sites, rules)
-    way, reason, fits = choose(
-        model,
-        sites,
-        (batch.ids.shape[0], batch.ids.shape[1]),
-        rules,
-        wanted,
-        logits,
-        any(bound.positions is None for bound in bounds),
-        memory,
-        len(bounds),
-    )
+    rows, length = batch.ids.shape
+    every_position = any(bound.positions is None for bound in bounds)
+    asked = Asked(model, sites, rules, length, rows, wanted, logits, every_position, len(bounds))
+    way, reason, fits = choose(asked, memory)
     if way == "low":
         try:
             passes = pass_by_blocks(model, sites, batch, bounds, rules, wanted, logits, progress)

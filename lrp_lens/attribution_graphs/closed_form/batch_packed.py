@@ -66,9 +66,10 @@ def packed_rows(
         positions.start : positions.stop
     ].T  # the row of each target, and the column there
     state = run.calls[first].state[lines].clone().requires_grad_(True)
-    with run.hooked(recorder, names, range(first, last + to_mid)):
+    layers = range(first, last + to_mid)
+    with run.hooked(recorder, names, layers), run.row_blocks.entered(layers, run.mask_length):
         output = state
-        for layer in range(first, last + to_mid):
+        for layer in layers:
             output = run.calls[layer].run(output, lines)
             run.require_same(layer, output, int(lines[0]))
         if to_mid:

@@ -199,7 +199,7 @@ class GraphBuilder:
             rules_text=str(run.rules),
             towards=run.towards,
             target_positions=tuple(read if final else range(run.length)),
-            notes=(f"method: {self.options.method}", *_unseen(run), *self.options.words(run.metric_value)),
+            notes=(f"method: {self.options.method}", *_remarks(run), *self.options.words(run.metric_value)),
             made_by=self,
         )
 
@@ -248,11 +248,12 @@ class GraphBuilder:
         return refine(self.run, source=start, target=end, into=into)
 
 
-def _unseen(run: StatePass) -> tuple[str, ...]:
-    """A note where no edge can go by way of queries and keys."""
-    if not holds_patterns(run.rules, run.sites):
-        return ()
-    return (f"no K and Q edges: {run.rules.name} holds attention patterns constant",)
+def _remarks(run: StatePass) -> tuple[str, ...]:
+    """Notes: where no edge can go by way of queries and keys, and which attention was not taken in blocks of rows."""
+    remarks = [str(run.row_blocks)]
+    if holds_patterns(run.rules, run.sites):
+        remarks.append(f"no K and Q edges: {run.rules.name} holds attention patterns constant")
+    return tuple(remark for remark in remarks if remark)
 
 
 def _place(boundary: Boundary) -> tuple[int, bool]:

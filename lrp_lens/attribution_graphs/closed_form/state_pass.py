@@ -4,7 +4,8 @@
    block from the last to the first.
 2. Answers that a metric appends may be two rows of one example; their gradients add up in the prompt, which both share
    (`hosts.token_batch`), so that the example is one axis of positions: a tree, where each token sees its ancestors.
-3. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
+3. Attention of a long prompt is formed in blocks of rows, as there.
+4. The gradients at the boundaries stay, so any block can be run again later: for dense matrices, for layer pairs that
    are not adjacent, for refinements.
 
 Gradients equal those of `run_with_relevance`; memory is O(pos · width · layers) plus one block's.
@@ -31,6 +32,7 @@ from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.balance import Calls
 from lrp_lens.run.blocks import BlockRun
+from lrp_lens.run.by_rows import rows_of_a_block
 from lrp_lens.run.reading import describe_metric
 from lrp_lens.run.recording import total, with_completions
 
@@ -87,7 +89,8 @@ class StatePass(BlockRun):
         self.attention_only = is_attention_only(model)
         self.mid_states = not (self.attention_only or sites.parallel)
         self._of_layer = [self._names_of(sites, layer) for layer in range(sites.n_layers)]
-        super().__init__(model, batch, [bound], rules, set().union(*self._of_layer))
+        rows = rows_of_a_block(sites, *batch.ids.shape)
+        super().__init__(model, batch, [bound], rules, set().union(*self._of_layer), rows=rows)
         self.metric_value = float(self.values[0][0])
         self.metric_text, self.towards = describe_metric(model, self.metrics[0].metric)
         self.gradients: dict[str, Tensor] = {self.final: self.heads[0].gradient}

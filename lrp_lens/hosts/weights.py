@@ -1,0 +1,36 @@
+"""Weights that can be read: gains, biases and projections are part of every rule, ledger and edge.
+
+1. accelerate's `device_map` with parts on "disk" or "cpu" beside an accelerator leaves placeholders (device "meta")
+   where the weights were, and brings them in while a module runs.  Nothing can be read from a placeholder.
+2. Quantised layers (bitsandbytes, GPTQ, MXFP4) hold integers that only they can read.
+"""
+
+from typing import Any
+
+from lrp_lens.errors import SiteError
+from lrp_lens.hosts.scope import modules_of
+
+
+def require_readable(model: Any) -> None:
+    """Refuse a model with weights that are not there, or that are no floating point numbers.
+
+    Raises:
+        SiteError: names the first module, and what it holds.
+    """
+    for module in modules_of(model):
+        for name, weight in module._parameters.items():
+            if weight is None:
+                continue
+            where = f"{type(module).__name__}.{name}"
+            if weight.is_meta:
+                raise SiteError(
+                    f"Rules, the ledger and edges read the model's weights; {where} is not in memory (device 'meta'): "
+                    "accelerate offloaded it. Load the model without 'disk' or 'cpu' in device_map beside another "
+                    "device; to save memory use dtype=torch.bfloat16 and memory='low'."
+                )
+            if not weight.is_floating_point() or weight.element_size() < 2:
+                raise SiteError(
+                    f"Rules, the ledger and edges read the model's weights as floating point numbers; {where} is "
+                    f"quantised ({weight.dtype}). Load unquantised weights (dtype=torch.bfloat16; a GGUF file is "
+                    "dequantised by load_model)."
+                )
