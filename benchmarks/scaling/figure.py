@@ -1,0 +1,43 @@
+"""Time and peak memory against tokens, both logarithmic: a column each, a row for each host, a line for each work."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from benchmarks.scaling.tables import NAMES, medians
+from lrp_lens.plots.still import still_svg
+
+COLOURS = ("#767676", "#1f77b4", "#d62728", "#ff9896", "#2ca02c")
+MEASURED = {"cpu": "processor seconds", "peak": "peak memory, GB"}
+
+
+def growth(rows: pd.DataFrame) -> go.Figure:
+    """The figure of the model that was measured at most lengths."""
+    found = medians(rows[rows["layers"] == 0])
+    model = found.groupby("model", sort=False)["tokens"].nunique().idxmax()
+    found = found[found["model"] == model]
+    hosts = list(found["host"].unique())
+    titles = [f"{host}: {words}" for host in hosts for words in MEASURED.values()]
+    figure = make_subplots(rows=len(hosts), cols=2, subplot_titles=titles, horizontal_spacing=0.12)
+    for row, host in enumerate(hosts, 1):
+        for (work, name), colour in zip(NAMES.items(), COLOURS, strict=True):
+            part = found[(found["host"] == host) & (found["work"] == work)].sort_values("tokens")
+            for column, measured in enumerate(MEASURED, 1):
+                line = go.Scatter(
+                    x=part["tokens"], y=part[measured], name=name, mode="lines+markers", line_color=colour,
+                    legendgroup=work, showlegend=row == column == 1,
+                )  # fmt: skip
+                figure.add_trace(line, row=row, col=column)
+    figure.update_xaxes(type="log", tickvals=sorted(found["tokens"].unique()), title_text="tokens")
+    figure.update_yaxes(type="log")
+    figure.update_layout(
+        width=900, height=110 + 330 * len(hosts), title_text=f"{model}: growth with the prompt"
+    )
+    return figure
+
+
+def picture(rows: pd.DataFrame) -> str:
+    """The figure as SVG."""
+    drawn = still_svg(growth(rows))
+    assert drawn is not None
+    return drawn
