@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.decisions import run
 from benchmarks.decisions.rows import Settings, flips, row
-from benchmarks.decisions.tables import every_table
+from benchmarks.decisions.tables import every_table, ratio, share
 from benchmarks.evidence.store import Store
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
@@ -136,9 +136,19 @@ def test_tables_count_what_the_rows_say() -> None:
     assert cost == ["T", "2.0", "63.6", "90.0", "0.75", "30"]
     assert verdicts == ["T", "1", "1", "0", "2"]
     assert flipped[:3] == ["T", "ATTN_LRP", "1"] and "of 2" in flipped[3]
-    assert [one.split(" ")[0] for one in flipped[3:]] == ["0.50", "0.25", "2.00"]
+    assert [one.split(" ")[0] for one in flipped[3:]] == ["0.50", "0.25", "2.0"]
     goals_of = every_table(rows.assign(task="IFEval", search_seconds=60.0))
     assert "| IFEval | checked contrast | ≥ 0.50 | 0.50 | reached |" in goals_of
     assert "| IFEval | checked contrast, gap > 1 | ≥ 0.20 | 0.25 | reached |" in goals_of
     assert "| IFEval | slowest search | ≤ 60 s | 60 s | reached |" in goals_of
     assert "| T | 1 | 0 | 0 |" in every_table(pd.DataFrame([{"task": "T", "failure": False}]))
+
+
+def test_intervals_of_few_cases_do_not_look_sure() -> None:
+    assert share([1, 1, 1, 1]) == "1.00 [0.40, 1.00] of 4"  # Clopper–Pearson: (0.05 / 2) ** (1 / 4) = 0.398
+    assert share([0.5, float("nan"), 0.5]) == "0.50 [0.50, 0.50] of 2" and share([]) == "none"
+    assert ratio(np.array([[1.0, 0.0], [1.0, 0.0]])) == "∞ [∞, ∞]"
+    assert ratio(np.array([[0.0, 0.0], [0.0, 0.0]])) == "– [0.0, ∞]"
+    assert ratio(np.array([[1.0, 0.5]] * 4)) == "2.0 [2.0, 2.0]"
+    low, high = ratio(np.array([[1.0, 0.5], [0.0, 0.5]] * 20)).split("[")[1].rstrip("]").split(", ")
+    assert 0.5 < float(low) < 1 < float(high) < 1.5

@@ -1,8 +1,8 @@
 """Tutorials: as much prose as code, short cells; each runs from start to end, and shows what it is stored with.
 
 Every cell is executed in order in one namespace, as a fresh kernel would; the last one checks the notebook's claim.
-Each takes less than 60 s on two quiet cores.  `make notebooks-run` stores what they show.  Five have a second half on
-SmolLM2, which runs by itself, among the tests of real models; the ninth's may take three minutes.
+Each takes less than 60 s on two quiet cores.  `make notebooks-run` stores what they show.  Six have a second half on
+SmolLM2, which runs by itself, among the tests of real models; the ninth's and the tenth's may take three minutes.
 """
 
 import importlib.util
@@ -51,7 +51,7 @@ def _settings_are_left_alone() -> Iterator[None]:
 
 def test_they_are_numbered() -> None:
     numbers = [int(path.name.partition("_")[0]) for path in TUTORIALS]
-    assert numbers == list(range(1, 10))
+    assert numbers == list(range(1, 11))
     for number, path in zip(numbers, TUTORIALS, strict=True):
         assert cells(path, "markdown")[0].startswith(f"# {number} ")
 
@@ -121,8 +121,8 @@ def test_a_second_half_shows_nothing_where_the_model_is_missing(
 
 
 def test_second_halves_are_on_the_notebooks_that_need_them() -> None:
-    halves = [path.stem[0] for path in TUTORIALS if code_cells(read(path), tagged=True)]
-    assert halves == ["1", "4", "6", "7", "9"]
+    halves = [path.stem.partition("_")[0] for path in TUTORIALS if code_cells(read(path), tagged=True)]
+    assert halves == ["1", "4", "6", "7", "9", "10"]
 
 
 # ------------------------------------------------------------------------------------------ the comparison itself

@@ -24,7 +24,10 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts.loading.packages import MODELS, installed_parts
 from tools.alike import differs
 
-TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("*.ipynb"))
+TUTORIALS = sorted(
+    (Path(__file__).parent.parent / "tutorials").glob("*.ipynb"),
+    key=lambda path: int(path.name.partition("_")[0]),
+)
 TAG = "smollm2"
 """Of cells, and the name of the model that they ask for."""
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -138,6 +141,6 @@ def write(path: Path) -> None:
 
 if __name__ == "__main__":
     for tutorial in TUTORIALS:
-        if len(sys.argv) < 2 or tutorial.name.startswith(tuple(sys.argv[1:])):
+        if len(sys.argv) < 2 or tutorial.name.partition("_")[0] in sys.argv[1:]:
             write(tutorial)
             print(f"{tutorial.name}: {tutorial.stat().st_size // 1024} kB")

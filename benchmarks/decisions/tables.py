@@ -8,7 +8,7 @@ import pandas as pd
 
 from benchmarks.decisions.rows import HIDDEN, RULES
 from benchmarks.evidence.ranking import markdown
-from lrp_lens.views.statistics.intervals import bootstrap_weights, interval, mean_interval
+from lrp_lens.views.statistics.intervals import bootstrap_weights, mean_interval
 
 COLUMNS = (
     "way", "checked", "gap", "score", "carries", "cut", "reason", "search_seconds", "forwarded", "verdict",
@@ -123,14 +123,31 @@ def flip_table(failures: pd.DataFrame) -> str:
 
 
 def ratio(pairs: np.ndarray, resamples: int = 2000) -> str:
-    """The ratio of two rates with its interval of 95 % over cases, which are drawn together."""
+    """The ratio of two rates with its interval of 95 % over cases, which are drawn together.
+
+    A draw in which neither happens says nothing: it counts as 0 at the lower end and as ∞ at the upper one.
+    """
     draws = bootstrap_weights(len(pairs), resamples, 0) @ pairs
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, low, high = interval(draws[:, 0] / draws[:, 1])
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+        value, *found = (draws[:, 0] / draws[:, 1]).tolist()
+    ends = [
+        float(np.quantile(np.nan_to_num(found, nan=unknown, posinf=np.inf), level, method="inverted_cdf"))
+        for level, unknown in ((0.025, 0.0), (0.975, np.inf))
+    ]
+    told = ["–" if np.isnan(one) else "∞" if np.isinf(one) else f"{one:.1f}" for one in (value, *ends)]
+    return f"{told[0]} [{told[1]}, {told[2]}]"
 
 
 def share(values: Iterable[float | bool]) -> str:
-    """A mean with its interval of 95 % over cases."""
-    mean, low, high, n = mean_interval(np.asarray(list(values), dtype=np.float64))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}] of {n}" if n else "none"
+    """A mean with its interval of 95 % over cases: Clopper–Pearson's of yes and no, else the bootstrap's."""
+    from scipy.stats import binomtest
+
+    known = np.asarray(list(values), dtype=np.float64)
+    known = known[~np.isnan(known)]
+    if not len(known):
+        return "none"
+    mean, low, high, n = mean_interval(known)
+    if np.isin(known, (0, 1)).all():
+        found = binomtest(int(known.sum()), n).proportion_ci(0.95)
+        low, high = float(found.low), float(found.high)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}] of {n}"
