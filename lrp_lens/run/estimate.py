@@ -166,7 +166,7 @@ def _weights(model: Any) -> int:
     return sum({id(one): one.nbytes for one in held if one is not None}.values())
 
 
-def _rough(model: Any, n_tokens: int, batch: int) -> int:
+def _rough(model: Any, sites: Sites, n_tokens: int, batch: int) -> int:
     """More than any pass takes."""
     cfg = model.cfg
     heads, d_head, d_mlp = int(cfg.n_heads), int(cfg.d_head), int(getattr(cfg, "d_mlp", None) or 0)
@@ -174,7 +174,11 @@ def _rough(model: Any, n_tokens: int, batch: int) -> int:
     width = 60 * int(cfg.d_model) + 40 * heads * d_head + 16 * experts * d_mlp
     numbers = int(cfg.n_layers) * n_tokens * (width + 24 * heads * n_tokens)
     size = max(4, next(model.parameters()).element_size())
-    return size * batch * (numbers + 8 * n_tokens * vocabulary_size(model)) + 2 * _weights(model)
+    if "weights" not in sites.remembered:
+        sites.remembered["weights"] = _weights(model)
+    return size * batch * (numbers + 8 * n_tokens * vocabulary_size(model)) + 2 * int(
+        sites.remembered["weights"]
+    )
 
 
 def choose(
@@ -207,7 +211,7 @@ def choose(
     batch, n_tokens = shape
     free = free_bytes(device_of(model))
     asked: Way = "low" if memory == "low" else "full"
-    if free is None or metrics * _rough(model, n_tokens, batch) <= _SHARE_FOR_FULL * free:
+    if free is None or metrics * _rough(model, sites, n_tokens, batch) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
             return asked, "asked for", True
         return (
