@@ -68,6 +68,10 @@ class KeyValues:
         """Logits of what follows each row that was run, all of its tokens kept."""
         return self._run(tokens, self._layers, self._layers[0][0].shape[self._axis])
 
+    def detach(self) -> None:
+        """Let go of the graph in which they were computed."""
+        self._layers = [(keys.detach(), values.detach()) for keys, values in self._layers]
+
     def keep(self, rows: list[int]) -> None:
         """Let go of all rows but these."""
         self._layers = [(keys[rows], values[rows]) for keys, values in self._layers] if rows else []

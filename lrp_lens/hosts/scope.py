@@ -20,6 +20,8 @@ from transformer_lens.hook_points import HookPoint
 HookFunction = Callable[..., Tensor | None]
 _locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
 _finding_locks = threading.Lock()
+_NO_TENSORS = frozenset({dict, OrderedDict, list, tuple, set, str, bool, int, float, type(None)})
+"""Types of most attributes of a module: asking whether these are tensors takes longer than anything else here."""
 
 
 @contextmanager
@@ -86,10 +88,14 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def parameters_frozen(model: nn.Module) -> Iterator[None]:
-    """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates."""
+def parameters_frozen(model: nn.Module, parts: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Keep parameters out of the graph: nothing is saved for their gradients, and none accumulates.
+
+    `parts` are its modules where the caller has them.
+    """
     with exclusive(model):
-        own = (parameter for module in modules_of(model) for parameter in module._parameters.values())
+        parts = modules_of(model) if parts is None else parts
+        own = (parameter for module in parts for parameter in module._parameters.values())
         trainable = [parameter for parameter in own if parameter is not None and parameter.requires_grad]
         try:
             for parameter in trainable:
@@ -117,18 +123,21 @@ def quiet(points: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def graph_released(model: nn.Module) -> Iterator[None]:
-    """Let go of the tensors of a pass' graph that a host keeps as attributes: they would hold all of it in memory."""
+def graph_released(model: nn.Module, parts: Iterable[nn.Module] | None = None) -> Iterator[None]:
+    """Let go of the tensors of a pass' graph that a host keeps as attributes: they would hold all of it in memory.
+
+    `parts` are its modules where the caller has them.
+    """
     with exclusive(model):
         try:
             yield
         finally:
-            release_graph(model)
+            release_graph(modules_of(model) if parts is None else parts)
 
 
-def release_graph(part: nn.Module) -> None:
-    """The same for a part of a model that has run."""
-    for module in modules_of(part):
+def release_graph(parts: Iterable[nn.Module]) -> None:
+    """The same for modules that have run."""
+    for module in parts:
         for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
+            if type(value) not in _NO_TENSORS and isinstance(value, Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())

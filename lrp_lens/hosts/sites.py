@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -242,6 +242,8 @@ class Sites:
     """The token embedding as added to the stream; it fires before every block."""
     unembed_input: Port
     """Where positions that the metric does not read can be dropped before unembedding."""
+    remembered: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What others worked out from these sites alone and will need again."""
 
     def of(self, kind: type[SiteKind]) -> Iterator[SiteKind]:
         """The sites of one kind, in the order of the forward pass."""

@@ -19,7 +19,6 @@ Values pass through by reference, so logits are bit-identical with and without g
 Gradients that are products of several numbers are formed in float32 at least.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,16 +46,21 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 class _Gate(torch.autograd.Function):
-    """What gates share: torch asks for the signature of `forward` at every call, and it is parsed only once."""
+    """What gates share: outside torch.func the arguments are handed on as they are.
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+    torch fills in defaults of `forward` at every call, which takes longer than a gate does; gates have none.
+    """
+
+    generate_vmap_rule = True
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
 class _ScaleGradient(_Gate):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(tensor: Tensor, factor: Tensor | float) -> Tensor:
         return tensor.view_as(tensor)
@@ -76,8 +80,6 @@ class _ScaleGradient(_Gate):
 
 
 class _ProductGate(_Gate):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
         value: Tensor,
@@ -99,7 +101,7 @@ class _ProductGate(_Gate):
         pre, *rest = ctx.saved_tensors
         to_pre, to_up = ctx.weights
         wide = accumulation_dtype(gradient.dtype)
-        through = gradient * ctx.ratio(pre.to(wide))
+        through = gradient * ctx.ratio(pre.to(wide))  # as wide as the MLP, so each pass over it counts
         if not rest:
             through = through if to_pre == 1 else through * to_pre
             return None, through.to(gradient.dtype), None, None, None, None
@@ -107,15 +109,15 @@ class _ProductGate(_Gate):
         pre_gradient = up_gradient = None
         if to_pre or not to_up:  # with both cut, the graph stays connected, at gradient 0
             factor = up + ctx.offset if ctx.offset else up
-            pre_gradient = (through * factor * to_pre).to(gradient.dtype)
+            pre_gradient = torch.mul(through, factor)
+            pre_gradient = (pre_gradient if to_pre == 1 else pre_gradient.mul_(to_pre)).to(gradient.dtype)
         if to_up:
-            up_gradient = (through * pre.to(wide) * to_up).to(gradient.dtype)
+            through = through if to_up == 1 else through.mul_(to_up)
+            up_gradient = through.mul_(pre.to(wide)).to(gradient.dtype)
         return None, pre_gradient, up_gradient, None, None, None
 
 
 class _FrozenNormalizer(_Gate):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(value: Tensor, inputs: Tensor, gain: Tensor | None, scale: Tensor, centred: bool) -> Tensor:
         return value.view_as(value)
@@ -133,8 +135,6 @@ class _FrozenNormalizer(_Gate):
 
 
 class _Rerouted(_Gate):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(value: Tensor, backward: Callable[[Tensor], Any], *inputs: Tensor) -> Tensor:
         return value.view_as(value)

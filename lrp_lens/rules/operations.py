@@ -59,6 +59,8 @@ def _kinds(base: type[Rule]) -> Iterator[type[Rule]]:
 
 def operations_at(site: Site) -> tuple[str, ...]:
     """The operations that happen at a site, each with a rule of its own."""
+    if isinstance(site, LinearSite):  # most are
+        return ("linear",)
     if isinstance(site, NormSite):
         return ("norm",)
     if isinstance(site, ActivationSite):
@@ -71,7 +73,7 @@ def operations_at(site: Site) -> tuple[str, ...]:
         return ("experts",)
     if isinstance(site, ExpertsSite | MixtureSite):
         return ("activation", "product", "experts")
-    return ("linear",) if isinstance(site, LinearSite) else ()
+    return ()
 
 
 def records_of(sites: Sites, site: Site, part: str) -> set[str]:

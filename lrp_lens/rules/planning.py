@@ -59,7 +59,7 @@ def _made(site: Site, name: str, rule: Rule, hooks: tuple[Hook, ...] | None) -> 
             f"A rule needs a hook point; this host has none for the {site.kind} at {site}, where "
             f"{name} asks for: {rule}. Use Plain() there, or the other host for this model."
         )
-    names = {port.name for port in site.ports}
+    names = {port.name for port in site.ports} if hooks else set()
     for hook in hooks:
         outside = isinstance(site, NormSite) and hook.stage == "scale" and hook.port == site.output
         if hook.port.name not in names or outside:
@@ -110,8 +110,11 @@ def innermost(sites: Sites, hooks: list[Hook]) -> list[Hook]:
     marker.plan = plan  # type: ignore[attr-defined]
 
     def acts() -> bool:
-        plans = (getattr(handle.user_hook, "plan", None) for handle in reversed(point.fwd_hooks))
-        return next((other for other in plans if other is not None), plan) is plan
+        for handle in reversed(point.fwd_hooks):
+            other = getattr(handle.user_hook, "plan", None)
+            if other is not None:
+                return other is plan
+        return True
 
     def guard(function: Any) -> Any:
         def guarded(tensor: Tensor, hook: Any) -> Tensor | None:

@@ -116,10 +116,10 @@ def conserving(sites: Sites) -> str:
         >>> conserving(resolve(load_demo_model()))
         'RELP_FROZEN_PATTERN'
     """
-    for rules in (DEFAULT_RULES, *PRESETS.values()):
-        if conserves(rules, sites):
-            return rules.name
-    return ""
+    if "conserving" not in sites.remembered:
+        found = (rules.name for rules in (DEFAULT_RULES, *PRESETS.values()) if conserves(rules, sites))
+        sites.remembered["conserving"] = next(found, "")
+    return str(sites.remembered["conserving"])
 
 
 def holds_patterns(rules: RuleSet, sites: Sites) -> bool:

@@ -32,7 +32,7 @@ from lrp_lens.hosts.replay import (
     rounding,
     stream_cut,
 )
-from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen, release_graph
+from lrp_lens.hosts.scope import attached, graph_released, modules_of, parameters_frozen, release_graph
 from lrp_lens.hosts.sites import Record, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
@@ -301,6 +301,6 @@ class BlockRun:
         stack.enter_context(parameters_frozen(self.model))
         for layer in layers:
             part = self.model if layer is None else self.model.blocks[layer]
-            stack.callback(release_graph, part)
+            stack.callback(release_graph, modules_of(part))
         stack.enter_context(attached(self.model, hooks, module_hooks))
         return stack

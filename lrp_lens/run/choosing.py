@@ -136,4 +136,7 @@ def _rough(asked: Asked) -> int:
     numbers = int(cfg.n_layers) * n_tokens * (width + 24 * heads * n_tokens)
     size = max(4, next(asked.model.parameters()).element_size())
     rows = size * asked.batch * (numbers + 8 * n_tokens * vocabulary_size(asked.model))
-    return asked.metrics * (rows + 2 * weights(asked.model))
+    remembered = asked.sites.remembered
+    if "weights" not in remembered:
+        remembered["weights"] = weights(asked.model)
+    return asked.metrics * (rows + 2 * int(remembered["weights"]))
