@@ -500,7 +500,7 @@ def test_files_that_are_no_importances(tmp_path: object, gpt2: object, content: 
             dict(corrupted=None),
             "ablation='corrupted' replaces edges by those of the corrupted prompts; received none",
         ),
-        (dict(corrupted=tokens(5)[:, :4]), "prompt 0 has 7 and 4"),
+        (dict(corrupted=tokens(5)[:, :4]), "same number of tokens; received 7 and 4"),
         (dict(corrupted=tokens(5)[:1]), "received 2 clean and 1 corrupted"),
         (dict(ablation="noise"), "ablation is one of 'corrupted', 'mean', 'zero'; received 'noise'"),
         (dict(ablation="mean"), "received ablation='mean' without reference prompts"),

@@ -358,7 +358,7 @@ def test_results_read_well(tmp_path: object) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(corrupted=tokens()[:, :5]), "prompt 0 has 7 and 5. Replace tokens one for one"),
+        (dict(corrupted=tokens()[:, :5]), "same number of tokens; received 7 and 5"),
         (dict(corrupted=tokens()[:1]), "received 2 clean and 1 corrupted ones"),
         (dict(steps=0), "steps is a whole number of points of the path, at least 1; received 0"),
         (dict(steps=2.5), "steps is a whole number"),

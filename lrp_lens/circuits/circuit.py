@@ -9,6 +9,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from lrp_lens.characters import shown
 from lrp_lens.circuits import storage
 from lrp_lens.circuits.components import ComponentGraph
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, frame, told
+from lrp_lens.views import View
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,6 +137,17 @@ class Circuit:
         table["reader"] = [str(self.graph.readers[index]) for index in table["reader"]]
         return table
 
+    def plot(self) -> Any:
+        """Writers × readers as a heat map: 1 for an edge of the circuit, 0 for another one that there is."""
+        from lrp_lens.plots.circuits import plot_component_edges
+
+        labels = {
+            "writer": tuple(map(str, self.graph.writers)),
+            "reader": tuple(map(str, self.graph.readers)),
+        }
+        values = np.where(self.graph.free, self.anywhere.astype(float), np.nan)
+        return plot_component_edges(View(values, ("writer", "reader"), labels, self.name, "edge"))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to one safetensors file."""
         storage.save(self, path)
@@ -146,6 +160,9 @@ class Circuit:
             InputError: if there is no file, or it is not such a file.
         """
         return cls(**storage.load(cls.__name__, path))
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.to_dataframe().head(20), border=0))
 
     def __repr__(self) -> str:
         possible = self.graph.n_edges * (self.mask.shape[-1] if self.by_position else 1)

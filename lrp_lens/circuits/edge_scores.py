@@ -21,7 +21,7 @@ Before the first token in which the prompts differ that is 0, and nothing is sum
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +44,6 @@ from lrp_lens.run.pairs import Pair, plain_run, read_pair
 from lrp_lens.run.path import midpoints, placed
 from lrp_lens.run.relevance import run_with_relevance
 
-Direction = Literal["noising", "denoising"]
-"""Where gradients are taken: noising at the clean run (EAP), denoising at the corrupted one (transformer_lens)."""
 QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
 """What readers' gradients ask of the rules."""
 BLOCK_BYTES = 256 * 2**20

@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -28,10 +29,12 @@ from lrp_lens.hosts import Sites
 from lrp_lens.hosts.forward import input_vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide
+from lrp_lens.markup import Html, captioned, frame
 from lrp_lens.metrics import BoundMetric, MetricLike
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.run.pairs import Pair, plain_run, read_pair
 from lrp_lens.run.reading import unembedded
+from lrp_lens.views import View
 
 ROW_BYTES = 512 * 2**20
 """Memory for the writers' outputs of all rows of one pass."""
@@ -59,6 +62,27 @@ class CircuitValues:
         """(m(circuit) - m(∅)) / (m(full) - m(∅)) of the means over prompts, [circuit]."""
         gap = self.full.mean() - self.empty.mean()
         return np.asarray((self.values.mean(1) - self.empty.mean()) / (gap if gap else np.nan))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per circuit: circuit, edges, metric (mean over prompts), faithfulness."""
+        return pd.DataFrame(
+            {
+                "circuit": self.names,
+                "edges": self.sizes,
+                "metric": self.values.mean(1),
+                "faithfulness": self.faithfulness,
+            }
+        )
+
+    def plot(self) -> Any:
+        """Faithfulness of each circuit, a bar each."""
+        view = View(
+            self.faithfulness, ("component",), {"component": self.names}, "faithfulness", "of the model"
+        )
+        return view.plot()
+
+    def _repr_html_(self) -> Html:
+        return captioned(frame(self.to_dataframe().round(4), border=0), repr(self).splitlines()[0])
 
     def __repr__(self) -> str:
         lines = [

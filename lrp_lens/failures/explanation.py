@@ -217,6 +217,10 @@ class Explanation:
 
         return save_explanation(self, path, palette=palette)
 
+    def plot(self, **options: Any) -> Any:
+        """The heat map of its tokens; options are those of `View.plot`.  The report (`save`) holds every figure."""
+        return self.tokens.plot(**options)
+
     def _repr_html_(self) -> str:
         from lrp_lens.report.glance import explanation_glance
 

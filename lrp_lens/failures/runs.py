@@ -27,6 +27,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.failures.triage.row import TriageRow
 from lrp_lens.files import AnyPath
+from lrp_lens.markup import Html, frame, told
 from lrp_lens.views import View
 from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
 from lrp_lens.views.table import table_of
@@ -160,6 +161,9 @@ class RunComparison:
         from lrp_lens.report.runs import write_comparison
 
         return write_comparison(self, path)
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.gaps().round(3), border=0))
 
     def __repr__(self) -> str:
         lines = [f"RunComparison of {self.n_cases} cases in {len(self.runs)} runs"]

@@ -92,6 +92,17 @@ def captioned(table: Html, *above: str, below: str = "", warning: str = "") -> H
     return render("markup/captioned.html", table=table, above=above, below=below, warning=warning)
 
 
+def told(text: str, *parts: Html) -> Html:
+    """What a result's repr says, its first line as title, and what stands below it.
+
+    Example:
+        >>> "<strong>Found &amp; kept</strong>" in told("Found & kept")
+        True
+    """
+    title, *lines = text.splitlines()
+    return render("markup/result.html", title=title, lines=lines, parts=parts)
+
+
 def isolated(text: str) -> Html:
     """A sentence in which words from right to left are kept apart from what stands around them.
 

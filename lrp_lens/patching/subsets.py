@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import dead, resolve
+from lrp_lens.markup import Html, frame, told
 from lrp_lens.methods.facets import Facet, facet_of
 from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, per_prompt, settled_metric
 from lrp_lens.patching.activation import patchable
@@ -28,7 +30,7 @@ from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.run.plain import plain_logits
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SubsetEffects:
     """Draws of a site's cells and what each did."""
 
@@ -43,6 +45,22 @@ class SubsetEffects:
     """Change of the metric, mean over prompts."""
     probability: float
     direction: str
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per draw: cells (how many were patched), effect."""
+        return pd.DataFrame(
+            {"cells": self.chosen.reshape(len(self.chosen), -1).sum(1), "effect": self.effects}
+        )
+
+    def __repr__(self) -> str:
+        low, high = self.effects.min(), self.effects.max()
+        return (
+            f"SubsetEffects({self.site}, {self.direction}: {len(self.effects)} draws of {self.live.sum()} cells at "
+            f"{self.probability:g}; effects {low:+.4g} to {high:+.4g}, mean {self.effects.mean():+.4g})"
+        )
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.to_dataframe().describe().reset_index().round(4), border=0))
 
 
 def patch_subsets(

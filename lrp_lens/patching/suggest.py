@@ -41,6 +41,14 @@ class Suggestion:
         chosen = ", ".join(f"{site}: {rules.name}" for site, rules in self.rules.items())
         return f"Suggestion({chosen})"
 
+    def plot(self, site: str | None = None) -> Any:
+        """The comparison behind a choice, `Comparison.plot`.
+
+        Args:
+            site: one of those that were asked for; None takes the first.
+        """
+        return self.comparison.plot(next(iter(self.rules)) if site is None else site)
+
     def _repr_html_(self) -> Html:
         return frame(self.table.round(3))
 

@@ -163,6 +163,10 @@ class RelevanceCache(Mapping[str, Tensor]):
             parts.append(render("markup/small.html", line=f"and {more} more prompts"))
         return render("markup/result.html", title="RelevanceCache", lines=self._facts(), parts=parts)
 
+    def plot(self, **options: Any) -> Any:
+        """The heat map of its tokens; options are those of `tokens().plot`."""
+        return self.tokens().plot(**options)
+
     def _facts(self) -> tuple[str, ...]:
         """Hook points, prompts, metric with its value, rules."""
         batch, length = self.batch.n_examples, self.batch.width

@@ -17,6 +17,7 @@ from lrp_lens.hosts.forward import device_of, require_eval, require_gradients, v
 from lrp_lens.hosts.memory import free_bytes
 from lrp_lens.hosts.scope import modules_of
 from lrp_lens.hosts.sites import Sites
+from lrp_lens.markup import Html, told
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.by_rows import rows_of_a_block
 from lrp_lens.run.counting import BLOCKS, Way, count
@@ -73,6 +74,9 @@ class Estimate:
             rows += [(way, part, size) for part, size in need.parts.items()]
             rows += [(way, "peak beyond the model", need.peak), (way, "of it returned", need.kept)]
         return pd.DataFrame(rows, columns=["memory", "part", "bytes"])
+
+    def _repr_html_(self) -> Html:
+        return told(str(self))
 
     def __str__(self) -> str:
         prompts = f"{self.batch} prompt{'s' if self.batch > 1 else ''} of {self.n_tokens} tokens"

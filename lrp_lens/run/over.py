@@ -21,6 +21,7 @@ from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import Row, padded, tokenize
+from lrp_lens.markup import Html, told
 from lrp_lens.metrics import Metric, MetricLike, as_metric
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
@@ -60,6 +61,26 @@ class PromptRelevance:
         return shown(
             f"PromptRelevance({self.index}, {self.metric_text} = {self.metric_value:.4g}, {', '.join(held)})"
         )
+
+    def plot(self, view: str | None = None, **options: Any) -> Any:
+        """One of its views, drawn.
+
+        Args:
+            view: its name; None takes the first.
+            options: those of `View.plot`.
+
+        Raises:
+            InputError: no such view.
+        """
+        name = next(iter(self.views), "") if view is None else view
+        if name not in self.views:
+            raise InputError(
+                f"This record holds the views {', '.join(self.views) or 'none'}; received {name!r}."
+            )
+        return self.views[name].plot(**options)
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), *(Html(view._repr_html_()) for view in self.views.values()))
 
 
 @dataclass(frozen=True, eq=False)

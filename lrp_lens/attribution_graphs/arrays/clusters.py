@@ -1,15 +1,17 @@
 """Groups and main directions of relevance profiles: k-means and principal components (scikit-learn, seeded)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, frame, told
 from lrp_lens.views import View
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ProfileClusters:
     """k-means of profiles; cluster 0 is the largest."""
 
@@ -24,8 +26,20 @@ class ProfileClusters:
     explained: float
     """1 − inertia / Σ squared distance to the mean of all; NaN if all profiles are equal."""
 
+    def plot(self) -> Any:
+        """The mean profile of each cluster, through the layers."""
+        return _lines(self.centres)
 
-@dataclass(frozen=True, eq=False)
+    def __repr__(self) -> str:
+        return (
+            f"ProfileClusters of {self.sizes.tolist()} profiles, {self.explained:.3f} of the spread explained"
+        )
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.table.round(4), border=0))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class PrincipalComponents:
     """Principal components of profiles."""
 
@@ -35,6 +49,16 @@ class PrincipalComponents:
     """dims ("component", "layer"): unit vectors; the entry largest in magnitude is positive."""
     explained_variance: np.ndarray
     """[components] share of the variance."""
+
+    def plot(self) -> Any:
+        """Each direction, through the layers."""
+        return _lines(self.directions)
+
+    def __repr__(self) -> str:
+        return f"PrincipalComponents of {len(self.scores)} profiles, shares {self.explained_variance.round(3).tolist()}"
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.scores.round(4), border=0))
 
 
 def cluster_profiles(profiles: View, clusters: int = 3, *, seed: int = 0) -> ProfileClusters:
@@ -121,6 +145,17 @@ def principal_components(profiles: View, components: int = 2) -> PrincipalCompon
             directions * sign[:, None], ("component", "layer"), labels, "principal components", "unit vector"
         ),
         fitted.explained_variance_ratio_,
+    )
+
+
+def _lines(view: View) -> Any:
+    """A line for each component of a view, dims (component, layer)."""
+    from lrp_lens.plots.runs import plot_run_profiles
+
+    names = {"layer": view.axis_labels("layer")}
+    rows = zip(view.axis_labels("component"), view.values, strict=True)
+    return plot_run_profiles(
+        {name: View(row[None], ("batch", "layer"), names, name, view.units) for name, row in rows}
     )
 
 

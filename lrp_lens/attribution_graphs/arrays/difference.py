@@ -6,21 +6,23 @@ Nodes are aligned by boundary and position, edges by transition, target and sour
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.attribution_graphs.arrays.folding import moves_first
 from lrp_lens.attribution_graphs.arrays.tables import labels
+from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
+from lrp_lens.markup import Html, frame, told
 from lrp_lens.views import View
 
 if TYPE_CHECKING:
     from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GraphDifference:
     """Second graph minus first."""
 
@@ -35,6 +37,19 @@ class GraphDifference:
     """metric_second − metric_first."""
     unexplained: pd.DataFrame
     """Per transition, Σ|A| that each graph pruned: how far `edges` may be off."""
+
+    def plot(self, **options: Any) -> Any:
+        """How the nodes differ, layers × positions; options are those of `View.plot`."""
+        return self.nodes.plot(**options)
+
+    def __repr__(self) -> str:
+        kept = len(self.edges)
+        return shown(
+            f"GraphDifference({' '.join(self.nodes.notes)}: metric {self.metric:+.4g}, {kept} edges)"
+        )
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.edges.head(20).round(4), border=0))
 
     def per_layer(self) -> pd.DataFrame:
         """Mean and largest |difference| of the nodes at each boundary, and the position of the largest."""

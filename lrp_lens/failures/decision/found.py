@@ -6,6 +6,7 @@ from typing import Any, Literal
 from lrp_lens.cases import Case
 from lrp_lens.characters import shown
 from lrp_lens.failures.decision.pivot import Pivot
+from lrp_lens.markup import Html, told
 
 Way = Literal["given", "choice", "pivot", "answer", "contrast model", "runner-up"]
 
@@ -95,6 +96,9 @@ class Decision:
             "pivots": [asdict(one) for one in self.pivots],
             "notes": list(self.notes),
         }
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self))
 
     def __repr__(self) -> str:
         lines = [f"Decision ({self.way or 'none'}; {self.forwarded} tokens run)"]

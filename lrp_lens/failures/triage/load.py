@@ -14,6 +14,7 @@ from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.triage.folder import read_manifest, rows_in
 from lrp_lens.failures.triage.row import COLUMNS, JSONS, TriageRow, table
 from lrp_lens.files import AnyPath
+from lrp_lens.markup import Html, frame, told
 from lrp_lens.views.table import table_of
 
 _SMALL = tuple(name for name in COLUMNS if name not in (*JSONS, "graph"))
@@ -81,6 +82,9 @@ class Triage:
                 "stable": [int(one) for one in stable],
             }
         )
+
+    def _repr_html_(self) -> Html:
+        return told(repr(self), frame(self.coverage().round(3), border=0))
 
     def __repr__(self) -> str:
         told = ", ".join(f"{row.rows} {row.fate}" for row in self.coverage().itertuples())
