@@ -51,9 +51,9 @@ def relevance_method(rules: RuleSet | str) -> Method:
         )
         return relevance.sum_to_positions(Names.EMBED)[0, : len(question.tokens)]
 
-    def together(questions: Sequence[TokenQuestion]) -> list[np.ndarray]:
+    def together(questions: Sequence[TokenQuestion]) -> list[np.ndarray | Tensor]:
         prompts, metrics = [one.tokens for one in questions], [one.metric for one in questions]
-        found = []
+        found: list[np.ndarray | Tensor] = []
         for one in relevance_over(
             questions[0].model,
             prompts,
@@ -62,9 +62,10 @@ def relevance_method(rules: RuleSet | str) -> Method:
             batch_tokens=TOKENS_AT_ONCE,
             progress=False,
         ):
-            if one.error is not None:
-                raise one.error
-            found.append(one.views["tokens"].values[: len(prompts[one.index])])
+            if one.error is None:
+                found.append(one.views["tokens"].values[: len(prompts[one.index])])
+            else:
+                found.append(score(questions[one.index]))  # alone it says why it is refused
         return found
 
     return Method(
