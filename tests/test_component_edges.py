@@ -23,6 +23,7 @@ from lrp_lens import (
 from lrp_lens.circuits import ComponentEdges, component_graph
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.patching import patching_pass
 from lrp_lens.views import View
 from tests import zoo
@@ -451,3 +452,65 @@ def test_nothing_is_summed_before_the_first_token_that_differs(monkeypatch: pyte
         np.testing.assert_allclose(found.arriving, everywhere.arriving, atol=1e-9)
         assert np.abs(edges(4, positions).values - everywhere.values).max() > 1e-3  # control: one too late
     assert set(begun) == {3} and not found.values[..., :3].any() and found.values[..., 3:].any()
+
+
+GOES_ON = [("bridge", "llama"), ("bridge", "opt"), ("hooked", "gemma2"), ("native", "ln_gelu")]
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        pytest.param(*one, marks=[] if one in GOES_ON else [pytest.mark.full, pytest.mark.zoo])
+        for one in zoo.models()
+    ],
+)
+def test_the_other_run_goes_on_where_the_prompts_part(
+    monkeypatch: pytest.MonkeyPatch, host: str, name: str
+) -> None:
+    """What both prompts begin with is not run again: the same edges as from two whole runs, from fewer tokens."""
+    model, room = zoo.shared(host, name), sys.modules["lrp_lens.circuits.edge_scores"]
+    corrupted = tokens()
+    corrupted[0, 3:5], corrupted[1, 4:6] = (corrupted[0, 3:5] + 1) % 40, (corrupted[1, 4:6] + 3) % 40
+    run, lengths = KeyValues.forward, []
+
+    def counted(self: Any, chunk: torch.Tensor, *rest: Any) -> torch.Tensor:
+        lengths.append(chunk.shape[1])
+        return run(self, chunk, *rest)
+
+    monkeypatch.setattr(KeyValues, "forward", counted)
+    for direction in ("noising", "denoising"):
+        made = partial(component_edges, model, tokens(), corrupted, METRIC, rules=RELP, direction=direction)
+        lengths.clear()
+        found = made()
+        assert lengths == [7, 4]
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "continues", lambda pair, first: False)
+            whole = made()
+        assert lengths == [7, 4]
+        scale = largest(whole.values)
+        np.testing.assert_allclose(found.values, whole.values, atol=1e-12 * scale, rtol=0)
+        np.testing.assert_allclose(found.arriving, whole.arriving, atol=1e-12 * scale, rtol=0)
+        np.testing.assert_allclose(found.metric, whole.metric, rtol=1e-12)
+        np.testing.assert_allclose(found.corrupted_metric, whole.corrupted_metric, rtol=1e-12)
+        with monkeypatch.context() as patch:  # control: one token too late
+            patch.setattr(room, "_first_difference", lambda pair: 4)
+            assert largest(made().values - whole.values) > 1e-4 * scale
+
+
+@pytest.mark.parametrize("case", ["position before", "all positions", "padding on the left"])
+def test_two_whole_runs_where_one_cannot_go_on(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A metric that reads what both share, or all logits, and padding on the left."""
+    model = zoo.shared("bridge", "llama", torch.float32)
+    corrupted, metric, clean = tokens(), METRIC, tokens()
+    corrupted[:, 4] = (corrupted[:, 4] + 1) % 40
+    if case == "position before":
+        metric = LogitDiff(3, 4, pos=2)
+    elif case == "all positions":
+        metric = lambda logits: logits[:, -1, 3] - logits[:, -1, 4]  # noqa: E731
+    monkeypatch.setattr(KeyValues, "forward", None)
+    if case == "padding on the left":
+        lists = [[one[0], one[1, 1:]] for one in (clean, corrupted)]
+        edges = component_edges(model, *lists, metric, rules=RELP, padding_side="left")
+    else:
+        edges = component_edges(model, clean, corrupted, metric, rules=RELP)
+    assert edges.error < FLOAT32_INSIDE * max(largest(edges.values), 1e-3)

@@ -1,6 +1,7 @@
 """Masked prompts that share what they begin with equal those run each by itself; tables go on where they stopped."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import prefix
-from lrp_lens.masking import Question, faithfulness
+from lrp_lens.masking import MEASURES, Question, faithfulness
 from lrp_lens.masking import replacement as replacement_module
 from lrp_lens.masking.passes import passes
+from lrp_lens.masking.questions import questions
 from lrp_lens.masking.replacement import masked_logits, mean_embedding
-from lrp_lens.methods import Method, integrated_gradients, relevance_method
+from lrp_lens.methods import Method, as_method, integrated_gradients, relevance_method
 from lrp_lens.metrics import LogitDiff, SequenceLogit, SequenceLogitDiff
 from lrp_lens.rules import RELP, AttentionWeights
 from tests import zoo
@@ -157,7 +159,9 @@ def test_no_masked_prompt_of_a_case_is_run_twice(monkeypatch: pytest.MonkeyPatch
     faithfulness(model, zoo.prompt_tokens(1, 8)[0], metric=LogitDiff(3, 7), progress=False)
     rows = np.concatenate(ran)
     assert len(np.unique(rows, axis=0)) == len(rows) > 50
-    assert len(ran) <= 4  # the whole prompt, leave-one-out, the regression; and all curves at once
+    assert (
+        len(ran) <= 3
+    )  # the whole prompt; all that can be known before; curves of scores that are made of masks
 
 
 # ------------------------------------------------------------------------------------ the checkpoint
@@ -272,3 +276,51 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "table"
     table(path)
     return path
+
+
+# ------------------------------------------------------------------------------------ several cases at once
+@pytest.mark.parametrize("rules", ["RELP", "GIM"])
+def test_scores_of_several_questions_are_those_of_each(monkeypatch: pytest.MonkeyPatch, rules: str) -> None:
+    from lrp_lens.run import over
+
+    model = zoo.shared("bridge", "gpt2")
+    prompts = [zoo.prompt_tokens(1, length, length)[0] for length in (6, 9, 5, 8)]
+    asked, _ = questions(model, prompts, LogitDiff(3, 7), "mean", 0)
+    method, run, passes = as_method(rules), over.relevance_run, []
+    monkeypatch.setattr(
+        over, "relevance_run", lambda *given, **named: passes.append(1) or run(*given, **named)
+    )
+    together = method.scores_of(asked)
+    assert len(passes) == 1
+    for question, found in zip(asked, together, strict=True):
+        alone = method.token_scores(question)
+        np.testing.assert_allclose(found, alone, atol=1e-6 * np.abs(alone).max(), rtol=0)
+    other = method.token_scores(asked[3])  # control
+    assert np.abs(together[1][:8] - other).max() > 1e-3 * np.abs(other).max()
+
+
+def test_a_table_does_not_depend_on_how_many_cases_are_scored_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together = table(None)
+    monkeypatch.setattr(sys.modules["lrp_lens.masking.evaluate"], "WINDOW", 1)
+    alone = table(None)
+    for name in MEASURES:
+        np.testing.assert_allclose(together.cases[name], alone.cases[name], atol=1e-5, err_msg=name)
+
+
+def test_what_is_refused_in_the_middle_leaves_the_cases_before_it(tmp_path: Path) -> None:
+    """Together the cases are refused as one; alone each in its turn, and those before it are kept."""
+
+    def refused(question: Question) -> np.ndarray:
+        if len(question.tokens) == 8:
+            raise InputError("not this one")
+        return np.arange(len(question.tokens))
+
+    def together(asked: list[Question]) -> list[np.ndarray]:
+        return [refused(question) for question in asked]
+
+    path = tmp_path / "table"
+    with pytest.raises(InputError, match="not this one"):
+        table(path, methods=[Method("mine", tokens=refused, together=together)])
+    assert sorted(one.name for one in path.iterdir()) == ["case_0.safetensors", "case_1.safetensors"]

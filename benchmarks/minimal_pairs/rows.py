@@ -72,7 +72,7 @@ def question(model: Any, one: Answered) -> Question:
         strings=batch.strings[0],
         maskable=np.flatnonzero(~special),
         metric=metric,
-        replacement=mean_embedding(model, int(model.cfg.d_vocab)).expand(batch.ids.shape[1], -1),
+        replacement=mean_embedding(model).expand(batch.ids.shape[1], -1),
         seed=0,
     )
 

@@ -12,7 +12,8 @@ The residual stream is a sum over writers, so what reaches a reader is a sum, to
 
 Without a corrupted run the score is the relevance of the edge: output(writer) ⊙ gated gradient; the edges into a
 reader sum to the relevance that arrives there.  With one, the output is replaced by its difference, clean - corrupted.
-Before the first token in which the prompts differ that is 0, and nothing is summed there:
+Before the first token in which the prompts differ that is 0, nothing is summed there, and the run without gradients
+goes on from the other's keys and values:
 
     GRADIENT               edge attribution patching, EAP (Syed et al. 2310.10348)
     GRADIENT, steps=m      EAP-IG (Hanna et al. 2403.17806): gradients averaged along the path of the embeddings
@@ -28,21 +29,22 @@ import torch
 from torch import Tensor
 
 from lrp_lens.circuits.components import ComponentGraph, component_graph
-from lrp_lens.circuits.readers import ReaderBlock, reader_blocks, reader_names
+from lrp_lens.circuits.readers import ReaderBlock, reader_blocks, reader_names, stream_names
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.circuits.writers import Writers
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
 from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, holds_patterns
 from lrp_lens.run.cache import RelevanceCache
-from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.pairs import Pair, continued_run, continues, plain_run, read_pair
 from lrp_lens.run.path import midpoints, placed
-from lrp_lens.run.relevance import run_with_relevance
+from lrp_lens.run.relevance import relevance_run
 
 QUESTIONS = {"norm": ("transpose",), "linear": ("factor",)}
 """What readers' gradients ask of the rules."""
@@ -116,26 +118,35 @@ def component_edges(
     chosen = pair.corrupted if direction == "denoising" and pair.corrupted is not None else pair.clean
     runs: dict[int, Mapping[str, Tensor]] = {}
     values: dict[int, Tensor] = {}
-    if pair.corrupted is not None:
+    compared = list(dict.fromkeys([*writers.names(), *stream_names(sites, graph)]))
+    if pair.corrupted is not None and steps > 1:
         for batch in (pair.clean, pair.corrupted):
-            if batch is not chosen or steps > 1:
-                rows, runs[id(batch)] = plain_run(model, batch, names, pair.bound)
-                values[id(batch)] = pair.bound.read(rows)
-    differ = None if pair.corrupted is None else (pair.clean.ids != pair.corrupted.ids).any(0)
-    first = 0 if differ is None else int(differ.int().argmax())
+            rows, runs[id(batch)] = plain_run(model, batch, compared, pair.bound)
+            values[id(batch)] = pair.bound.read(rows)
+    first = _first_difference(pair)
+    past = KeyValues(model) if steps == 1 and continues(pair, first) else None
     scores: Tensor | None = None
     arriving: Tensor | None = None
     for share in progress_bar(shares if steps > 1 else [None], what="steps", show=progress, unit="step"):
         with _at(model, pair, runs, share):
-            _, cache = run_with_relevance(
-                model, chosen, pair.metric, rules=rules, names_filter=names, logits="metric"
+            _, cache = relevance_run(
+                model, chosen, pair.metric, rules, names, logits="metric", memory="auto", past=past
             )
         if share is None:
             runs[id(chosen)], values[id(chosen)] = cache.activations, cache.metric_value
+            if pair.corrupted is not None:
+                batch = pair.clean if chosen is pair.corrupted else pair.corrupted
+                if past is not None and past.filled:
+                    rows, found = continued_run(
+                        model, batch, compared, pair.bound, past, first, cache.activations
+                    )
+                else:
+                    rows, found = plain_run(model, batch, compared, pair.bound)
+                runs[id(batch)], values[id(batch)] = found, pair.bound.read(rows)
         other = None if pair.corrupted is None else runs[id(pair.corrupted)]
-        found = _score(writers, cache, runs[id(pair.clean)], other, rules, positions, first)
-        scores = found[0] if scores is None else scores + found[0]
-        arriving = found[1] if arriving is None else arriving + found[1]
+        own, into = _score(writers, cache, runs[id(pair.clean)], other, rules, positions, first)
+        scores = own if scores is None else scores + own
+        arriving = into if arriving is None else arriving + into
     assert scores is not None and arriving is not None
     return ComponentEdges(
         graph,
@@ -149,6 +160,11 @@ def component_edges(
         pair.clean.shown.strings,
         cache.towards,
     )
+
+
+def _first_difference(pair: Pair) -> int:
+    """The first position at which any of the prompts differ; 0 without corrupted prompts."""
+    return 0 if pair.corrupted is None else int((pair.clean.ids != pair.corrupted.ids).any(0).int().argmax())
 
 
 def _check(corrupted: Any, steps: int, direction: str) -> None:
@@ -236,10 +252,10 @@ def _outputs(
     columns: slice,
 ) -> Tensor:
     """What every writer writes, or its difference between both runs, [batch, writer, pos, d_model]."""
-    pieces = writers.pieces(clean, examples, columns)
-    if corrupted is not None:
-        both = zip(pieces, writers.pieces(corrupted, examples, columns), strict=True)
-        pieces = (own - other for own, other in both)
+    if corrupted is None:
+        pieces = writers.pieces(clean, examples, columns)
+    else:
+        pieces = writers.changes(clean, corrupted, examples, columns)
     first, whole = 0, torch.empty(0)
     for piece in pieces:
         if not first:

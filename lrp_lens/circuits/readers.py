@@ -58,9 +58,17 @@ def reader_names(sites: Sites, graph: ComponentGraph) -> list[str]:
     """The records that reader gradients are made of."""
     names: list[str] = []
     for layer in range(graph.n_layers):
-        names += [Names.resid_pre(layer), *(Names.attention(layer, part) for part in "qkv")]
+        names += [Names.attention(layer, part) for part in "qkv"]
         if graph.mlp:
-            names += [stream_before(sites, layer), _mlp_norm(sites, layer)[0] or Names.resid_post(layer)]
+            names.append(_mlp_norm(sites, layer)[0] or Names.resid_post(layer))
+    return list(dict.fromkeys([*stream_names(sites, graph), *names]))
+
+
+def stream_names(sites: Sites, graph: ComponentGraph) -> list[str]:
+    """The records of the streams that readers read."""
+    names: list[str] = []
+    for layer in range(graph.n_layers):
+        names += [Names.resid_pre(layer), *([stream_before(sites, layer)] if graph.mlp else [])]
     return list(dict.fromkeys([*names, Names.resid_post(graph.n_layers - 1)]))
 
 

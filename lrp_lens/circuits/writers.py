@@ -65,8 +65,7 @@ class Writers:
         self, layer: int, z: Float[Tensor, "batch pos head d_head"]
     ) -> Float[Tensor, "writer batch pos d_model"]:
         """What each head writes, and then the output bias if the graph has one."""
-        weights = wide(output_weights(self.model, layer))
-        heads = torch.einsum("bphe,hed->hbpd", z.to(weights), weights)
+        heads = self._heads(layer, z)
         norm, bias = post_norm(self.sites, layer, "attention"), self.biases.get((layer, "b_O"))
         if norm is not None:
             whole = heads.sum(0) if bias is None else heads.sum(0) + bias.to(heads)
@@ -76,6 +75,11 @@ class Writers:
         if (layer, "b_O") not in self.graph.biases or bias is None:
             return heads
         return torch.cat([heads, bias.to(heads).expand(heads.shape[1:])[None]])
+
+    def _heads(self, layer: int, z: Tensor) -> Tensor:
+        """z · W_O of each head."""
+        weights = wide(output_weights(self.model, layer))
+        return torch.einsum("bphe,hed->hbpd", z.to(weights), weights)
 
     def mlp(
         self,
@@ -108,21 +112,53 @@ class Writers:
         self, activations: Mapping[str, Tensor], examples: slice = slice(None), positions: slice = slice(None)
     ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
         """The writers' outputs at some examples and positions, sublayer by sublayer."""
-
-        def at(name: str) -> Tensor:
-            return activations[name][examples, positions]
-
-        yield wide(at(Names.EMBED))[None]
+        yield wide(activations[Names.EMBED][examples, positions])[None]
         if self.graph.positions:
-            yield wide(at(Names.POS_EMBED))[None]
+            yield wide(activations[Names.POS_EMBED][examples, positions])[None]
         for layer in range(self.graph.n_layers):
-            yield self.attention(layer, at(Names.attention(layer, "z")))
+            yield self.attention(layer, activations[Names.attention(layer, "z")][examples, positions])
             if self.graph.mlp:
-                raw, output = self.raw(layer), activations[Names.mlp_out(layer)]
-                before = None
-                if raw:  # flattened by some hosts
-                    before = activations[raw].reshape(output.shape)[examples, positions]
-                yield self.mlp(layer, at(Names.mlp_out(layer)), before)
+                yield self._mlp_at(layer, activations, examples, positions)
+
+    def changes(
+        self,
+        activations: Mapping[str, Tensor],
+        other: Mapping[str, Tensor],
+        examples: slice = slice(None),
+        positions: slice = slice(None),
+    ) -> Iterator[Float[Tensor, "writer batch pos d_model"]]:
+        """`pieces` of one run minus those of another; what is linear is done once, with the difference."""
+
+        def change(name: str) -> Tensor:
+            return wide(activations[name][examples, positions]) - wide(other[name][examples, positions])
+
+        yield change(Names.EMBED)[None]
+        if self.graph.positions:
+            yield change(Names.POS_EMBED)[None]
+        for layer in range(self.graph.n_layers):
+            z = Names.attention(layer, "z")
+            if post_norm(self.sites, layer, "attention") is None:
+                heads = self._heads(layer, change(z))
+                constant = heads.new_zeros(int((layer, "b_O") in self.graph.biases), *heads.shape[1:])
+                yield torch.cat([heads, constant]) if len(constant) else heads
+            else:
+                own, others = (
+                    self.attention(layer, run[z][examples, positions]) for run in (activations, other)
+                )
+                yield own - others
+            if self.graph.mlp:
+                runs = (self._mlp_at(layer, run, examples, positions) for run in (activations, other))
+                yield next(runs) - next(runs)
+
+    def _mlp_at(
+        self, layer: int, activations: Mapping[str, Tensor], examples: slice, positions: slice
+    ) -> Tensor:
+        """`mlp` of a run at some examples and positions."""
+        raw, output = self.raw(layer), activations[Names.mlp_out(layer)]
+        before = None
+        if raw:  # flattened by some hosts
+            before = activations[raw].reshape(output.shape)[examples, positions]
+        return self.mlp(layer, output[examples, positions], before)
 
     def outputs(self, activations: Mapping[str, Tensor]) -> Float[Tensor, "writer batch pos d_model"]:
         """Every writer's output."""

@@ -1,20 +1,23 @@
 """The table of token faithfulness: every method on every case, all perturbed prompts in batches.
 
 1. Tokenise the cases, fix each metric and each replacement (`question`).
-2. For each case: the scores of every method (`lrp_lens.methods`); then the masked prompts of all their curves in
-   one batch, none of them twice (`Question.masked`); then both curves and all measures (`curves`).
-3. Collect one row per case and method; curves on a common grid; intervals over cases are taken in the result.
+2. Of `WINDOW` cases at once the scores of methods that are quicker so (`Method.together`).
+3. For each case: the scores of the other methods (`lrp_lens.methods`); then the masked prompts of all curves in one
+   batch, none of them twice (`Question.masked`), and in the same batch those that scores are made of (`Method.masks`),
+   whose own curves follow; then both curves and all measures (`curves`).
+4. Collect one row per case and method; curves on a common grid; intervals over cases are taken in the result.
 """
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lrp_lens.errors import RuleError, SiteError
+from lrp_lens.errors import LrpLensError, RuleError, SiteError
 from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.masking.checkpoint import Measured, load, save, table_checkpoint
 from lrp_lens.masking.curves import AOPC_FRACTIONS, Plan, as_plan, curve_masks, curves
@@ -39,6 +42,12 @@ BASELINES = (
     "leave-one-out",
 )
 """Names of what any relevance method should be held against; gradient × input is the preset GRADIENT."""
+
+
+Scores = dict[str, tuple[np.ndarray, float]]
+"""Method → scores of one question's tokens, and the seconds that they took."""
+WINDOW = 32
+"""Cases whose scores are made together; an interrupted table makes those of unfinished cases again."""
 
 
 def faithfulness(
@@ -112,14 +121,20 @@ def faithfulness(
     options = {"replacement": replacement, "seed": int(seed), "mask_decision": mask_decision}
     kept = table_checkpoint(checkpoint, model, listed, chosen, plan, options)
     notes = tuple(f"{name} cannot be applied to this model: {reason}" for name, reason in left_out.items())
+    stored = [load(kept, index) for index in range(len(listed))]
+    unfinished = [index for index, case in enumerate(stored) if case is None]
     done: list[Measured] = []
+    ahead: dict[int, Scores] = {}
     try:
         for index, question in enumerate(
             progress_bar(listed, what="faithfulness", show=progress, unit="case")
         ):
-            case = load(kept, index)
+            case = stored[index]
             if case is None:
-                case = _measure(question, chosen, left_out, plan, points)
+                if index not in ahead:
+                    window = {other: listed[other] for other in unfinished if other >= index}
+                    ahead = _scores_ahead(dict(islice(window.items(), WINDOW)), chosen, left_out)
+                case = _measure(question, chosen, ahead.pop(index), left_out, plan, points)
                 save(kept, index, case)
             done.append(case)
     except KeyboardInterrupt:
@@ -199,9 +214,32 @@ def _words(question: Question, metric: float) -> dict[str, Any]:
     }
 
 
+def _scores_ahead(
+    questions: Mapping[int, Question], methods: Sequence[Method], left_out: Collection[str]
+) -> dict[int, Scores]:
+    """The scores of methods that are quicker together, with each question's share of the seconds.
+
+    What is refused is left to be made, and refused, alone: the questions before it are measured first.
+    """
+    found: dict[int, Scores] = {index: {} for index in questions}
+    for method in methods:
+        if method.together is None or method.name in left_out:
+            continue
+        start = time.perf_counter()
+        try:
+            scores = method.scores_of(list(questions.values()))
+        except LrpLensError:
+            continue
+        share = (time.perf_counter() - start) / len(questions)
+        for index, one in zip(questions, scores, strict=True):
+            found[index][method.name] = one, share
+    return found
+
+
 def _measure(
     question: Question,
     methods: Sequence[Method],
+    ahead: Scores,
     left_out: Collection[str],
     plan: Plan,
     points: np.ndarray,
@@ -211,15 +249,20 @@ def _measure(
     A method that is left out has NaN everywhere.
     """
     scores: dict[int, np.ndarray] = {}
-    seconds = {one.name: 0.0 for one in methods}
-    for index, method in enumerate(methods):
-        if method.name not in left_out:
-            start = time.perf_counter()
-            scores[index] = method.token_scores(question)
-            seconds[method.name] = time.perf_counter() - start
+    seconds = {one.name: 0.0 for one in methods} | {"masking": 0.0}
+    able = [(index, method) for index, method in enumerate(methods) if method.name not in left_out]
+    masks = [question.single_masks(), *(one.masks(question) for _, one in able if one.masks is not None)]
+    for last in (False, True):  # first the methods that mask nothing, so that all masks are run at once
+        for index, method in able:
+            if last == (method.masks is not None):
+                start = time.perf_counter()
+                one, spent = ahead.get(method.name) or (method.token_scores(question), 0.0)
+                scores[index], seconds[method.name] = one, spent + time.perf_counter() - start
+                masks.append(curve_masks(question, one, plan))
+        start = time.perf_counter()
+        question.masked(np.concatenate(masks))  # and remembered
+        seconds["masking"] += time.perf_counter() - start
     start = time.perf_counter()
-    masks = [curve_masks(question, one, plan) for one in scores.values()]
-    question.masked(np.concatenate([question.single_masks(), *masks]))  # all at once, and remembered
     measures = np.full((len(methods), len(MEASURES)), np.nan)
     drawn = np.full((2, len(methods), len(points)), np.nan)
     for index, own in scores.items():
@@ -227,5 +270,5 @@ def _measure(
         drawn[0, index] = np.interp(points, found.masked, found.morf)
         drawn[1, index] = np.interp(points, found.masked, found.lerf)
         measures[index] = [found.measures[name] for name in MEASURES]
-    seconds["masking"] = time.perf_counter() - start
+    seconds["masking"] += time.perf_counter() - start
     return Measured(question.full, measures, drawn, seconds)

@@ -73,10 +73,6 @@ class Question(TokenQuestion):
             np.array([one[2] for one in runs], dtype=np.float64),
         )
 
-    def single_masks(self) -> Bool[np.ndarray, "n pos"]:
-        """Each maskable token alone."""
-        return np.eye(len(self.tokens), dtype=bool)[self.maskable]
-
     def leave_one_out(self) -> Float[np.ndarray, " n"]:
         """Metric lost by masking each maskable token alone."""
         return self.full - self.masked(self.single_masks()).values

@@ -6,7 +6,7 @@
 """
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lrp_lens.errors import InputError
 from lrp_lens.methods.method import Method
@@ -36,14 +36,18 @@ def ablation_regression(ablations: int = 64, keep: float = 0.5, penalty: float =
             f"{ablations}, {keep} and {penalty}."
         )
 
-    def score(question: TokenQuestion) -> Float[np.ndarray, " pos"]:
+    def masks(question: TokenQuestion) -> Bool[np.ndarray, "rows pos"]:
+        found = np.zeros((ablations, len(question.tokens)), dtype=bool)
         kept = question.rng("ablations").random((ablations, len(question.maskable))) < keep
-        masks = np.zeros((ablations, len(question.tokens)), dtype=bool)
-        masks[:, question.maskable] = ~kept
-        outcomes = question.masked(masks).values
+        found[:, question.maskable] = ~kept
+        return found
+
+    def score(question: TokenQuestion) -> Float[np.ndarray, " pos"]:
+        drawn = masks(question)
+        kept, outcomes = ~drawn[:, question.maskable], question.masked(drawn).values
         return _spread(question, lasso_weights(kept, outcomes, penalty))
 
-    return Method("ablation regression", tokens=score, cost=f"{ablations}F")
+    return Method("ablation regression", tokens=score, masks=masks, cost=f"{ablations}F")
 
 
 def lasso_weights(kept: np.ndarray, outcomes: Float[np.ndarray, " rows"], penalty: float) -> np.ndarray:
@@ -70,5 +74,5 @@ def _spread(question: TokenQuestion, scores: np.ndarray) -> Float[np.ndarray, " 
 
 METHODS = (
     ablation_regression(),
-    Method("leave-one-out", tokens=leave_one_out_scores, cost="nF"),
+    Method("leave-one-out", tokens=leave_one_out_scores, masks=TokenQuestion.single_masks, cost="nF"),
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError
@@ -63,6 +63,10 @@ class Method:
     """Random rankings of sites in place of scores, without running the model: statistics are means over so many."""
     aliases: Sequence[str] = ()
     """Further names under which a registered method is found."""
+    together: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    """Questions → scores of each, where several are quicker at once than one by one; else None."""
+    masks: Callable[[Any], Bool[np.ndarray, "rows pos"]] | None = None
+    """question → the masks whose runs its scores are made of, so that they can run beside others'; else None."""
 
     def __post_init__(self) -> None:
         if self.sites is None and self.tokens is None:
@@ -80,9 +84,28 @@ class Method:
         Raises:
             InputError: not one finite number per token, or a method without token scores.
         """
+        return self.scores_of([question])[0]
+
+    def scores_of(self, questions: Sequence[TokenQuestion]) -> list[Float[np.ndarray, " pos"]]:
+        """`token_scores` of several questions of one model.
+
+        Raises:
+            InputError: as there.
+        """
         if self.tokens is None:
             raise InputError(f"{self.name} scores sites, not tokens. Pass a method with tokens=.")
-        scores = self.tokens(question)
+        if self.together is None or len(questions) == 1:
+            found: Sequence[Any] = [self.tokens(question) for question in questions]
+        else:
+            found = self.together(questions)
+        return [self._checked(*one) for one in zip(questions, found, strict=True)]
+
+    def _checked(self, question: TokenQuestion, scores: Any) -> Float[np.ndarray, " pos"]:
+        """Scores as numbers.
+
+        Raises:
+            InputError: not one finite number per token.
+        """
         scores = scores.detach().cpu().double().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
         scores = scores.astype(np.float64)
         if scores.shape != (len(question.tokens),) or not np.isfinite(scores).all():

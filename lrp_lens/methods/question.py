@@ -99,6 +99,10 @@ class TokenQuestion(ABC):
             batch.starts * copies, batch.prompt_lengths * copies, vocabulary_size(self.model)
         )
 
+    def single_masks(self) -> Bool[np.ndarray, "n pos"]:
+        """Each maskable token alone."""
+        return np.eye(len(self.tokens), dtype=bool)[self.maskable]
+
     @abstractmethod
     def masked(self, masks: Bool[np.ndarray, "rows pos"]) -> MaskedRuns:
         """Run the model with tokens masked, where True."""

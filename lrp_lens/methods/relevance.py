@@ -2,12 +2,15 @@
 
 1. Sites: attribution patching under GRADIENT, relevance patching under other rules (`attribution`).
 2. Tokens: relevance at the embedding, one forward and one backward pass; under GRADIENT it is gradient × input.
+   Prompts of like length share a pass.
 3. Gradient × input of sites: the activation of the run itself in place of the change, a ⊙ g.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +23,8 @@ from lrp_lens.methods.inputs import PatchingMetric
 from lrp_lens.methods.method import Method
 from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.rules import GRADIENT, PRESETS, VARIANTS, RuleSet, as_rule_set
+from lrp_lens.run.over import relevance_over
+from lrp_lens.run.path import TOKENS_AT_ONCE
 from lrp_lens.run.relevance import run_with_relevance
 
 
@@ -46,12 +51,30 @@ def relevance_method(rules: RuleSet | str) -> Method:
         )
         return relevance.sum_to_positions(Names.EMBED)[0, : len(question.tokens)]
 
+    def together(questions: Sequence[TokenQuestion]) -> list[np.ndarray | Tensor]:
+        prompts, metrics = [one.tokens for one in questions], [one.metric for one in questions]
+        found: list[np.ndarray | Tensor] = []
+        for one in relevance_over(
+            questions[0].model,
+            prompts,
+            metrics,
+            rules=rules,
+            batch_tokens=TOKENS_AT_ONCE,
+            progress=False,
+        ):
+            if one.error is None:
+                found.append(one.views["tokens"].values[: len(prompts[one.index])])
+            else:
+                found.append(score(questions[one.index]))  # alone it says why it is refused
+        return found
+
     return Method(
         rules.name,
         make,
         score,
         cost="1F + 1B",
         requires=rules.plan,
+        together=together,
         lrp=not rules.is_gradient,
         words=str(rules),
         aliases=("attribution patching",) if rules.is_gradient else (),

@@ -1,19 +1,22 @@
 """The two runs that circuits compare: prompts aligned token by token, a metric bound to them, plain activations."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, require_finite
+from lrp_lens.hosts.prefix import KeyValues
+from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
-from lrp_lens.run.plain import plain_activations
+from lrp_lens.run.plain import keeping, plain_activations
 from lrp_lens.run.reading import concrete_metric, unembedded
 from lrp_lens.run.relevance import ask
 
@@ -85,6 +88,55 @@ def settled(model: Any, batch: TokenBatch, bound: BoundMetric) -> BoundMetric:
     if not bound.metric.chooses:
         return bound
     return concrete_metric(bound, plain_run(model, batch, (), bound)[0], batch)
+
+
+def continues(pair: Pair, first: int) -> bool:
+    """Whether one run can go on from the other's first tokens, and holds what the metric reads."""
+    padded = any(batch is None or batch.left_mask is not None for batch in (pair.clean, pair.corrupted))
+    read = pair.bound.positions
+    return first > 0 and not padded and read is not None and int(read.min()) >= first
+
+
+def continued_run(
+    model: Any,
+    batch: TokenBatch,
+    names: Iterable[str],
+    bound: BoundMetric,
+    past: KeyValues,
+    first: int,
+    before: Mapping[str, Tensor],
+) -> tuple[Float[Tensor, "batch read d_vocab"], dict[str, Tensor]]:
+    """`plain_run` of rows that begin with the tokens of rows that have run: only what follows these is run.
+
+    Args:
+        model: the host.
+        batch: the rows, for which `continues` holds.
+        names: records to keep.
+        bound: what is read, at `first` or behind.
+        past: keys and values of the rows that have run; spent afterwards.
+        first: how many tokens are shared.
+        before: the records of those rows.
+    """
+    assert bound.positions is not None
+    kept: dict[str, Tensor] = {}
+    ports, modules = keeping(model, names, kept)
+    later = replace(bound, positions=bound.positions - first)
+    ports.append((resolve(model).unembed_input.point, unembedded(later)))
+    rows = torch.arange(len(batch.ids), device=batch.ids.device)
+    with torch.no_grad(), attached(model, ports, modules):
+        logits = past.forward(batch.ids[:, first:], first, rows)
+    require_finite(logits)
+    return logits, {name: _joined(before[name], found, batch.ids, first) for name, found in kept.items()}
+
+
+def _joined(before: Tensor, found: Tensor, ids: Tensor, first: int) -> Tensor:
+    """The first positions of one run and the others of another; some hosts flatten rows and positions."""
+    flat = before.shape[:2] != ids.shape
+    shared = before.reshape(*ids.shape, *before.shape[1:]) if flat else before
+    rest = found.reshape(-1, ids.shape[1] - first, *shared.shape[2:]).expand(
+        len(ids), *(-1,) * (shared.ndim - 1)
+    )
+    return torch.cat([shared[:, :first], rest], dim=1).reshape(before.shape)
 
 
 def plain_run(

@@ -21,6 +21,7 @@ from typing_extensions import TypeAliasType
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, require_gradients, vocabulary_size
+from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.replay import NotReplayedError
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import Branch, TokenBatch
@@ -239,8 +240,9 @@ def relevance_runs(
     memory: Memory = "full",
     progress: bool | None = None,
     drops: LayerDrops | None = None,
+    past: KeyValues | None = None,
 ) -> tuple[Float[Tensor, "row pos d_vocab"], list[RelevanceCache]]:
-    """The pass of several metrics; with further backward passes of the graph where `drops` asks for them."""
+    """The pass of several metrics, with further backward passes if `drops` asks; in full it fills `past`."""
     require_gradients()
     sites = resolve(model)
     require_eval(model)
@@ -263,7 +265,7 @@ def relevance_runs(
                 raise
             way, reason = "full", f"{reason}; not block by block: {error}"
     if way == "full":
-        passes = whole_pass(model, sites, batch, bounds, rules, wanted, logits, drops)
+        passes = whole_pass(model, sites, batch, bounds, rules, wanted, logits, drops, past)
     return passes[0].logits, [_cache(model, sites, batch, rules, one, way, reason) for one in passes]
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
+from lrp_lens.hosts.prefix import KeyValues
+from lrp_lens.hosts.scope import attached, graph_released, modules_of, parameters_frozen
 from lrp_lens.hosts.sites import LogitSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
@@ -83,6 +84,7 @@ def whole_pass(
     wanted: Wanted,
     logits: str,
     drops: LayerDrops | None = None,
+    past: KeyValues | None = None,
 ) -> list[Passed]:
     """One forward pass, and one backward pass for each metric; the results share their activations.
 
@@ -95,6 +97,7 @@ def whole_pass(
         wanted: what is recorded.
         logits: "all", or "metric" to unembed only what the metrics read.
         drops: asks for further backward passes of the same graph, of a single metric.
+        past: keeps the keys and values of these rows, without padding on the left.
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`.
@@ -103,8 +106,9 @@ def whole_pass(
     passed = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(graph_released(model))
-        stack.enter_context(parameters_frozen(model))
+        parts = modules_of(model)
+        stack.enter_context(graph_released(model, parts))
+        stack.enter_context(parameters_frozen(model, parts))
         leaves = (Names.EMBED, Names.POS_EMBED)
         gates = [] if drops is None else drops.hooks()
         plan = rules.plan(model)
@@ -112,7 +116,11 @@ def whole_pass(
         if logits == "metric" and not reading.every_position:
             hooks.append((sites.unembed_input.point, unembedded(reading)))
         stack.enter_context(attached(model, hooks, module_hooks))
-        output = forward(model, batch.ids, batch.left_mask)
+        if past is None:
+            output = forward(model, batch.ids, batch.left_mask)
+        else:
+            output = past.forward(batch.ids)
+            past.detach()
         require_finite_forward(output.detach(), recorder.kept)
         if reads_returned_logits(bounds, sites, rules, wanted):
             recorder.kept[Names.RETURNED_LOGITS] = [output]
@@ -152,7 +160,7 @@ def _result(
     unreached: set[str],
 ) -> Passed:
     """What one backward pass found, as it is handed on."""
-    unreached = unreached - rules.cut(sites)
+    unreached = unreached and unreached - rules.cut(sites)
     require_reached(unreached, sites, wanted.lenient)
     chosen = wanted.chosen - unreached
     complete(calls, sites, wanted.accounts | chosen)
