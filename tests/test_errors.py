@@ -16,6 +16,7 @@ OTHERS = {
     ("__init__.py", "AttributeError"): "what Python asks of a module's __getattr__",
     ("cli/app.py", "typer.Exit"): "how typer ends a command",
     ("failures/decision/checker.py", "_OutOfTimeError"): "caught by the function that sets the limit",
+    ("failures/triage/on_ray.py", "error.cause"): "what the worker raised",
     ("hosts/loading/options.py", "TypeError"): "caught three lines below, with torch's own",
     (
         "hosts/loading/hooked_config.py",

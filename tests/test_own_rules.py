@@ -137,7 +137,7 @@ def test_what_a_rule_does_not_answer_is_refused_by_name(
     def no_work(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a refusal comes before any work")
 
-    for room in ("run.whole", "run.blocks", "run.pairs"):
+    for room in ("run.whole", "run.blocks", "run.plain"):
         monkeypatch.setattr(f"lrp_lens.{room}.forward", no_work)
     calls: dict[str, tuple[Callable[[], object], str]] = {
         "the ledger": (cache.ledger, "conserves"),

@@ -11,6 +11,7 @@ import torch
 
 from lrp_lens import InputError, LogitDiff, LogProb, SequenceLogitDiff, SiteError, compare, patching
 from lrp_lens.hosts import dead, resolve, restart
+from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.restart import Run
 from lrp_lens.methods import relevance_method
 from lrp_lens.methods.facets import FACETS, record_name
@@ -224,7 +225,7 @@ def test_compare_asks_once(monkeypatch):
     read = counted(monkeypatch, "tokenize", tokens.tokenize)
     bound, bind = [], Metric.bind
     monkeypatch.setattr(Metric, "bind", lambda self, *options: bound.append(1) or bind(self, *options))
-    whole = counted(monkeypatch, "forward", waves.forward)
+    whole = counted(monkeypatch, "forward", forward)
     sites, methods = ["mlp_out", "attn_out"], ["GRADIENT", "RELP", "CP_LRP"]
     compare(model, CLEAN, CORRUPTED, METRIC, sites=sites, methods=methods, samples=0)
     counts = collections.Counter(looked_up + read)
