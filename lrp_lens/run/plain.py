@@ -15,6 +15,7 @@ from torch import Tensor
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.scope import HookFunction, attached
+from lrp_lens.hosts.sites import Sites
 
 
 def plain_logits(
@@ -39,7 +40,11 @@ def plain_logits(
 
 def keeping(model: Any, names: Iterable[str], kept: dict[str, Tensor]) -> tuple[list[Any], list[Any]]:
     """Hooks on hook points and on modules that keep these records; names that the model lacks are left out."""
-    known = resolve(model).record_of
+    return _keepers(resolve(model), names, kept)
+
+
+def _keepers(sites: Sites, names: Iterable[str], kept: dict[str, Tensor]) -> tuple[list[Any], list[Any]]:
+    known = sites.record_of
     records = [known[name] for name in names if name in known]
     ports = [(one.port.point, _keeper(one.name, kept)) for one in records if one.port is not None]
     modules = [
@@ -59,9 +64,10 @@ def plain_activations(
 ) -> tuple[Float[Tensor, "row read d_vocab"], dict[str, Tensor]]:
     """Logits of one ungated run, of the positions that `read` keeps, and the activations of these records by name."""
     kept: dict[str, Tensor] = {}
-    ports, modules = keeping(model, names, kept)
+    sites = resolve(model)
+    ports, modules = _keepers(sites, names, kept)
     if read is not None:
-        ports.append((resolve(model).unembed_input.point, read))
+        ports.append((sites.unembed_input.point, read))
     return plain_logits(model, ids, ports, modules, mask), kept
 
 
