@@ -21,6 +21,7 @@ OTHERS = {
         "hosts/loading/hooked_config.py",
         "NotImplementedError",
     ): "caught with TransformerLens' own, for the same reason",
+    ("failures/triage/on_ray.py", "error.cause"): "what a worker raised, as one process raises it",
 }
 
 
