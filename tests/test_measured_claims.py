@@ -149,6 +149,9 @@ def test_ratios_are_of_neighbours_and_exponents_of_what_was_put_in() -> None:
         and "| 2,048 | " in text
         and "2.00× · " in text
         and "1e-06 of the largest" in text
+    assert "the peak of m on h grows with the length to the power of 1.00" in text
+    two = made().query("tokens != 2048")
+    assert "512 to 1,024 (2)" in every_table(two, []) and "to the power of" not in every_table(two, [])
     )
 
 
