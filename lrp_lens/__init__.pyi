@@ -32,9 +32,11 @@ from lrp_lens.errors import SiteError as SiteError
 from lrp_lens.failures import Case as Case
 from lrp_lens.failures import CaseLog as CaseLog
 from lrp_lens.failures import Explanation as Explanation
+from lrp_lens.failures import RunComparison as RunComparison
 from lrp_lens.failures import Triage as Triage
 from lrp_lens.failures import TriageOptions as TriageOptions
 from lrp_lens.failures import Verification as Verification
+from lrp_lens.failures import compare_runs as compare_runs
 from lrp_lens.failures import explain as explain
 from lrp_lens.failures import load_triage as load_triage
 from lrp_lens.failures import read_cases as read_cases

@@ -144,12 +144,11 @@ def test_ratios_are_of_neighbours_and_exponents_of_what_was_put_in() -> None:
     assert exponents(medians(layered), "layers")["time"].tolist() == pytest.approx([1.0, 1.0])
     assert np.isnan(exponent([512], [1.0]))
     text = every_table(made(), [{"turns": 3}])
-    assert (
-        "would take 9 GB" in text
-        and "| 2,048 | " in text
-        and "2.00× · " in text
-        and "1e-06 of the largest" in text
-    )
+    for words in ("would take 9 GB", "| 2,048 | ", "2.00× · ", "1e-06 of the largest"):
+        assert words in text
+    assert "the peak of m on h grows with the length to the power of 1.00" in text
+    two = every_table(made().query("tokens != 2048"), [])
+    assert "512 to 1,024 (2)" in two and "to the power of" not in two
 
 
 def test_what_would_not_fit_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

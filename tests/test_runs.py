@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lrp_lens import ATTN_LRP, CP_LRP, AttributionGraph, LogitDiff, attribution_graph, load_demo_model
 from lrp_lens.cli import app
 from lrp_lens.errors import InputError
-from lrp_lens.failures import compare_runs
+from lrp_lens.failures import compare_runs, run_graphs
 from lrp_lens.failures.runs import RunComparison
 from lrp_lens.failures.triage.row import TriageRow, written
-from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out
+from tests.browser import DESKTOP, PHONE, browser, cut_off, opened, sticks_out
 from tests.triage_rows import write_folder
 
 EVIL = "<img src=x onerror=window.broken=1>\u202e"
+PROMPT = "mary and john went to the park . john gave the key to"
 NOTHING = {"explanation": "", "segment_shares": ""}
 
 
@@ -93,10 +95,66 @@ def test_transitions(found: RunComparison) -> None:
     assert table.to_numpy().sum() == 3 and (table.index.name, table.columns.name) == ("small", "large")
     back = found.transitions("large", "small")
     assert back.loc["input", "graph"] == 1
+    assert list(table.index) == list(table.columns) == ["input", "graph", "none", "excluded"]
     same = found.transitions("small", "small")
     assert np.array_equal(same.to_numpy(), np.eye(3))
     with pytest.raises(InputError, match="The runs here are small, large; received 'medium'"):
         found.transitions("medium")
+
+
+@pytest.fixture(scope="module")
+def graphs() -> dict[str, AttributionGraph]:
+    """Two rule sets' graphs of one prompt, and one of another length."""
+    model, metric = load_demo_model(device="cpu"), LogitDiff("mary", "john")
+    prompts = {"a": PROMPT, "b": PROMPT, "longer": f"then {PROMPT}"}
+    return {
+        name: attribution_graph(
+            model, prompt, metric, rules=CP_LRP if name == "b" else ATTN_LRP, max_edges=50
+        )
+        for name, prompt in prompts.items()
+    }
+
+
+def graph_folders(tmp_path: Path, graphs: dict[str, AttributionGraph], **kept: tuple[str, ...]) -> list[Path]:
+    """A folder for each run, in which case i has the i-th of the named graphs."""
+    data = {"": b""}
+    for name, graph in graphs.items():
+        graph.subgraph().save(tmp_path / "graph.safetensors")
+        data[name] = (tmp_path / "graph.safetensors").read_bytes()
+    return [
+        write_folder(
+            tmp_path / run,
+            [
+                row(place, "input", 1.0, [1, 1], graph=data[name], content=f"{place}")
+                for place, name in enumerate(names)
+            ],
+        )
+        for run, names in kept.items()
+    ]
+
+
+@pytest.mark.parametrize("together", [1, 256])
+def test_graph_changes_are_the_differences_of_the_nodes(
+    tmp_path: Path, graphs: dict[str, AttributionGraph], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_graphs, "_TOGETHER", together)
+    found = compare_runs(
+        *graph_folders(tmp_path, graphs, one=("a", "a", "a", "", "a"), two=("a", "b", "longer", "b", ""))
+    )
+    table = found.graph_changes()
+    assert table["case"].tolist() == ["case 1", "case 0", "case 2"]  # those without two graphs are left out
+    expected = graphs["b"].node_relevance - graphs["a"].node_relevance
+    layer, position = divmod(int(np.abs(expected).argmax()), expected.shape[1])
+    assert table["change"][0] == pytest.approx(expected[layer, position]) and table["change"][1] == 0
+    assert table["token"][0] == graphs["a"].token_strings[position]
+    assert table["boundary"][0] == found.graph_difference("case 1").nodes.axis_labels("layer")[layer]
+    assert "same number of tokens" in table["reason"][2] and table["reason"][:2].tolist() == ["", ""]
+    back = found.graph_changes("two", "one")
+    assert back["change"][0] == -table["change"][0]
+    assert len(found.graph_difference("case 1").edges) == table["edges"][0] > 0
+    for case, words in (("case 3", "'case 3'"), ("case 9", "in every run"), ("case 2", "number of tokens")):
+        with pytest.raises(InputError, match=words):
+            found.graph_difference(case)
 
 
 def test_profiles_clusters_and_directions(found: RunComparison) -> None:
@@ -147,7 +205,9 @@ def test_figures_hold_the_tables_numbers(found: RunComparison, unchecked: None) 
         found.plot("colours")  # type: ignore[arg-type]
 
 
-def test_the_command_and_the_page(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_and_the_page(
+    folders: tuple[Path, Path], tmp_path: Path, graphs: dict[str, AttributionGraph]
+) -> None:
     evil = tmp_path / "evil"
     rows = [
         row(i, "input", 1.0 + i, [1, 2, i], pattern=EVIL, segment_shares=written({EVIL: 1.0}))
@@ -160,10 +220,19 @@ def test_the_command_and_the_page(folders: tuple[Path, Path], tmp_path: Path) ->
     assert "\u202e" not in done.stdout and "\u202e" not in page.read_text(encoding="utf-8")
     one = CliRunner().invoke(app, ["compare-runs", str(folders[0])])
     assert one.exit_code == 2 and "Pass two folders or more" in one.stderr
+    graphed = tmp_path / "graphed.html"
+    compare_runs(*graph_folders(tmp_path, graphs, one=("a", "a"), two=("b", "longer"))).save(graphed)
     with browser() as running:
         for size in (DESKTOP, PHONE):
             with opened(running, page, size) as (tab, errors):
-                assert (
-                    tab.locator(".figure .main-svg").count() >= 4 and sticks_out(tab) == [] and errors == []
-                )
+                assert tab.locator(".figure .main-svg").count() >= 5 and errors == []
+                for one in tab.query_selector_all("details"):
+                    one.evaluate("(details) => details.open = true")
+                assert sticks_out(tab) == [] and cut_off(tab) == []
                 assert tab.evaluate("window.broken === undefined")
+                said = tab.locator("main").inner_text()
+                assert "so many have the outcome that they have in small: 1 in large, 1 in evil." in said
+        with opened(running, graphed) as (tab, errors):
+            last = tab.locator("main > section").last.inner_text()
+            assert "from one to two" in last and "1 case. Graphs of 1 more are not compared" in last
+            assert tab.locator("main > section").last.locator("tbody tr, tr").count() >= 1 and errors == []

@@ -112,6 +112,24 @@ def test_each_fault_is_an_entry_with_its_reason(
     assert rows[1].fate == "not a failure"  # the next case begins
 
 
+def test_tokens_outside_the_vocabulary() -> None:
+    """A tokenizer that was given tokens for which the model has no embedding."""
+    model = load_demo_model(device="cpu")
+    model.tokenizer.add_tokens(["zyx"])
+    cases = [
+        replace(OPEN, prompt=f"zyx {WRONG.prompt}"),
+        replace(WRONG, contrast="zyx"),
+        replace(WRONG, correct=True),
+    ]
+    rows = triage_batch(model, cases, QUICK)
+    for row, said in zip(
+        rows, ("the vocabulary; received 434", "the tokenizer gives 'zyx' 434"), strict=False
+    ):
+        assert row.fate == "error" and row.reason.startswith("decision: Token ids lie in"), row.reason
+        assert said in row.reason
+    assert rows[2].fate == "not a failure"
+
+
 @pytest.mark.parametrize(
     ("checker", "said"), [(raises, "raised ZeroDivisionError"), (hangs, "more than 0.5 s")]
 )

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
     parser.add_argument("--hosts", nargs="+", default=list(HOSTS), choices=HOSTS, help="lrp_lens' hosts")
     parser.add_argument(
-        "--turns", type=int, default=3, help=f"up to {OFTEN} tokens; longer prompts are measured once"
+        "--turns", type=int, default=2, help=f"up to {OFTEN} tokens; longer prompts are measured once"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--python", type=Path, default=PYTHON, help="the peers' Python")

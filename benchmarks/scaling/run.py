@@ -119,7 +119,7 @@ def main() -> None:
     )
     parser.add_argument("--at", type=int, default=AT, help="tokens at which layers are varied")
     parser.add_argument(
-        "--turns", type=int, default=3, help=f"up to {OFTEN} tokens; longer prompts are measured once"
+        "--turns", type=int, default=2, help=f"up to {OFTEN} tokens; longer prompts are measured once"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(

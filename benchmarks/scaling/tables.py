@@ -9,6 +9,8 @@ import pandas as pd
 SUBJECT = ["model", "layers", "host"]
 FROM = 512
 """Tokens from which exponents are fitted: below, what does not grow weighs too much."""
+ENOUGH = 3
+"""Lengths from which a sentence is made of a fit; of two it is a slope between two measurements."""
 NAMES = {
     "plain": "plain forward + backward",
     "full": "in full",
@@ -49,8 +51,8 @@ def exponents(found: pd.DataFrame, against: str) -> pd.DataFrame:
             continue
         span = f"{min(sizes):,} to {max(sizes):,} ({len(sizes)})"
         both = (exponent(sizes, part[column].tolist()) for column in ("cpu", "peak"))
-        rows.append((model, host, work, span, *both))
-    return pd.DataFrame(rows, columns=["model", "host", "work", against, "time", "memory"])
+        rows.append((model, host, work, span, len(sizes), *both))
+    return pd.DataFrame(rows, columns=["model", "host", "work", against, "sizes", "time", "memory"])
 
 
 def made_with(head: Mapping[str, Any]) -> str:
@@ -119,7 +121,12 @@ def every_table(rows: pd.DataFrame, heads: Sequence[Mapping[str, Any]]) -> str:
             parts += [f"## Exponents against {against}"]
             parts += [table(["model", "host", "what", f"{against} (how many)", "time", "memory"], lines)]
         if against == "tokens":
-            parts += list(map(_sentence, fitted[fitted["work"] == "low"].itertuples(index=False)))
+            parts += list(
+                map(
+                    _sentence,
+                    fitted[(fitted["work"] == "low") & (fitted["sizes"] >= ENOUGH)].itertuples(index=False),
+                )
+            )
     told = found[found["estimate_mb"].notna() & (found["layers"] == 0)]
     told = told.assign(estimate=told["estimate_mb"] / 1e3)
     lines = [

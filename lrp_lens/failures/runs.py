@@ -2,11 +2,11 @@
 
 1. A case is common if every run has a row with its id and the same prompt; only common cases are compared.
 2. Logit gaps, segment shares and verdicts come from the rows; a gap that a run does not know does not count.
-3. The relevance profile of a case is that of the prediction token: the relevance of the residual stream at the last
-   position, from the embedding through every layer, divided by its largest |R| (arXiv 2604.17761, appendix I).
+3. The relevance profile of a case is that of the prediction token through the layers (run_rows.py).
+4. Where two runs keep graphs of the same prompt over the same layers, their difference is taken node by node
+   (run_graphs.py).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lrp_lens.attribution_graphs.arrays import GraphDifference
 from lrp_lens.attribution_graphs.arrays.clusters import (
     PrincipalComponents,
     ProfileClusters,
@@ -24,8 +25,10 @@ from lrp_lens.attribution_graphs.arrays.clusters import (
 )
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage.load import load_triage
-from lrp_lens.failures.triage.row import TriageRow
+from lrp_lens.failures.run_graphs import difference_of, graph_changes
+from lrp_lens.failures.run_rows import profiles_of, rows_of
+from lrp_lens.failures.triage.row import FATES
+from lrp_lens.failures.verification.criterion import CaseVerdict
 from lrp_lens.files import AnyPath
 from lrp_lens.markup import Html, frame, told
 from lrp_lens.views import View
@@ -34,6 +37,7 @@ from lrp_lens.views.table import table_of
 
 Figure = Literal["gaps", "segments", "profiles", "verdicts"]
 _NAN = float("nan")
+_OUTCOMES = (*(str(one) for one in CaseVerdict), *FATES)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +54,8 @@ class RunComparison:
     profiles: Mapping[str, View]
     """Run → the profiles of its explained cases, dims (batch, layer), the largest |R| of each being 1; batch is the
     case.  A run that explained none has no entry."""
+    folders: tuple[Path, ...]
+    """Where each run's rows are, whose graphs are read when they are asked for."""
     notes: tuple[str, ...] = ()
     """Which rows were not compared."""
 
@@ -89,7 +95,7 @@ class RunComparison:
         return table_of({name: [row[i] for row in rows] for i, name in enumerate(names)})
 
     def transitions(self, first: str | None = None, second: str | None = None) -> pd.DataFrame:
-        """How many cases have which outcome in one run (rows) and in another (columns).
+        """How many cases have which outcome in one run (rows) and in another (columns), the same ones in both.
 
         Args:
             first: a run; None takes the first.
@@ -98,19 +104,59 @@ class RunComparison:
         Raises:
             InputError: no such run.
         """
-        first, second = first or self.runs[0], second or self.runs[-1]
-        for one in (first, second):
+        pair = self._pair(first, second)
+        by_run = self.cases.pivot(index="case", columns="run", values="outcome")
+        either = {outcome for run in pair for outcome in by_run[run]}
+        names = [one for one in _OUTCOMES if one in either]
+        counts = [
+            [int(((by_run[pair[0]] == a) & (by_run[pair[1]] == b)).sum()) for b in names] for a in names
+        ]
+        return pd.DataFrame(counts, pd.Index(names, name=pair[0]), pd.Index(names, name=pair[1]))
+
+    def graph_changes(self, first: str | None = None, second: str | None = None) -> pd.DataFrame:
+        """Where the graph of each case changed most from one run to another, second − first.
+
+        Args:
+            first: a run; None takes the first.
+            second: another; None takes the last.
+
+        Returns:
+            A row for each common case of which both keep a graph, largest change first: case, gap (how the logit gap
+            changed), boundary and token (the node that changed most), change (of its relevance), edges (how many
+            either keeps), reason (why two graphs cannot be compared; "" where they can).
+
+        Raises:
+            InputError: no such run.
+        """
+        before, after = (self.folders[self.runs.index(run)] for run in self._pair(first, second))
+        return graph_changes(before, after, set(self.cases["case"]))
+
+    def graph_difference(
+        self, case: str, first: str | None = None, second: str | None = None
+    ) -> GraphDifference:
+        """The graphs of one case in two runs side by side, second − first.
+
+        Args:
+            case: its id.
+            first: a run; None takes the first.
+            second: another; None takes the last.
+
+        Raises:
+            InputError: no such run or common case, no graph of it in one of them, or graphs of different layers or
+                numbers of tokens.
+        """
+        before, after = (self.folders[self.runs.index(run)] for run in self._pair(first, second))
+        if case not in set(self.cases["case"]):
+            raise InputError(f"A compared case is in every run; {case!r} is not. See `cases`.")
+        return difference_of(case, before, after)
+
+    def _pair(self, first: str | None, second: str | None) -> tuple[str, str]:
+        """Two runs by name."""
+        pair = first or self.runs[0], second or self.runs[-1]
+        for one in pair:
             if one not in self.runs:
                 raise InputError(f"The runs here are {', '.join(self.runs)}; received {one!r}.")
-        by_run = {
-            run: self.cases[self.cases["run"] == run].set_index("case")["outcome"] for run in (first, second)
-        }
-        return pd.crosstab(
-            by_run[first],
-            by_run[second],
-            rownames=[first],
-            colnames=[second if second != first else f"{second} "],
-        )
+        return pair
 
     def all_profiles(self) -> View:
         """The profiles of all runs in one matrix, dims (batch, layer); batch is "run: case".
@@ -195,7 +241,7 @@ def compare_runs(*folders: AnyPath, names: Sequence[str] | None = None) -> RunCo
             f"Runs are compared with each other; received {len(folders)}. Pass two folders or more."
         )
     called = _names(folders, names)
-    found = [_rows(folder) for folder in folders]
+    found = [rows_of(folder) for folder in folders]
     common = [
         case
         for case in found[0]
@@ -217,66 +263,10 @@ def compare_runs(*folders: AnyPath, names: Sequence[str] | None = None) -> RunCo
         table_of(
             {name: [row[i] for row in shares] for i, name in enumerate(("case", "run", "segment", "share"))}
         ),
-        _profiles(held),
+        profiles_of(held),
+        tuple(Path(one) for one in folders),
         tuple(f"{run}: {count} of its cases are not in every run" for run, count in missing.items() if count),
     )
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What is kept of a row."""
-
-    prompt: str
-    outcome: str
-    pattern: str
-    gap: float
-    target: str
-    contrast: str
-    shares: dict[str, float]
-    layers: tuple[str, ...]
-    profile: tuple[float, ...]
-
-
-def _rows(folder: AnyPath) -> dict[str, _Held]:
-    """Case → what is compared of it; rows that are no case are left out."""
-    return {row.id: _held(row) for row in load_triage(folder).rows() if row.case}
-
-
-def _held(row: TriageRow) -> _Held:
-    gap = row.metric_value if row.metric_value is not None else row.gap
-    layers, profile = _profile(json.loads(row.explanation)) if row.explanation else ((), ())
-    return _Held(
-        prompt=json.dumps(json.loads(row.case)["prompt"]),
-        outcome=row.verdict or row.fate,
-        pattern=row.pattern,
-        gap=_NAN if gap is None else gap,
-        target=row.target,
-        contrast=row.contrast,
-        shares=json.loads(row.segment_shares) if row.segment_shares else {},
-        layers=layers,
-        profile=profile,
-    )
-
-
-def _profile(explained: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The last position's relevance at every layer, the largest |R| being 1; empty where all of it is 0."""
-    stream = explained["views"]["layers"]
-    values = np.array(stream["values"], dtype=np.float64).reshape(stream["shape"])[:, -1]
-    top = float(np.abs(values).max(initial=0.0))
-    return (tuple(stream["labels"]["layer"]), tuple((values / top).tolist())) if top > 0 else ((), ())
-
-
-def _profiles(held: Sequence[tuple[str, str, _Held]]) -> dict[str, View]:
-    profiles = {}
-    for run in dict.fromkeys(run for run, _, _ in held):
-        some = [(case, one) for own, case, one in held if own == run and one.profile]
-        if some:
-            labels = {"batch": tuple(case for case, _ in some), "layer": some[0][1].layers}
-            values = np.array([one.profile for _, one in some])
-            profiles[run] = View(
-                values, ("batch", "layer"), labels, f"profiles of {run}", "fraction of max |R|"
-            )
-    return profiles
 
 
 def _names(folders: Sequence[AnyPath], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.chat import ChatOptions, is_messages, over_tokens, render
-from lrp_lens.hosts.forward import device_of, input_vocabulary_size
+from lrp_lens.hosts.forward import device_of, input_vocabulary_size, vocabulary_size
 from lrp_lens.hosts.pieces import token_pieces
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.token_batch import Branch, Segment, TokenBatch
@@ -60,11 +60,22 @@ def encodable(text: str) -> str:
 
 
 def string_ids(model: Any, text: str) -> list[int]:
-    """Token ids of a piece of text, without BOS."""
+    """Token ids of a piece of text, without BOS.
+
+    Raises:
+        InputError: the model has no tokenizer, or one with more tokens than the model has logits for.
+    """
     _tokenizer(model, f"The text {text!r}")
     text = encodable(text)
     with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
-        return model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+        ids: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
+    d_vocab = vocabulary_size(model)
+    if max(ids, default=0) >= d_vocab:
+        raise InputError(
+            f"Token ids lie in [0, {d_vocab}), the vocabulary; the tokenizer gives {text!r} {max(ids)}. Take the "
+            "tokenizer that the model was trained with, or a text without its added tokens."
+        )
+    return ids
 
 
 def token_id(model: Any, text: str) -> int:

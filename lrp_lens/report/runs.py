@@ -1,8 +1,11 @@
 """The page and the figures of a comparison of runs."""
 
+from collections.abc import Mapping
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -10,8 +13,12 @@ from lrp_lens.errors import InputError
 from lrp_lens.failures.runs import RunComparison
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
+from lrp_lens.plots.palette import signed
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.report.page import Section, figure_block, page_html
+
+_GRAPHS = 20
+"""Cases whose graphs are listed."""
 
 
 def figure_of(comparison: RunComparison, what: str) -> go.Figure:
@@ -39,41 +46,102 @@ def comparison_html(comparison: RunComparison) -> Html:
     Args:
         comparison: what `compare_runs` returned.
     """
-    first, last = comparison.runs[0], comparison.runs[-1]
-    parts: list[tuple[str, str, go.Figure | None, pd.DataFrame]] = [
-        (
-            f"Verdicts: {first} (rows) and {last} (columns)",
-            "verdicts",
-            figure_of(comparison, "verdicts"),
-            comparison.transitions().reset_index(),
-        ),
-        ("How far the wrong token is ahead", "gaps", figure_of(comparison, "gaps"), comparison.gaps()),
-    ]
+    parts = [_verdicts(comparison), _gaps(comparison)]
     if len(comparison.segments):
-        shares = comparison.segment_shares()
-        parts.append(
-            ("Which segments relevance falls on", "segments", figure_of(comparison, "segments"), shares)
+        words = (
+            "The share of Σ|R| on each named part of the prompt, special tokens left out: mean over cases."
         )
+        figures = {"segments": figure_of(comparison, "segments")}
+        parts.append(_part("Which segments relevance falls on", words, figures, comparison.segment_shares()))
     if comparison.profiles:
-        means = {
-            run: [f"{one:.2f}" for one in view.values.mean(axis=0)]
-            for run, view in comparison.profiles.items()
-        }
-        longest = max(map(len, means.values()))
-        rows = pd.DataFrame({run: own + [""] * (longest - len(own)) for run, own in means.items()})
-        figure = figure_of(comparison, "profiles")
-        parts.append(("The prediction token through the layers", "profiles", figure, rows))
-    sections = [
-        Section(title, render("report/run_part.html", figure=figure_block(figure, name), table=_table(rows)))
-        for title, name, figure, rows in parts
-    ]
+        parts.append(_profiles(comparison))
+    parts += _graphs(comparison)
     lead = render(
         "report/runs_lead.html",
         runs=comparison.runs,
         cases=comparison.n_cases,
         notes=comparison.notes,
     )
-    return page_html("lrp-lens: " + " and ".join(comparison.runs), lead, sections)
+    return page_html("lrp-lens: " + " and ".join(comparison.runs), lead, parts)
+
+
+def _part(title: str, words: str, figures: Mapping[str, go.Figure], rows: pd.DataFrame) -> Section:
+    """One card: what it shows in a sentence, figures by name, and their numbers."""
+    boxes = [figure_block(figure, name) for name, figure in figures.items()]
+    return Section(title, render("report/run_part.html", words=words, figures=boxes, table=_table(rows)))
+
+
+def _verdicts(comparison: RunComparison) -> Section:
+    """The first run against each other one."""
+    first, *others = comparison.runs
+    tables = {other: comparison.transitions(first, other) for other in others}
+    same = [f"{np.trace(rows.to_numpy())} in {other}" for other, rows in tables.items()]
+    words = f"Of {comparison.n_cases} cases so many have the outcome that they have in {first}: {', '.join(same)}."
+    figures = {f"verdicts-{place}": plot_transitions(rows) for place, rows in enumerate(tables.values())}
+    rows = [
+        (other, before, after, int(count))
+        for other, counts in tables.items()
+        for before, line in counts.iterrows()
+        for after, count in line.items()
+        if count
+    ]
+    names = ("run", f"in {first}", "there", "cases")
+    numbers = pd.DataFrame(rows, columns=list(names))
+    return _part(f"Verdicts: {first} (rows) and {' and '.join(others)} (columns)", words, figures, numbers)
+
+
+def _gaps(comparison: RunComparison) -> Section:
+    first, rows = comparison.runs[0], comparison.gaps()
+    said = []
+    for row in rows.to_dict("records"):
+        names = ("difference", "difference_low", "difference_high")
+        if isfinite(row["difference"]):
+            mean, low, high = (signed(float(row[name]), "+.2f") for name in names)
+            said.append(f"{row['run']} {mean} (95 % interval {low} to {high})")
+    words = "Logit of the wrong token minus logit of its contrast, mean over cases."
+    if said:
+        words += f" Case by case against {first}: {'; '.join(said)}."
+    return _part("How far the wrong token is ahead", words, {"gaps": figure_of(comparison, "gaps")}, rows)
+
+
+def _profiles(comparison: RunComparison) -> Section:
+    means = {
+        run: [f"{one:.2f}" for one in view.values.mean(axis=0)] for run, view in comparison.profiles.items()
+    }
+    layers = [view.axis_labels("layer") for view in comparison.profiles.values()]
+    longest = max(layers, key=len)
+    columns = {run: own + [""] * (len(longest) - len(own)) for run, own in means.items()}
+    rows = pd.DataFrame({"layer": list(longest)} | columns)
+    words = (
+        "Relevance of the residual stream at the position that predicts, from the embedding to the last layer; the "
+        "largest |R| of each case is 1, mean over cases."
+    )
+    figures = {"profiles": figure_of(comparison, "profiles")}
+    return _part("The prediction token through the layers", words, figures, rows)
+
+
+def _graphs(comparison: RunComparison) -> list[Section]:
+    """Where each other run's graphs differ from the first's, where both keep any."""
+    first, *others = comparison.runs
+    parts = []
+    for other in others:
+        rows = comparison.graph_changes(first, other)
+        if not len(rows):
+            continue
+        compared = rows[rows["reason"] == ""].drop(columns="reason")
+        count = "1 case" if len(compared) == 1 else f"{len(compared)} cases"
+        words = (
+            f"The node of each case's attribution graph whose relevance changed most from {first} to {other}, at which "
+            f"token and behind which layer; beside it how the logit gap changed. {count}"
+        )
+        words += f", the {_GRAPHS} largest changes." if len(compared) > _GRAPHS else "."
+        if len(compared) < len(rows):
+            reason = rows.loc[rows["reason"] != "", "reason"].iloc[0]
+            words += f" Graphs of {len(rows) - len(compared)} more are not compared: {reason}"
+        title = f"Graphs: {first} and {other}"
+        named = {"gap": "gap change", "boundary": "behind", "change": "relevance change"}
+        parts.append(_part(title, words, {}, compared.head(_GRAPHS).rename(columns=named)))
+    return parts
 
 
 def _table(rows: pd.DataFrame) -> Html:
@@ -90,5 +158,5 @@ def _table(rows: pd.DataFrame) -> Html:
 
 def _told(value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"
+        return "" if value != value else signed(value, ".3g")
     return str(value)

@@ -80,7 +80,7 @@ class PromptRelevance:
         return self.views[name].plot(**options)
 
     def _repr_html_(self) -> Html:
-        return told(repr(self), *(Html(view._repr_html_()) for view in self.views.values()))
+        return told(repr(self), *(view._repr_html_() for view in self.views.values()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
+from lrp_lens.markup import Html
 from lrp_lens.views import groups, indexing, storage, table, text
 from lrp_lens.views.axes import axes_within_example, check, check_pieces, complete_labels, special_cells
 
@@ -268,5 +269,5 @@ class View:
     def __repr__(self) -> str:
         return text.describe(self)
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> Html:
         return text.describe_html(self)

@@ -1,7 +1,7 @@
 """load_triage: what a triage left in its folder, read a file at a time and only as far as it is asked for."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,13 @@ class Triage:
         self.settings: dict[str, str] = read_manifest(path)["settings"]
         """By name, what the rows depend on."""
 
-    def rows(self) -> Iterator[TriageRow]:
-        """Every row with everything in it, a file at a time; those of one file are in order."""
-        return rows_in(self.path)
+    def rows(self, columns: Sequence[str] = COLUMNS) -> Iterator[TriageRow]:
+        """Every row, a file at a time; those of one file are in order.
+
+        Args:
+            columns: what is read of it, besides what every row has; by default everything.
+        """
+        return rows_in(self.path, columns)
 
     def to_dataframe(self, *, details: bool = False) -> pd.DataFrame:
         """One line for each row, in the order in which they were read.
