@@ -10,7 +10,6 @@
 
 import argparse
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -19,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
+from benchmarks._results import opened, tell, with_result_options
 from benchmarks.decisions.tables import share, verdicts
 from benchmarks.evidence.cases import MIN_GAP, answered
 from benchmarks.evidence.ranking import markdown
-from benchmarks.evidence.run import DATA
 from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, Prompt, prompts
 from lrp_lens import load_model
@@ -118,26 +116,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--cases", type=int, default=100)
-    parser.add_argument(
-        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data, for BLiMP")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    options.out.mkdir(parents=True, exist_ok=True)
-    store, keys = Store(options.out), ("choices", options.model)
+    options = with_result_options(parser, RESULTS).parse_args()
+    store, keys = opened(options), ("choices", options.model)
     if not options.tables:
         measure(options, store, keys)
-    rows = store.every("choices")
-    if not len(rows):
-        print("There are no rows yet.")
-        return
-    text = every_table(rows)
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    tell(store.every("choices"), options.out, every_table)
 
 
 def measure(options: argparse.Namespace, store: Store, keys: tuple[str, ...]) -> None:

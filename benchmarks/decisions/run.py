@@ -3,18 +3,14 @@
 import argparse
 import importlib.util
 import json
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from benchmarks._results import lines_in_order, opened, tell, with_result_options
 from benchmarks.decisions.rows import Settings, row
 from benchmarks.decisions.tables import every_table
-from benchmarks.evidence.run import DATA
 from benchmarks.evidence.store import Store
 from lrp_lens import load_model
 from lrp_lens.cases import Case
@@ -41,9 +37,8 @@ def prompts(task: str, data: Path, seed: int = 0) -> Iterator[tuple[Case, Checke
         raise InputError(
             f"{task} is read from {TASKS[task]} in the folder of --data; there is none in {data.name!r}."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for index in np.random.default_rng(seed).permutation(len(lines)).tolist():
-        found = json.loads(lines[index])
+    for index, line in lines_in_order(path, seed):
+        found = json.loads(line)
         asked = found["prompt"] if task == "IFEval" else found["question"]
         messages = [{"role": "user", "content": asked}]
         if task == "GSM8K":
@@ -94,17 +89,8 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--budget", type=int, default=3072, help="tokens that a search may run")
     parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument(
-        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    options.out.mkdir(parents=True, exist_ok=True)
-    store = Store(options.out)
+    options = with_result_options(parser, RESULTS).parse_args()
+    store = opened(options)
     if not options.tables:
         model = load_model(options.model, device="cpu")
         running = {task: measure(model, options.model, task, options, store) for task in options.tasks}
@@ -116,10 +102,4 @@ def main() -> None:
                 except InputError as missing:  # of the harness, or of the data: the other task needs neither
                     print(f"{task}: {missing}")
                     del running[task]
-    rows = store.every("decisions")
-    if not len(rows):
-        print("There are no rows yet.")
-        return
-    text = every_table(rows)
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    tell(store.every("decisions"), options.out, every_table)

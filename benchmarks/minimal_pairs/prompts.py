@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks._results import lines_in_order
 from benchmarks.evidence.tasks import Prompt, Span, fits
 from lrp_lens.errors import InputError
 
@@ -65,9 +64,8 @@ def prompts(paradigm: str, tokenizer: Any, folder: Path, seed: int = 0) -> Itera
         raise InputError(
             f"Minimal pairs are read from blimp/{path.name} in the folder of --data; there is none in {folder.name!r}."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for index in np.random.default_rng(seed).permutation(len(lines)).tolist():
-        row = json.loads(lines[index])
+    for _, line in lines_in_order(path, seed):
+        row = json.loads(line)
         right, wrong = (f" {row[f'one_prefix_word_{which}']}" for which in ("good", "bad"))
         text = row["one_prefix_prefix"]
         made = Prompt(f"{paradigm} {row['pairID']}", text, "", right, wrong, *spans(paradigm, text))

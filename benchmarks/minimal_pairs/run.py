@@ -1,16 +1,13 @@
 """The command: the failures of each model at each paradigm, then the tables."""
 
 import argparse
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
+from benchmarks._results import opened, tell, with_result_options
 from benchmarks.evidence.cases import answered
-from benchmarks.evidence.run import DATA
-from benchmarks.evidence.store import Store
 from benchmarks.minimal_pairs.prompts import PARADIGMS, prompts
 from benchmarks.minimal_pairs.rows import rows
 from benchmarks.minimal_pairs.tables import every_table
@@ -45,17 +42,8 @@ def main() -> None:
     parser.add_argument("--paradigms", nargs="+", default=list(PARADIGMS), choices=list(PARADIGMS))
     parser.add_argument("--costly", type=int, default=COSTLY, help="failures with every baseline")
     parser.add_argument("--limit", type=int, default=1000, help="pairs of a paradigm at most")
-    parser.add_argument(
-        "--tables", action="store_true", help="print the tables of what there is; measure nothing"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with the benchmark data")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    options.out.mkdir(parents=True, exist_ok=True)
-    store = Store(options.out)
+    options = with_result_options(parser, RESULTS).parse_args()
+    store = opened(options)
     for name in () if options.tables else options.models:
         model = load_model(name, device="cpu")
         for paradigm in options.paradigms:
@@ -65,10 +53,4 @@ def main() -> None:
                 return measure(model, name, paradigm, options.data, options.costly, options.limit)
 
             store.rows(("pairs", name, paradigm), head, make)
-    found = store.every("pairs")
-    if not len(found):
-        print("There are no rows yet.")
-        return
-    text = every_table(found)
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    tell(store.every("pairs"), options.out, every_table)
