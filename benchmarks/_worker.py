@@ -149,3 +149,8 @@ def in_turns(asked: Sequence[tuple[str, Worker, str]], tokens: int, turns: int) 
                 rows.append({"tokens": tokens, "work": name, "turn": turn, "refused": ""} | answer)
                 refused |= {name} if "refused" in answer else set()
     return rows
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> float:
+    """The largest difference of two rows of numbers, as a share of the other's largest."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True)) / max(map(abs, other))

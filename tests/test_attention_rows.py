@@ -31,6 +31,7 @@ from lrp_lens.rules import AttentionRule, Hook
 from lrp_lens.rules.rule import scaled
 from lrp_lens.run import by_rows
 from tests import zoo
+from tests.row_programs import programs_that_run
 from tests.test_low_memory import EXACT, PROMPTS, require_equal
 
 METRIC = LogitDiff(3, [7, 9])
@@ -51,14 +52,7 @@ EVERY_KIND = pytest.mark.parametrize(
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
     """Every prompt is cut into blocks of a few rows; the programs that ran."""
-    ran: list[Program] = []
-    original = Program.__call__
-
-    def spy(self: Program, *given: Tensor) -> Tensor:
-        ran.append(self)
-        return original(self, *given)
-
-    monkeypatch.setattr(Program, "__call__", spy)
+    ran = programs_that_run(monkeypatch)
     monkeypatch.setattr("lrp_lens.run.low_memory.rows_of_a_block", lambda sites, batch, length: ROWS)
     return ran
 

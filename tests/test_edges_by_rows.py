@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from lrp_lens import ATTN_LRP, LogitDiff, SequenceLogitDiff, SiteError, attribution_graph
 from lrp_lens.attribution_graphs.closed_form import state_pass
@@ -13,6 +12,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.by_rows import refusal
 from lrp_lens.ops.by_rows import Attention, Program
 from tests import zoo
+from tests.row_programs import programs_that_run
 from tests.test_attention_rows import EVERY_KIND, Squares
 
 EVERYTHING: dict[str, Any] = dict(mass=1.0, node_threshold=0.0, max_edges=None)
@@ -31,14 +31,7 @@ def require_equal(one: Any, other: Any) -> None:
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int | None) -> list[Program]:
-    ran: list[Program] = []
-    original = Program.__call__
-
-    def spy(self: Program, *given: Tensor) -> Tensor:
-        ran.append(self)
-        return original(self, *given)
-
-    monkeypatch.setattr(Program, "__call__", spy)
+    ran = programs_that_run(monkeypatch)
     monkeypatch.setattr(state_pass, "rows_of_a_block", lambda *given: rows)
     return ran
 

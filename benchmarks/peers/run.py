@@ -12,7 +12,7 @@ import torch
 
 from benchmarks._page import PAGE, README, block, pasted
 from benchmarks._passes import HOSTS
-from benchmarks._worker import ROOT, Worker, in_turns, machine
+from benchmarks._worker import ROOT, Worker, apart, in_turns, machine
 from benchmarks.evidence.store import Store
 from benchmarks.peers.tables import every_table, sentence
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, packages
@@ -52,12 +52,11 @@ def peer_versions(python: Path) -> dict[str, str]:
 def agreement(rows: list[dict[str, Any]]) -> dict[str, float]:
     """How far apart two rows of tokens are, of the largest: AttnLRP here and in lxt, plain gradients here and there."""
     found = {row["work"]: row["found"] for row in rows if row.get("found")}
-    apart = {}
+    distances = {}
     for one, other in (("TransformerBridge full", "lxt"), ("TransformerBridge plain", "captum plain")):
         if one in found and other in found:
-            pairs = list(zip(found[one], found[other], strict=True))
-            apart[other] = max(abs(a - b) for a, b in pairs) / max(abs(b) for _, b in pairs)
-    return apart
+            distances[other] = apart(found[one], found[other])
+    return distances
 
 
 def named(worker: str, work: str) -> str:
@@ -74,8 +73,8 @@ def measured(workers: dict[str, Worker], tokens: int, turns: int) -> pd.DataFram
         if tokens <= SHORT.get(work, tokens)
     ]
     rows = in_turns(asked, tokens, turns if tokens <= OFTEN else 1)
-    apart = agreement(rows)
-    rows = [row | {"apart": apart.get(row["work"])} for row in rows]
+    distances = agreement(rows)
+    rows = [row | {"apart": distances.get(row["work"])} for row in rows]
     return pd.DataFrame(
         rows, columns=["tokens", "work", "turn", "cpu", "wall", "peak_mb", "apart", "refused"]
     )

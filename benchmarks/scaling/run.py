@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks._page import PAGE, block, pasted
 from benchmarks._passes import HOSTS
-from benchmarks._worker import ROOT, Worker, in_turns, machine
+from benchmarks._worker import ROOT, Worker, apart, in_turns, machine
 from benchmarks.evidence.store import Store
 from benchmarks.scaling.figure import picture
 from benchmarks.scaling.tables import every_table
@@ -60,8 +60,7 @@ def measured(
     for row in rows:
         row["estimate_mb"] = needed.get(row["work"])
         if row["work"] == "low" and found.get("full") and found["low"]:
-            pairs = list(zip(found["low"], found["full"], strict=True))
-            row["apart"] = max(abs(a - b) for a, b in pairs) / max(abs(b) for _, b in pairs)
+            row["apart"] = apart(found["low"], found["full"])
         if not row["refused"]:
             before[row["work"]] = (tokens, row["peak_mb"])
     columns = ["tokens", "work", "turn", "cpu", "wall", "peak_mb", "estimate_mb", "apart", "refused"]
