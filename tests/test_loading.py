@@ -1,11 +1,12 @@
 """Loading: every host gives the logits of the Hugging Face directory, or refuses by name."""
 
+import json
 import shutil
 import socket
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, bridge, hooked, hooked_config, load_model
@@ -223,6 +224,28 @@ def test_a_directory_without_tokenizer(tmp_path, host):
     original = save_llama(tmp_path / "model", tokenizer=False)
     model = load_model(tmp_path / "model", host=host, device="cpu")
     torch.testing.assert_close(logits(model), logits(original), atol=2e-5, rtol=1e-5)
+
+
+@needs_hooked
+@pytest.mark.parametrize("bos_first", [True, False])
+def test_a_tokenizer_that_says_bos_comes_first_is_read_once(tmp_path, monkeypatch, bos_first):
+    save_llama(tmp_path / "model")
+    said = tmp_path / "model" / "tokenizer_config.json"
+    said.write_text(json.dumps(json.loads(said.read_text()) | {"add_bos_token": bos_first}))
+    reads = []
+
+    def spy(path, **options):
+        reads.append(path)
+        return read(path, **options)
+
+    read = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", spy)
+    tokenizer = load_model(tmp_path / "model", host="HookedTransformer", device="cpu").tokenizer
+    assert len(reads) == (1 if bos_first else 2)  # without the file's word HookedTransformer makes its own
+    assert tokenizer("mary")["input_ids"] == [
+        tokenizer.bos_token_id,
+        *tokenizer.encode("mary", add_special_tokens=False),
+    ]
 
 
 def test_hub_names_go_to_the_real_loaders(monkeypatch):

@@ -1,5 +1,6 @@
 """The Hugging Face model that a host is made from: a directory, and its weights where they are read already."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,15 @@ class Original:
         """The tokenizer, None where there is none."""
         if not self.has_tokenizer:
             return None
-        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True)
+        return AutoTokenizer.from_pretrained(self.directory, local_files_only=True, **self._said_of_bos())
+
+    def _said_of_bos(self) -> dict[str, bool]:
+        """That BOS comes first, where the tokenizer's file says so, as an argument: transformers does not keep what it
+        reads, and HookedTransformer, which asks, would read a large tokenizer a second time.
+        """
+        path = self.directory / "tokenizer_config.json"
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {"add_bos_token": True} if said.get("add_bos_token") and said.get("bos_token") else {}
 
     def weights(self, dtype: torch.dtype) -> PreTrainedModel:
         """The Hugging Face model on the CPU, in eval mode, with plain attention.
