@@ -189,6 +189,11 @@ def test_converted_once_and_loaded_by_name(packaged: Path, own_cache: Path, tmp_
     assert first.to_tokens("if a b").tolist() == plain.to_tokens("if a b").tolist()
 
 
+@pytest.mark.parametrize("host", ["auto", "TransformerBridge"])
+def test_results_call_it_what_the_user_calls_it(packaged: Path, own_cache: Path, host: Any) -> None:
+    assert load_model("tiny", host=host, device="cpu").cfg.model_name == "tiny"
+
+
 def test_other_weights_are_refused(packaged: Path, own_cache: Path) -> None:
     part = packaged / "tiny_part2" / "data" / "tiny.gguf.2"
     part.write_bytes(part.read_bytes()[:-1] + b"\x01")

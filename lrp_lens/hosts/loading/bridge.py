@@ -19,16 +19,28 @@ def bridge_from_original(original: Original, dtype: torch.dtype, device: str) ->
     Raises:
         InputError: weights that are missing or broken.
     """
-    if not original.has_tokenizer:
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    bridge = (
+        _with_tokenizer(original, dtype, device)
+        if original.has_tokenizer
+        else _without(original, dtype, device)
+    )
+    bridge.cfg.model_name = original.name
+    return bridge.eval()
 
-        model = original.weights(dtype).to(device)
-        architecture = model.config.architectures[0]
-        return build_bridge_from_module(model, architecture, hf_config=model.config, dtype=dtype).eval()
+
+def _without(original: Original, dtype: torch.dtype, device: str) -> Any:
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    model = original.weights(dtype).to(device)
+    architecture = model.config.architectures[0]
+    return build_bridge_from_module(model, architecture, hf_config=model.config, dtype=dtype)
+
+
+def _with_tokenizer(original: Original, dtype: torch.dtype, device: str) -> Any:
     read = {} if original.model is None else {"hf_model": original.weights(dtype).to(device)}
     try:
         return TransformerBridge.boot_transformers(
             str(original.directory), dtype=dtype, device=device, **read
-        ).eval()
+        )
     except OSError as error:
         raise original.unreadable(error) from error

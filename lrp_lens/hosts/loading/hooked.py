@@ -80,7 +80,7 @@ def _converted(
     from transformer_lens.weight_processing import ProcessWeights
 
     fields = hooked_fields(original.directory, reference.config, options["fold_ln"])
-    fields |= {"dtype": dtype, "device": "cpu", "model_name": original.directory.name}
+    fields |= {"dtype": dtype, "device": "cpu", "model_name": original.name}
     config = HookedTransformerConfig.from_dict(fields)
     # Given the model itself, the loader only asks that the path exist.
     weights = get_pretrained_state_dict(str(original.directory), config, reference, dtype=dtype)

@@ -20,6 +20,13 @@ class Original:
     """With config.json and, if there is one, the tokenizer."""
     model: PreTrainedModel | None = None
     """The weights, where they do not come from the directory."""
+    called: str | None = None
+    """What the user calls it, where that is not the directory's name."""
+
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        return self.called or self.directory.name
 
     @property
     def has_tokenizer(self) -> bool:

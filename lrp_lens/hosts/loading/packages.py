@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def opened(model: Packaged, dtype: torch.dtype) -> Iterator[Original]:
             )
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             original = stack.enter_context(gguf.opened(joined(model, parts, folder), dtype))
-        yield original
+        yield replace(original, called=model.name)
 
 
 def joined(model: Packaged, parts: Sequence[Path], folder: Path) -> Path:
