@@ -1,6 +1,6 @@
 """GGUF files: both hosts give the logits of the same weights in a directory; nothing is read by halves."""
 
-import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +164,8 @@ def test_one_of_several_files(tmp_path: Path) -> None:
 
 
 def test_without_the_package(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest)
-    )
-    with pytest.raises(InputError, match="run `pip install gguf`"):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"run `pip install 'lrp-lens\[gguf\]'`, or `make models`"):
         load_model(files / "tiny.gguf")
 
 

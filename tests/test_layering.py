@@ -7,10 +7,11 @@ docs/design.md shows the same tables to readers, and is compared with them.
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 from lrp_lens.rules import PRESETS, Rule
@@ -18,7 +19,7 @@ from lrp_lens.rules.operations import OPERATIONS
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
+    "errors", "extras", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
     "attribution_graphs", "decomposition", "circuits", "methods", "patching", "cases", "masking", "failures",
     "plots", "report", "demo", "cli",
 )  # fmt: skip
@@ -28,10 +29,11 @@ PARTS = ("attribution_graphs/arrays",)
 
 # Rooms and parts that may import less than all to their left.
 ONLY = {
+    "extras": {"errors"},
     "progress": {"errors"},
     "characters": set(),  # text to text
     "markup": {"characters"},  # text to HTML
-    "files": {"errors"},  # paths, arrays, words
+    "files": {"errors", "extras"},  # paths, arrays, words
     "ops": {"errors"},  # tensor to tensor
     "views": {"errors", "characters", "markup", "files"},  # labelled arrays
     "attribution_graphs/arrays": {"errors", "characters", "markup", "files", "views"},  # never a model
@@ -59,12 +61,16 @@ LIBRARIES = {
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "extras": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
     "characters": {"torch", "numpy", "pandas"},
     "markup": {"torch", "numpy", "pandas"},
     "attribution_graphs/arrays": {"torch", "plotly"},
     "plots": {"torch"},
 }
+
+# Modules that import each other in a circle, imports inside functions included; what is imported for types is not run.
+CIRCLES: set[frozenset[str]] = set()
 
 # Hook names are spelled in hosts alone. Docstrings may name them.
 HOOK_NAME = re.compile(r"hook_|\bblocks\.")
@@ -137,6 +143,31 @@ def import_faults(source: str, path: Path) -> list[str]:
         elif other not in allowed | OF_THE_FACADE or (room == FACADE and other == "cli"):
             faults.append(f"{path}:{found.line}: {room} may not import {other}")
     return faults
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a file given relative to the package."""
+    return ".".join(("lrp_lens", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def circles(sources: Mapping[Path, str]) -> set[frozenset[str]]:
+    """The sets of modules of which each imports, over others or not, every other one."""
+    named, graph = {module_of(path) for path in sources}, nx.DiGraph()
+    for path, source in sources.items():
+        tree = ast.parse(source)
+        for_types = {
+            id(inner)
+            for outer in ast.walk(tree)
+            if isinstance(outer, ast.If) and ast.unparse(outer.test).endswith("TYPE_CHECKING")
+            for body in outer.body
+            for inner in ast.walk(body)
+        }
+        run = [one for one in ast.walk(tree) if isinstance(one, ast.Import | ast.ImportFrom)]
+        for node in (one for one in run if id(one) not in for_types):
+            for found in imports_of(node, path):
+                other = found.module if found.module in named else found.module.rpartition(".")[0]
+                graph.add_edges_from([(module_of(path), other)] if other in named - {"lrp_lens"} else ())
+    return {frozenset(one) for one in nx.strongly_connected_components(graph) if len(one) > 1}
 
 
 def docstrings(tree: ast.AST) -> set[int]:
@@ -311,6 +342,10 @@ def test_every_file_keeps_to_it(check: Callable[[str, Path], list[str]]) -> None
     assert not faults, "\n".join(faults)
 
 
+def test_no_modules_import_each_other_but_those_listed() -> None:
+    assert circles({path: (PACKAGE / path).read_text(encoding="utf-8") for path in FILES}) == CIRCLES
+
+
 def test_rules_are_asked_never_told_apart() -> None:
     texts = ((path, (PACKAGE / path).read_text(encoding="utf-8")) for path in FILES)
     assert not [fault for path, text in texts for fault in rule_faults(text, path)]
@@ -388,6 +423,32 @@ def test_the_import_check_itself(path: str, source: str, fault: str | None) -> N
     faults = import_faults(source, Path(path))
     assert len(faults) == (fault is not None)
     assert fault is None or fault in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("back", "found"),
+    [
+        ("from lrp_lens.views import view", True),
+        ("from .view import View", True),
+        ("def late():\n    from lrp_lens.views.view import View", True),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lrp_lens.views.view import View",
+            False,
+        ),
+        ("from lrp_lens.views.groups import View", False),
+    ],
+)
+def test_the_check_of_circles_itself(back: str, found: bool) -> None:
+    """Over a third module, which is part of the circle."""
+    sources = {
+        "views/view.py": "from lrp_lens.views import table",
+        "views/table.py": "from lrp_lens.views.text import told",
+        "views/text.py": back,
+        "views/groups.py": "",
+        "views/__init__.py": "",
+    }
+    whole = {frozenset(f"lrp_lens.views.{name}" for name in ("view", "table", "text"))}
+    assert circles({Path(name): text for name, text in sources.items()}) == (whole if found else set())
 
 
 @pytest.mark.parametrize(

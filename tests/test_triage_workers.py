@@ -18,7 +18,7 @@ from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases
 from lrp_lens.errors import InputError
 from lrp_lens.failures.triage import TriageOptions, TriageRow, load_triage, on_ray, triage, workers
-from lrp_lens.failures.triage.workers import Work, Worker
+from lrp_lens.failures.triage.worker import Work, Worker
 from tests.test_triage import QUICK, told
 
 # ------------------------------------------------------------------------------------ the order of work, without Ray

@@ -55,7 +55,7 @@ def run(request: Request) -> Explanation:
     report = write_report(explanation, request.out)
     console.print(Text.assemble(("Report:", "bold"), f" {shown(str(report))}"), soft_wrap=True)
     if request.json is not None:
-        written = write_json(explanation, request.json)
+        written = write_json(explanation.to_json_dict(), request.json)
         console.print(Text.assemble(("JSON:", "bold"), f"   {shown(str(written))}"), soft_wrap=True)
     return explanation
 

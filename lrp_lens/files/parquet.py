@@ -6,6 +6,7 @@ from os import fspath
 from typing import Any
 
 from lrp_lens.errors import InputError
+from lrp_lens.extras import require_extra
 from lrp_lens.files.headers import understood
 from lrp_lens.files.paths import AnyPath, replacing
 
@@ -16,13 +17,7 @@ def parquet() -> Any:
     Raises:
         InputError: it is not installed; the message names the extra.
     """
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise InputError(
-            "parquet files are read and written through pyarrow, which is not installed: "
-            "pip install 'lrp-lens[parquet]'"
-        ) from error
+    return require_extra("parquet", "pyarrow.parquet", use="parquet files are read and written")
 
 
 def write(path: AnyPath, kind: str, columns: Mapping[str, tuple[str, Sequence[Any]]]) -> None:

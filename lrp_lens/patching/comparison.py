@@ -59,14 +59,14 @@ class Comparison(Scored):
         """
         storage.save(self, path)
 
-    @staticmethod
-    def load(path: str | PathLike[str]) -> "Comparison":
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Comparison":
         """Read what `save` wrote.
 
         Raises:
             InputError: if the file is missing, or holds no comparison.
         """
-        return storage.load(path)
+        return cls(**storage.load(path))
 
     def table(self) -> pd.DataFrame:
         """One row per metric, site and method, tidy.

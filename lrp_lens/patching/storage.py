@@ -12,6 +12,7 @@ from lrp_lens.files import AnyPath
 from lrp_lens.files.arrays import read, write
 from lrp_lens.files.headers import understood
 from lrp_lens.methods.facets import facet_of
+from lrp_lens.patching.scored import Cost, Scores
 
 if TYPE_CHECKING:
     from lrp_lens.patching.comparison import Comparison
@@ -36,30 +37,31 @@ def save(comparison: "Comparison", path: AnyPath) -> None:
     write(path, KIND, arrays, {"entries": entries} | {name: getattr(comparison, name) for name in _OPTIONS})
 
 
-def load(path: AnyPath) -> "Comparison":
-    """See Comparison.load."""
+def load(path: AnyPath) -> dict[str, Any]:
+    """The constructor arguments of a saved comparison.
+
+    Raises:
+        InputError: the file is missing, holds no comparison, or was changed.
+    """
     arrays, header = read(path, KIND)
     with understood(path, KIND):
-        return _comparison(arrays, header)
+        return _fields(arrays, header)
 
 
-def _comparison(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> "Comparison":
-    from lrp_lens.patching.comparison import Comparison
-    from lrp_lens.patching.scored import Cost, Scores
-
+def _fields(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, Any]:
     options = {name: header[name] for name in _OPTIONS}
-    result = Comparison(**options | {name: tuple(options[name]) for name in ("ks", "tokens")})
+    options |= {name: tuple(options[name]) for name in ("ks", "tokens")}
+    facets, exact, scores = {}, {}, {}
     for words in header["entries"]:
         metric, site, *method = words["key"]
         draws, values = arrays.get(words.get("draws", "")), arrays.get(words.get("values", ""))
         if draws is not None:
-            values = np.broadcast_to(draws[0], (result.n_prompts, *draws.shape[1:]))
+            values = np.broadcast_to(draws[0], (options["n_prompts"], *draws.shape[1:]))
         found = Scores(
             words["method"], values, Cost(**words["cost"]), tuple(words["why"]), words["unsigned"], words["lrp"], draws
         )  # fmt: skip
         if method:
-            result.add(metric, facet_of(site), found)
+            scores[metric, site, found.method] = found
         else:
-            assert values is not None
-            result.add_exact(metric, facet_of(site), values, found.cost)
-    return result
+            exact[metric, site], facets[site] = found, facet_of(site)
+    return options | {"facets": facets, "exact": exact, "scores": scores}

@@ -20,11 +20,12 @@ from lrp_lens.plots.facets import plot_facets
 from lrp_lens.plots.faithfulness import plot_faithfulness, plot_faithfulness_measure
 from lrp_lens.plots.graph import plot_graph
 from lrp_lens.plots.graph_page import graph_html
-from lrp_lens.plots.graph_profiles import plot_composition, plot_profile_steps
+from lrp_lens.plots.graph_profiles import plot_composition
 from lrp_lens.plots.ledger import plot_ledger
 from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.masking import plot_masking
 from lrp_lens.plots.palette import Palette, legend_words, visible_token
+from lrp_lens.plots.profile_steps import plot_profile_steps
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.plots.tokens_text import token_heatmap_text

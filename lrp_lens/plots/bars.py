@@ -5,6 +5,8 @@ parts of a whole and are not added up; the ledger is the account that sums to th
 with the rest they do add up, to the relevance of all tokens.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -19,10 +21,12 @@ from lrp_lens.plots.palette import (
     require_dims,
     signed,
 )
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 
-def plot_components(view: View, *, show: int = 16, palette: Palette = "default") -> go.Figure:
+def plot_components(view: "View", *, show: int = 16, palette: Palette = "default") -> go.Figure:
     """The components with the largest |value|, largest on top.
 
     Args:
@@ -40,7 +44,7 @@ def plot_components(view: View, *, show: int = 16, palette: Palette = "default")
     return _bars(view, shown.tolist(), of, palette)
 
 
-def plot_segments(view: View, *, palette: Palette = "default") -> go.Figure:
+def plot_segments(view: "View", *, palette: Palette = "default") -> go.Figure:
     """Relevance of named parts of the prompt, in the order they were given, what no part holds last.
 
     Args:
@@ -51,6 +55,7 @@ def plot_segments(view: View, *, palette: Palette = "default") -> go.Figure:
         InputError: other dims, or an unknown palette.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> parts = View(np.array([2.0, -0.5]), ("segment",), {"segment": ("facts", "(rest)")})
         >>> plot_segments(parts).data[0].x
         (2.0, -0.5)
@@ -60,7 +65,7 @@ def plot_segments(view: View, *, palette: Palette = "default") -> go.Figure:
     return _bars(view, list(range(view.shape[0])), f", {signed(float(total), '+.3g')} together", palette)
 
 
-def _bars(view: View, shown: list[int], note: str, palette: Palette) -> go.Figure:
+def _bars(view: "View", shown: list[int], note: str, palette: Palette) -> go.Figure:
     """Horizontal bars of some entries of a view, first on top."""
     values = np.nan_to_num(view.values)
     labels = view.axis_labels(view.dims[0])

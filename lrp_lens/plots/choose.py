@@ -1,7 +1,7 @@
 """The figure that suits a view, by its axes: what `View.plot` draws."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
@@ -14,7 +14,9 @@ from lrp_lens.plots.graph_profiles import plot_composition
 from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.plots.wording import text_dims
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 FIGURES: dict[tuple[str, ...], Callable[..., go.Figure | Html]] = {
     **dict.fromkeys([*text_dims(), *text_dims("batch")], token_heatmap_html),
@@ -32,7 +34,7 @@ FIGURES: dict[tuple[str, ...], Callable[..., go.Figure | Html]] = {
 """Dims → the plot function for views of these dims."""
 
 
-def plot_view(view: View, **options: Any) -> go.Figure | Html:
+def plot_view(view: "View", **options: Any) -> go.Figure | Html:
     """Draw a view by the plot function for its dims; `FIGURES` lists them.
 
     Args:
@@ -44,6 +46,7 @@ def plot_view(view: View, **options: Any) -> go.Figure | Html:
 
     Example:
         >>> import numpy as np
+        >>> from lrp_lens.views import View
         >>> plot_view(View(np.eye(2), ("layer", "head"))).data[0].type
         'heatmap'
     """

@@ -5,7 +5,7 @@ model with every edge replaced.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,9 @@ from lrp_lens.plots.palette import (
     require_dims,
     scale_ticks,
 )
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 # Okabe & Ito's colours, safe for colour-blind readers; the control is grey.
 _COLOURS = ("0,114,178", "213,94,0", "0,158,115", "204,121,167", "230,159,0", "86,180,233")
@@ -126,7 +128,7 @@ def _line(figure: go.Figure, line: pd.DataFrame, method: str, colour: str, dash:
 
 
 def plot_component_edges(
-    view: View, *, show: int | None = 60, palette: Palette = "default", floor: float | None = None
+    view: "View", *, show: int | None = 60, palette: Palette = "default", floor: float | None = None
 ) -> go.Figure:
     """Scores of edges: readers to the right, writers upwards; grey where a writer does not feed a reader.
 
@@ -141,6 +143,7 @@ def plot_component_edges(
         InputError: other dims, fewer than one writer to show, or an unknown palette.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> view = View(np.array([[0.1, 2.0], [np.nan, 0.0]]), ("writer", "reader"))
         >>> plot_component_edges(view, show=1).data[1].customdata
         (['0 → 1'],)
@@ -212,7 +215,7 @@ def plot_component_edges(
     return figure
 
 
-def _strongest(view: View, show: int | None) -> tuple[View, str]:
+def _strongest(view: "View", show: int | None) -> "tuple[View, str]":
     """The writers and readers with the strongest edges, in their order; and how many of how many, in words."""
     size = np.nan_to_num(np.abs(view.values))
     kept = [np.sort(np.argsort(-size.max(axis=axis, initial=0.0), kind="stable")[:show]) for axis in (1, 0)]

@@ -7,6 +7,7 @@ labelled by them, and say their positions on hover.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,7 +17,9 @@ from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import GREY, Palette, colour_axis, plotly_text, visible_token
 from lrp_lens.plots.positions import cut_label
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _ROW_HEIGHT = 260
 _GAP = 120
@@ -27,7 +30,7 @@ _DEFAULT = {"position": "tok_{}", "source": "{}"}
 
 
 def plot_comparison(
-    exact: View, methods: Sequence[View], *, title: str = "", palette: Palette = "default"
+    exact: "View", methods: "Sequence[View]", *, title: str = "", palette: Palette = "default"
 ) -> go.Figure:
     """Heat maps with a shared scale beside scatter plots with the identity line, one row per method.
 
@@ -42,6 +45,7 @@ def plot_comparison(
         InputError: no method, a view of another shape, or fewer than two dims.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> exact = View(np.eye(2), ("layer", "head"), name="exact")
         >>> len(plot_comparison(exact, [View(2 * np.eye(2), ("layer", "head"), name="twice")]).data)
         4
@@ -108,7 +112,7 @@ class _Flat:
         return [[plotly_text(f"{one}, {other}") for other in self.columns] for one in self.rows]
 
 
-def _flat(view: View) -> _Flat:
+def _flat(view: "View") -> _Flat:
     values, dims = view.values, list(view.dims)
     if len(dims) > 2 and "head" in dims[1:]:
         values = np.moveaxis(values, dims.index("head"), 1)
@@ -129,7 +133,7 @@ def _flat(view: View) -> _Flat:
     return _Flat(values.reshape(len(rows), -1), rows, columns, ticks, ", ".join(dims[upwards:]))
 
 
-def _named(view: View, dim: str) -> tuple[list[str], list[str]]:
+def _named(view: "View", dim: str) -> tuple[list[str], list[str]]:
     """Each index of a dim in full and in short: position 3: ·Mary and ·Mary; a position without token by its number."""
     labels = [str(one) for one in view.labels[dim]]
     if dim not in _DEFAULT:
@@ -143,7 +147,7 @@ def _named(view: View, dim: str) -> tuple[list[str], list[str]]:
     return full, short
 
 
-def add_heat_map(figure: go.Figure, view: View, row: int, column: int) -> None:
+def add_heat_map(figure: go.Figure, view: "View", row: int, column: int) -> None:
     """Cells of a view on the figure's shared scale; missing ones are grey: white is an effect of 0."""
     flat = _flat(view)
     values = flat.values
@@ -201,7 +205,7 @@ def _label_axes(figure: go.Figure, flat: _Flat, row: int, column: int) -> None:
     )
 
 
-def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
+def _scatter(figure: go.Figure, exact: "View", view: "View", row: int) -> None:
     flat = _flat(exact)
     x, y = flat.values, _flat(view).values
     known = ~(np.isnan(x) | np.isnan(y))
@@ -243,7 +247,7 @@ def _scatter(figure: go.Figure, exact: View, view: View, row: int) -> None:
     )
 
 
-def _correlation(view: View, exact: View) -> str:
+def _correlation(view: "View", exact: "View") -> str:
     known = ~(np.isnan(view.values) | np.isnan(exact.values))
     x, y = exact.values[known], view.values[known]
     if len(x) < 2 or not x.std() or not y.std():

@@ -5,20 +5,23 @@ components between them contribute directly; with each stage's own scale (recomp
 say if it stopped there.  Both end at the metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import legend_words, plotly_text, require_dims
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _STYLES = (("0,114,178", "solid"), ("213,94,0", "dash"), ("0,158,115", "dot"))
 _MOST_TICKS = 40
 
 
-def plot_cumulative(views: View | Sequence[View]) -> go.Figure:
+def plot_cumulative(views: "View | Sequence[View]") -> go.Figure:
     """Lines of the metric over the stages of the residual stream.
 
     Args:
@@ -30,11 +33,12 @@ def plot_cumulative(views: View | Sequence[View]) -> go.Figure:
 
     Example:
         >>> import numpy as np
+        >>> from lrp_lens.views import View
         >>> stages = {"layer": ("embed", "L0 mid", "L0")}
         >>> plot_cumulative(View(np.array([0.5, 1.0, 3.0]), ("layer",), stages, "norm frozen")).data[0].y
         (0.5, 1.0, 3.0)
     """
-    listed = [views] if isinstance(views, View) else list(views)
+    listed = list(views) if isinstance(views, Iterable) else [views]
     if not 1 <= len(listed) <= len(_STYLES):
         raise InputError(f"plot_cumulative draws 1 to {len(_STYLES)} views; received {len(listed)}.")
     for view in listed:
@@ -85,7 +89,7 @@ def plot_cumulative(views: View | Sequence[View]) -> go.Figure:
     return figure
 
 
-def _ends(view: View) -> str:
+def _ends(view: "View") -> str:
     """What up and down mean."""
     positive, negative = (words.partition(": ")[2] for words in legend_words(view))
     return f"up: {positive}, down: {negative}"

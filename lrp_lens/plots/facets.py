@@ -5,6 +5,7 @@ not define, is missing (NaN) and grey, never white: white is an effect of 0.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,14 +15,16 @@ from lrp_lens.errors import InputError
 from lrp_lens.plots.comparison import add_heat_map
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import Palette, colour_axis, plotly_text
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _ACROSS = 3
 _GAP = 120
 
 
 def plot_facets(
-    views: Mapping[str, View] | Sequence[View], *, title: str = "", palette: Palette = "default"
+    views: "Mapping[str, View] | Sequence[View]", *, title: str = "", palette: Palette = "default"
 ) -> go.Figure:
     """One heat map per facet, three in a row, with one colour scale.
 
@@ -35,6 +38,7 @@ def plot_facets(
         InputError: no view, one of fewer than two dims, or views of several units.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> q, k = (View(np.eye(2), ("layer", "head"), name=name) for name in ("q", "k"))
         >>> [note.text for note in plot_facets([q, k]).layout.annotations]
         ['q', 'k']
@@ -82,7 +86,7 @@ def plot_facets(
     return figure
 
 
-def _title(name: str, view: View) -> str:
+def _title(name: str, view: "View") -> str:
     """The facet's name, and what share of its cells is missing."""
     missing = float(np.isnan(view.values).mean()) if view.values.size else 0.0
     if not missing:

@@ -7,10 +7,11 @@
 3. Special tokens are grey and out of the scale.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import plotly.graph_objects as go
 
-from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.nodes import answer_mark
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
@@ -25,7 +26,9 @@ from lrp_lens.plots.palette import (
     visible_token,
 )
 from lrp_lens.plots.positions import LABEL_PIXELS, MOST, USUAL_WIDTH, position_ticks
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.attribution_graphs.arrays import AttributionGraph
 
 _WIDTHS = (0.6, 1.4, 2.6, 4.0, 5.6)
 _GREY = "#a3abb5"
@@ -33,7 +36,7 @@ _SIGNS = ("plus", "minus", "special")
 
 
 def plot_graph(
-    graph: AttributionGraph,
+    graph: "AttributionGraph",
     *,
     max_edges: int = 1500,
     touched_only: bool | None = None,
@@ -69,7 +72,7 @@ def plot_graph(
     column[places] = np.arange(len(places))
     lines = _lines(graph, shown, column, colours)
     figure = Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
-    positive, negative = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
+    positive, negative = legend_words(graph, palette)
     words = "; ".join([f"{positive}, {negative}", *_left_out(graph, shown, places)])
     boundaries, positions = len(graph.boundaries), len(places)
     levels = list(range(0, boundaries, max(1, -(-boundaries // 32))))
@@ -107,7 +110,7 @@ def plot_graph(
     return figure
 
 
-def _touched(graph: AttributionGraph, shown: np.ndarray) -> np.ndarray:
+def _touched(graph: "AttributionGraph", shown: np.ndarray) -> np.ndarray:
     """The targets and the tokens that a drawn edge touches, those with the largest Σ|A| up to 32, ascending."""
     special = graph.special[graph.source] | graph.special[graph.target]
     mass, touched = np.zeros((2, len(graph.token_strings)))
@@ -121,7 +124,7 @@ def _touched(graph: AttributionGraph, shown: np.ndarray) -> np.ndarray:
     return np.sort(order[touched[order] > 0][:MOST])
 
 
-def _left_out(graph: AttributionGraph, shown: np.ndarray, places: np.ndarray) -> list[str]:
+def _left_out(graph: "AttributionGraph", shown: np.ndarray, places: np.ndarray) -> list[str]:
     """Which edges and tokens are not drawn, in words."""
     said, size = [], np.abs(graph.relevance)
     if len(shown) < len(size):
@@ -143,7 +146,7 @@ def _signs(values: np.ndarray, special: np.ndarray) -> np.ndarray:
 
 
 def _lines(
-    graph: AttributionGraph, shown: np.ndarray, column: np.ndarray, colours: dict[str, str]
+    graph: "AttributionGraph", shown: np.ndarray, column: np.ndarray, colours: dict[str, str]
 ) -> list[go.Scatter]:
     special = graph.special[graph.source] | graph.special[graph.target]
     size = np.minimum(np.sqrt(np.abs(graph.relevance) / largest(graph.relevance[~special])), 1.0)[shown]
@@ -161,7 +164,12 @@ def _lines(
 
 
 def _bundle(
-    graph: AttributionGraph, edges: np.ndarray, column: np.ndarray, width: float, colour: str, opacity: float
+    graph: "AttributionGraph",
+    edges: np.ndarray,
+    column: np.ndarray,
+    width: float,
+    colour: str,
+    opacity: float,
 ) -> go.Scatter:
     """Lines of one width and colour; a missing point ends each."""
     gap = np.full(len(edges), np.nan)
@@ -177,7 +185,7 @@ def _bundle(
     )
 
 
-def _middles(graph: AttributionGraph, shown: np.ndarray, column: np.ndarray) -> go.Scatter:
+def _middles(graph: "AttributionGraph", shown: np.ndarray, column: np.ndarray) -> go.Scatter:
     """Invisible markers that carry the edges' hover text."""
     labels = [one.label for one in graph.boundaries]
     texts = []
@@ -200,7 +208,7 @@ def _middles(graph: AttributionGraph, shown: np.ndarray, column: np.ndarray) -> 
 
 
 def _nodes(
-    graph: AttributionGraph, shown: np.ndarray, column: np.ndarray, colours: dict[str, str]
+    graph: "AttributionGraph", shown: np.ndarray, column: np.ndarray, colours: dict[str, str]
 ) -> go.Scatter:
     """The nodes that a drawn edge touches, and the targets; targets have a ring."""
     touched = np.zeros(graph.node_relevance.shape, dtype=bool)
@@ -236,7 +244,7 @@ def _nodes(
     )
 
 
-def _name(graph: AttributionGraph, position: int) -> str:
+def _name(graph: "AttributionGraph", position: int) -> str:
     return plotly_text(
         f"{visible_token(graph.token_strings[position])} @{position}{answer_mark(graph, position)}"
     )

@@ -9,16 +9,18 @@
 5. Numbers are rounded to five digits.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.folding import is_move
 from lrp_lens.attribution_graphs.arrays.nodes import answer_mark, carrier_name
 from lrp_lens.attribution_graphs.arrays.pruning import mass_before, slices
 from lrp_lens.plots.palette import visible_token
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.attribution_graphs.arrays import AttributionGraph
+    from lrp_lens.views import View
 
 _PARTS = 5
 _REFINED = 14
@@ -26,7 +28,7 @@ _PATHS = 8
 """Up to so many tokens, all of them are columns."""
 
 
-def graph_data(graph: AttributionGraph, max_edges: int) -> dict[str, Any]:
+def graph_data(graph: "AttributionGraph", max_edges: int) -> dict[str, Any]:
     """The graph as JSON-ready lists; edges and paths name tokens by position, nodes also by boundary."""
     shown = drawn(graph, max_edges)
     special_edge = graph.special[graph.source] | graph.special[graph.target]
@@ -62,7 +64,7 @@ def graph_data(graph: AttributionGraph, max_edges: int) -> dict[str, Any]:
     }
 
 
-def _paths(graph: AttributionGraph) -> list[dict[str, Any]]:
+def _paths(graph: "AttributionGraph") -> list[dict[str, Any]]:
     """The strongest paths, as `graph.paths` folds them; a move is its transition, its carrier, its edge's relevance."""
     if not graph.target_positions:
         return []
@@ -84,7 +86,7 @@ def _paths(graph: AttributionGraph) -> list[dict[str, Any]]:
     ]
 
 
-def _touched(graph: AttributionGraph, shown: np.ndarray, paths: list[dict[str, Any]]) -> np.ndarray:
+def _touched(graph: "AttributionGraph", shown: np.ndarray, paths: list[dict[str, Any]]) -> np.ndarray:
     """[B, n] True for the nodes of these edges and paths, and for the targets."""
     touched = np.zeros(graph.node_relevance.shape, dtype=bool)
     touched[graph.transition[shown], graph.source[shown]] = True
@@ -96,7 +98,7 @@ def _touched(graph: AttributionGraph, shown: np.ndarray, paths: list[dict[str, A
     return touched
 
 
-def _sinks(graph: AttributionGraph, boundary: int, position: int) -> list[list[Any]]:
+def _sinks(graph: "AttributionGraph", boundary: int, position: int) -> list[list[Any]]:
     """[kind, relevance] of the sinks of a node that hold anything."""
     if boundary == 0:
         return []
@@ -104,13 +106,13 @@ def _sinks(graph: AttributionGraph, boundary: int, position: int) -> list[list[A
     return [[int(kind), float(f"{held[kind]:.5g}")] for kind in np.flatnonzero(held)]
 
 
-def drawn(graph: AttributionGraph, most: int) -> np.ndarray:
+def drawn(graph: "AttributionGraph", most: int) -> np.ndarray:
     """Numbers of the edges to draw, weakest first: what is drawn last lies on top."""
     chosen = np.argsort(shares_before(graph), kind="stable")[:most]
     return chosen[np.argsort(np.abs(graph.relevance[chosen]), kind="stable")]
 
 
-def shares_before(graph: AttributionGraph) -> np.ndarray:
+def shares_before(graph: "AttributionGraph") -> np.ndarray:
     """[E] Σ|A| of the stronger edges of the same transition, as a share of the transition's mass before pruning."""
     shares = np.zeros(len(graph.relevance))
     for one, total in zip(slices(graph), graph.total_mass, strict=True):
@@ -131,7 +133,7 @@ def _rounded(values: np.ndarray) -> Any:
     return (np.round(values * factor) / factor).tolist()
 
 
-def _parts(graph: AttributionGraph, edge: int) -> list[list[Any]]:
+def _parts(graph: "AttributionGraph", edge: int) -> list[list[Any]]:
     """The strongest parts of an edge, then the sum of the rest."""
     values = graph.part_values[edge].astype(np.float64)
     order = [int(i) for i in np.argsort(-np.abs(values), kind="stable") if values[i]]
@@ -145,7 +147,7 @@ def _worded(dim: str, label: str) -> str:
     return f"{dim} {label}" if label.isdigit() else label
 
 
-def _refinement(view: View) -> list[list[Any]]:
+def _refinement(view: "View") -> list[list[Any]]:
     """The largest entries of a view, then the sum of the rest."""
     names = [dim for dim in view.dims if dim != "batch"]
     cells = np.argsort(-np.abs(view.values), axis=None, kind="stable")

@@ -11,17 +11,18 @@
 5. All words from the prompt travel as JSON and are set as text, never as markup.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.text import facts, short_rules
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, asset, hues, render, script_data, trusted
 from lrp_lens.plots.graph_data import drawn, graph_data
 from lrp_lens.plots.palette import DARK, LIGHT, Palette, legend_words, negative_hue, positive_hue
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.attribution_graphs.arrays import AttributionGraph
 
 _SCRIPTS = ("graph_model", "graph_drawing", "graph_panel", "graph")
 _ALL_TOKENS = 40
@@ -30,7 +31,7 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 
 
 def graph_html(
-    graph: AttributionGraph,
+    graph: "AttributionGraph",
     *,
     mass: float | None = None,
     max_edges: int = 5000,
@@ -70,7 +71,7 @@ def graph_html(
     return render("plots/graph_page.html", title=title, policy=trusted(_POLICY), body=body)
 
 
-def graph_part(graph: AttributionGraph, *, max_edges: int, palette: Palette = "default") -> Html:
+def graph_part(graph: "AttributionGraph", *, max_edges: int, palette: Palette = "default") -> Html:
     """One of many views of a page that has `graph_style` and `graph_script` once: markup and data, nothing drawn yet.
 
     Args:
@@ -89,9 +90,9 @@ def graph_script(function: str) -> Html:
 
 
 def _fragment(
-    graph: AttributionGraph, data: dict[str, Any], palette: Palette, title: str, *, alone: bool
+    graph: "AttributionGraph", data: dict[str, Any], palette: Palette, title: str, *, alone: bool
 ) -> Html:
-    plus, minus = legend_words(View(np.zeros(1), ("layer",), towards=graph.towards), palette)
+    plus, minus = legend_words(graph, palette)
     return render(
         "plots/graph.html",
         title=title,
@@ -111,7 +112,7 @@ def _fragment(
     )
 
 
-def _left_out(graph: AttributionGraph, held: int) -> str:
+def _left_out(graph: "AttributionGraph", held: int) -> str:
     """A sentence on the edges that the page does not hold; empty if it holds all."""
     if held == len(graph.relevance):
         return ""

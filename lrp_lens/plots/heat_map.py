@@ -1,7 +1,7 @@
 """One heat map of rows and columns: its cells, colour bar, axes and hover text, whatever they stand for."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,14 +9,16 @@ import plotly.graph_objects as go
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import GREY, Palette, colorscale, legend_words, plotly_text, scale_ticks, signed
 from lrp_lens.plots.positions import cut_label
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _CELLS_WITH_WORDS = 20_000
 _TICK_LENGTH = 22
 
 
 def draw_heat_map(
-    view: View,
+    view: "View",
     where: list[str],
     palette: Palette,
     top: float,
@@ -104,7 +106,7 @@ def _height(rows: int) -> int:
     return max(46 * min(rows, 5), 26 * min(rows, 24), 17 * rows)
 
 
-def _colour_bar(view: View, top: float) -> dict[str, Any]:
+def _colour_bar(view: "View", top: float) -> dict[str, Any]:
     """Above the map, at its left: seen first on any screen, and no column's width is lost to it.
 
     The units stand beside the upper end: where the bar has a title, plotly moves the figure's own out of sight.
@@ -129,7 +131,7 @@ def _colour_bar(view: View, top: float) -> dict[str, Any]:
 
 
 def _hover(
-    view: View, where: list[str], cells: np.ndarray, pieces: Callable[[int, int], str]
+    view: "View", where: list[str], cells: np.ndarray, pieces: Callable[[int, int], str]
 ) -> dict[str, Any]:
     """Hover text with every coordinate; in words up to 20,000 cells, then in numbers.
 

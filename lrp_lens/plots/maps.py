@@ -6,6 +6,7 @@ that carry most of the relevance are shown, unless all are asked for.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
@@ -27,13 +28,15 @@ from lrp_lens.plots.positions import (
     touched_words,
 )
 from lrp_lens.plots.wording import By, headline, text_dims, worded
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _CELLS_WITH_NUMBERS = 120
 
 
 def plot_layers(
-    view: View,
+    view: "View",
     *,
     touched_only: bool | None = None,
     width: int | None = None,
@@ -56,6 +59,7 @@ def plot_layers(
         InputError: other dims, or an unknown palette.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> view = View(np.eye(2, 3), ("layer", "position"))
         >>> plot_layers(view, touched_only=True).layout.xaxis.ticktext
         ('tok_0 0', 'tok_1 1')
@@ -64,7 +68,7 @@ def plot_layers(
     return _position_map(view, touched_only, palette, floor, width=width, by=by)
 
 
-def plot_heads(view: View, *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
+def plot_heads(view: "View", *, palette: Palette = "default", floor: float | None = None) -> go.Figure:
     """Relevance of each attention head: layers upwards, heads to the right; small maps show the numbers.
 
     Args:
@@ -87,7 +91,7 @@ def plot_heads(view: View, *, palette: Palette = "default", floor: float | None 
 
 
 def plot_sources(
-    view: View,
+    view: "View",
     *,
     show: int = 24,
     touched_only: bool | None = None,
@@ -112,6 +116,7 @@ def plot_sources(
         InputError: other dims, or an unknown palette.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> view = View(np.array([[[0.1, 0.0], [3.0, -1.0]]]), ("layer", "head", "position"))
         >>> plot_sources(view, show=1).layout.yaxis.ticktext
         ('L0H1',)
@@ -129,7 +134,7 @@ def plot_sources(
 
 
 def _position_map(
-    view: View,
+    view: "View",
     touched_only: bool | None,
     palette: Palette,
     floor: float | None,

@@ -6,7 +6,7 @@
 3. The legend is in words: "blue: towards ' Mary', red: towards ' John'".
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,10 @@ import pandas as pd
 from lrp_lens.characters import embedded
 from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.attribution_graphs.arrays import AttributionGraph
+    from lrp_lens.views import View
 
 Palette = Literal["default", "lrp"]
 """default: blue is positive (as plotly and captum); lrp: red is positive (as in the LRP literature)."""
@@ -69,7 +72,7 @@ def colorscale(palette: Palette) -> list[list[float | str]]:
     return [[at, colour] for at, colour in stops]
 
 
-def limit(view: View, floor: float | None = None) -> float:
+def limit(view: "View", floor: float | None = None) -> float:
     """Upper end of the symmetric colour scale: max |value| where not special, at least the floor.
 
     Args:
@@ -101,10 +104,10 @@ def colour_axis(top: float, height: int, palette: Palette = "default") -> dict[s
     return {"colorscale": colorscale(palette), "cmin": -top, "cmax": top, "cmid": 0, "colorbar": bar}
 
 
-def legend_words(view: View, palette: Palette = "default") -> tuple[str, str]:
+def legend_words(shown: "View | AttributionGraph", palette: Palette = "default") -> tuple[str, str]:
     """What positive and what negative colour mean, e.g. ("blue: towards ' Mary'", "red: towards ' John'")."""
     first, second = (
-        ("positive", "negative") if view.towards is None else [f"towards {one!r}" for one in view.towards]
+        ("positive", "negative") if shown.towards is None else [f"towards {one!r}" for one in shown.towards]
     )
     return f"{positive_hue(palette)}: {first}", f"{negative_hue(palette)}: {second}"
 
@@ -119,7 +122,7 @@ def signed(value: float, form: str = "+.2f") -> str:
     return format(value, form).replace("-", "−")
 
 
-def answer_begins(view: View, position: int) -> str:
+def answer_begins(view: "View", position: int) -> str:
     """The word for the answer that begins at this position of a view [position] (answer, target, contrast), or ""."""
     if view.answer is None or (position and view.answer[position - 1] == view.answer[position]):
         return ""
@@ -160,7 +163,7 @@ def require_table(table: object, columns: tuple[str, ...], what: str, remedy: st
         )
 
 
-def require_dims(view: View, allowed: tuple[tuple[str, ...], ...], what: str) -> None:
+def require_dims(view: "View", allowed: tuple[tuple[str, ...], ...], what: str) -> None:
     """Raise InputError unless the view has one of these sets of dims."""
     if view.dims in allowed:
         return

@@ -7,14 +7,18 @@
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
 from lrp_lens.plots.palette import visible_token
 from lrp_lens.plots.wording import magnitude
-from lrp_lens.views import View
 from lrp_lens.views.axes import text_dim
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
+
 
 MOST = 32
 """Prompts of up to so many tokens are shown whole, unless asked otherwise."""
@@ -25,7 +29,7 @@ USUAL_WIDTH = 900
 _SHARE = 0.95
 
 
-def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.ndarray, " shown"]:
+def touched_positions(view: "View", touched_only: bool | None = None) -> Int[np.ndarray, " shown"]:
     """The positions to show, ascending.
 
     Args:
@@ -33,6 +37,7 @@ def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.nd
         touched_only: True leaves the light ones out, False none; None leaves them out above 32 tokens.
 
     Example:
+        >>> from lrp_lens.views import View
         >>> view = View(np.array([[0.0, 3.0, 0.1, -2.0]]), ("layer", "position"))
         >>> touched_positions(view, True).tolist(), touched_positions(view).tolist()
         ([1, 3], [0, 1, 2, 3])
@@ -47,7 +52,7 @@ def touched_positions(view: View, touched_only: bool | None = None) -> Int[np.nd
     return np.sort(order[: min(enough, MOST)])
 
 
-def touched_words(view: View, shown: Int[np.ndarray, " shown"]) -> str:
+def touched_words(view: "View", shown: Int[np.ndarray, " shown"]) -> str:
     """What is left out, in words; empty if nothing is."""
     mass = magnitude(view)
     unit = {"position": "token"}.get(dim := text_dim(view.dims) or "", dim)

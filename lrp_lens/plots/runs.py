@@ -1,7 +1,7 @@
 """Several runs of the same cases side by side: gaps, segment shares, profiles through the layers, verdicts."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,9 @@ import plotly.graph_objects as go
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import CATEGORIES, plotly_text, require_table
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _REMEDY = "Pass the table that compare_runs makes."
 
@@ -55,7 +57,7 @@ def plot_run_means(table: pd.DataFrame, *, units: str) -> go.Figure:
     return _laid_out(figure, units, legend=grouped)
 
 
-def plot_run_profiles(profiles: dict[str, View]) -> go.Figure:
+def plot_run_profiles(profiles: "dict[str, View]") -> go.Figure:
     """The mean profile of each run, through the layers.
 
     Args:

@@ -5,8 +5,8 @@ tapping) shows token, position, value and share. Special tokens are grey, out of
 Answers that a metric appended stand behind the prompt, each after its word (answer, target, contrast).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from lrp_lens.plots.palette import (
     require_dims,
 )
 from lrp_lens.plots.wording import By, Worded, text_dims, worded
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 
 def _style() -> Html:
@@ -41,7 +43,7 @@ STYLE = _style()
 
 
 def token_heatmap_html(
-    view: View | Sequence[View] | Mapping[str, View],
+    view: "View | Sequence[View] | Mapping[str, View]",
     *,
     palette: Palette = "default",
     floor: float | None = None,
@@ -80,9 +82,9 @@ def token_heatmap_html(
     return render("plots/token_heatmap.html", style=STYLE if style else "", rows=shown)
 
 
-def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
+def _rows(view: "View | Sequence[View] | Mapping[str, View]") -> "dict[str, View]":
     """Row name to view; a batch becomes one row per example, repeated names get a number."""
-    if isinstance(view, View):
+    if not isinstance(view, Iterable):
         if "batch" not in view.dims:
             return {view.name: view}
         return {f"example {i}": view.select(batch=i) for i in range(view.shape[0])}
@@ -95,13 +97,13 @@ def _rows(view: View | Sequence[View] | Mapping[str, View]) -> dict[str, View]:
     return rows
 
 
-def _ordinary(view: View) -> list[str]:
+def _ordinary(view: "View") -> list[str]:
     """The tokens that are not special: they say which way the prompt is read."""
     labels, special = view.axis_labels(view.dims[0]), view.special_cells()
     return [token for token, marked in zip(labels, special, strict=True) if not marked]
 
 
-def _legend(view: View, palette: Palette, floor: float | None) -> dict[str, Any]:
+def _legend(view: "View", palette: Palette, floor: float | None) -> dict[str, Any]:
     """The meaning of the two colours in words, the scale from -limit to +limit, and what the grey tokens hold."""
     share = view.special_share
     return {

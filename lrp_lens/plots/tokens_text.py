@@ -4,6 +4,8 @@ The map paints its own dark ground, so that it reads the same in light and dark 
 (a pipe, NO_COLOR) the tokens remain; print a table of the largest values beside it.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from rich.text import Text
 
@@ -21,14 +23,16 @@ from lrp_lens.plots.palette import (
     visible_token,
 )
 from lrp_lens.plots.wording import By, text_dims, worded
-from lrp_lens.views import View
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
 
 _GROUND: RGB = (27, 30, 36)
 _INK = "rgb(240,242,245)"
 
 
 def token_heatmap_text(
-    view: View, *, palette: Palette = "default", floor: float | None = None, by: By = "word"
+    view: "View", *, palette: Palette = "default", floor: float | None = None, by: By = "word"
 ) -> Text:
     """Coloured tokens that wrap at the terminal's width, with the legend in words below.
 

@@ -6,15 +6,18 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lrp_lens.errors import InputError
 from lrp_lens.plots.palette import signed
-from lrp_lens.views import View
 from lrp_lens.views.axes import TEXT_DIMS, text_dim
 from lrp_lens.views.groups import groups_of
+
+if TYPE_CHECKING:
+    from lrp_lens.views import View
+
 
 By = Literal["word", "position"]
 _MOST_PIECES = 12
@@ -24,12 +27,12 @@ _MOST_PIECES = 12
 class Worded:
     """A view as it is shown, and what its columns are made of."""
 
-    view: View
+    view: "View"
     dim: str
     """The dim of the text: "position", or what the tokens were put together to."""
     members: tuple[tuple[int, ...], ...]
     """Positions of the tokens of each column; of a view that came in words, the column's own number."""
-    tokens: View | None = None
+    tokens: "View | None" = None
     """The view token by token, where its tokens were put together here."""
 
     @property
@@ -58,7 +61,7 @@ class Worded:
         return told if more <= 0 else [*told[:_MOST_PIECES], f"{more} more"]
 
 
-def worded(view: View, by: By = "word") -> Worded:
+def worded(view: "View", by: By = "word") -> Worded:
     """A view of one example in words where it helps; else as it is.
 
     Args:
@@ -90,13 +93,13 @@ def text_dims(*before: str) -> tuple[tuple[str, ...], ...]:
     return tuple((*before, dim) for dim in TEXT_DIMS)
 
 
-def headline(view: View) -> str:
+def headline(view: "View") -> str:
     """What a reader has to know first, without its details; empty for nothing."""
     found = [one for one in view.cautions if one]
     return f"caution: {found[0].partition(':')[0]}" if found else ""
 
 
-def magnitude(view: View) -> np.ndarray:
+def magnitude(view: "View") -> np.ndarray:
     """Σ|R| of each column of the text, 0 where special."""
     size = np.where(view.special_cells(), 0.0, np.nan_to_num(np.abs(view.values)))
     return size.sum(axis=tuple(i for i, dim in enumerate(view.dims) if dim not in TEXT_DIMS))

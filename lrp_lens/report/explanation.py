@@ -2,11 +2,10 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from lrp_lens.failures.explanation import Explanation
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots import (
@@ -25,13 +24,17 @@ from lrp_lens.report.page import Section, figure_block, page_html, switch_block
 from lrp_lens.report.question import pair, question
 from lrp_lens.views import View
 
+if TYPE_CHECKING:
+    from lrp_lens.failures.explanation import Explanation
+
+
 _LABEL_PIXELS, _LAYER_PIXELS = 9, 56
 """Widths of the layer map: an upright label, and what the names of the layers take."""
 _WIDEST = 8000
 
 
 def write_report(
-    explanation: Explanation, path: str | PathLike[str], *, palette: Palette = "default"
+    explanation: "Explanation", path: str | PathLike[str], *, palette: Palette = "default"
 ) -> Path:
     """Write the report and return its absolute path.
 
@@ -42,7 +45,7 @@ def write_report(
     return write_text(path, explanation_html(explanation, palette=palette))
 
 
-def explanation_html(explanation: Explanation, *, palette: Palette = "default") -> Html:
+def explanation_html(explanation: "Explanation", *, palette: Palette = "default") -> Html:
     """The whole report as one self-contained HTML page.
 
     Args:
@@ -64,7 +67,7 @@ def explanation_html(explanation: Explanation, *, palette: Palette = "default") 
     )
 
 
-def _lead(explanation: Explanation, palette: Palette) -> Html:
+def _lead(explanation: "Explanation", palette: Palette) -> Html:
     return question(
         explanation.target,
         explanation.contrast,
@@ -77,7 +80,7 @@ def _lead(explanation: Explanation, palette: Palette) -> Html:
     )
 
 
-def _tokens(explanation: Explanation, palette: Palette) -> Section:
+def _tokens(explanation: "Explanation", palette: Palette) -> Section:
     rows = [
         [Cell(str(row.positions)), Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
         for row in explanation.top_words(6).itertuples()
@@ -95,7 +98,7 @@ def _tokens(explanation: Explanation, palette: Palette) -> Section:
     return Section("Which words of the prompt did it", body)
 
 
-def _messages(explanation: Explanation) -> Html | None:
+def _messages(explanation: "Explanation") -> Html | None:
     """Relevance of each message, of the template and of the completion; None for a plain prompt."""
     if explanation.segments is None:
         return None
@@ -106,7 +109,7 @@ def _messages(explanation: Explanation) -> Html | None:
     return table(["message", Cell("relevance", kind="n")], rows)
 
 
-def _said(explanation: Explanation) -> dict[str, Any] | None:
+def _said(explanation: "Explanation") -> dict[str, Any] | None:
     """The completion, the token in question apart; None without one."""
     if explanation.position is None:
         return None
@@ -114,7 +117,7 @@ def _said(explanation: Explanation) -> dict[str, Any] | None:
     return {"at": at, "before": "".join(said[:at]), "token": said[at], "after": "".join(said[at + 1 :])}
 
 
-def _check(explanation: Explanation) -> Section:
+def _check(explanation: "Explanation") -> Section:
     check, verdict = explanation.masking, explanation.masking.verdict
     figure = plot_masking(
         check.to_dataframe(),
@@ -150,7 +153,7 @@ def _check(explanation: Explanation) -> Section:
     return Section("Is it true? Mask those words and look again", body)
 
 
-def _layers(explanation: Explanation, palette: Palette) -> Section:
+def _layers(explanation: "Explanation", palette: Palette) -> Section:
     columns = worded(explanation.layers)
     shown, count = touched_positions(columns.view), columns.view.shape[1]
     figure = _layer_map(explanation.layers, palette, len(shown), len(shown) < count, "layers")
@@ -173,7 +176,7 @@ def _layer_map(view: View, palette: Palette, columns: int, touched: bool, name: 
     return figure_block(figure, name, min_width=width)
 
 
-def _components(explanation: Explanation, palette: Palette) -> Section:
+def _components(explanation: "Explanation", palette: Palette) -> Section:
     heads = [f"{row.label} ({row.value:+.2f})" for row in explanation.top_heads(3).itertuples()]
     mlps = [f"{row.component} ({row.value:+.2f})" for row in explanation.top_mlps(3).itertuples()]
     body = render(
@@ -187,7 +190,7 @@ def _components(explanation: Explanation, palette: Palette) -> Section:
     return Section("Which heads and MLPs", body)
 
 
-def _ledger(explanation: Explanation, palette: Palette) -> Section:
+def _ledger(explanation: "Explanation", palette: Palette) -> Section:
     rows = [
         [
             *map(Cell, (layer_name(row.layer), str(row.name), str(row.kind))),
@@ -207,7 +210,7 @@ def _ledger(explanation: Explanation, palette: Palette) -> Section:
     return Section("The ledger: where every logit went", body)
 
 
-def _about(explanation: Explanation) -> Section:
+def _about(explanation: "Explanation") -> Section:
     seconds = explanation.seconds
     steps = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
     facts = {

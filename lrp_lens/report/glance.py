@@ -5,16 +5,20 @@
 2. The whole report is a file of its own: `result.save("report.html")`.
 """
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
-from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.failures.verification import Verification
 from lrp_lens.markup import Html, render
 from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, positive_hue, signed
 from lrp_lens.plots.tokens_html import token_heatmap_html
 
+if TYPE_CHECKING:
+    from lrp_lens.failures.explanation import Choice, Explanation
+    from lrp_lens.failures.verification import Verification
 
-def explanation_glance(explanation: Explanation, *, palette: Palette = "default") -> Html:
+
+def explanation_glance(explanation: "Explanation", *, palette: Palette = "default") -> Html:
     """The essentials of an explanation as a fragment of HTML.
 
     Args:
@@ -40,7 +44,7 @@ def explanation_glance(explanation: Explanation, *, palette: Palette = "default"
     )
 
 
-def verification_glance(verification: Verification, *, palette: Palette = "default") -> Html:
+def verification_glance(verification: "Verification", *, palette: Palette = "default") -> Html:
     """The essentials of a verification as a fragment of HTML.
 
     Args:
@@ -66,7 +70,7 @@ def verification_glance(verification: Verification, *, palette: Palette = "defau
     )
 
 
-def _choice(choice: Choice, colour: tuple[int, int, int]) -> dict[str, str]:
+def _choice(choice: "Choice", colour: tuple[int, int, int]) -> dict[str, str]:
     return {
         "text": repr(choice.text),
         "probability": f"{choice.probability:.3f}",
@@ -80,7 +84,7 @@ def _names(largest: pd.DataFrame) -> str:
     return ", ".join(f"{name} {signed(float(value))}" for name, value in largest.to_numpy())
 
 
-def _ledger(explanation: Explanation) -> str:
+def _ledger(explanation: "Explanation") -> str:
     """How much of the metric the words hold: far from 100 % their numbers are to be read with care."""
     parts = explanation.ledger.groupby("kind", sort=False)["amount"].sum()
     tokens, metric = float(parts.get("tokens", 0.0)), explanation.metric_value

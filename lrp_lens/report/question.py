@@ -1,22 +1,24 @@
 """What a page begins with: the question, the prompt, and the two tokens with their numbers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrp_lens.failures.explanation import Choice
 from lrp_lens.markup import Html, render
 from lrp_lens.plots.palette import Palette, negative_hue, positive_hue
 
+if TYPE_CHECKING:
+    from lrp_lens.failures.explanation import Choice
 
-def pair(target: Choice, contrast: Choice, palette: Palette) -> list[dict[str, str]]:
+
+def pair(target: "Choice", contrast: "Choice", palette: Palette) -> list[dict[str, str]]:
     """Target and contrast as words in their colours."""
     hues = positive_hue(palette), negative_hue(palette)
     return [{"text": repr(one.text), "hue": hue} for one, hue in zip((target, contrast), hues, strict=True)]
 
 
 def question(
-    target: Choice,
-    contrast: Choice,
+    target: "Choice",
+    contrast: "Choice",
     roles: tuple[str, str],
     gap: float,
     *,

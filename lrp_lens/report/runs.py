@@ -4,24 +4,28 @@ from collections.abc import Mapping
 from math import isfinite
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from lrp_lens.errors import InputError
-from lrp_lens.failures.runs import RunComparison
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots.palette import signed
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.report.page import Section, figure_block, page_html
 
+if TYPE_CHECKING:
+    from lrp_lens.failures.runs import RunComparison
+
+
 _GRAPHS = 20
 """Cases whose graphs are listed."""
 
 
-def figure_of(comparison: RunComparison, what: str) -> go.Figure:
+def figure_of(comparison: "RunComparison", what: str) -> go.Figure:
     """See RunComparison.plot."""
     if what == "verdicts":
         return plot_transitions(comparison.transitions())
@@ -34,13 +38,13 @@ def figure_of(comparison: RunComparison, what: str) -> go.Figure:
     raise InputError(f"A comparison draws 'verdicts', 'gaps', 'segments' or 'profiles'; received {what!r}.")
 
 
-def write_comparison(comparison: RunComparison, path: str | PathLike[str]) -> Path:
+def write_comparison(comparison: "RunComparison", path: str | PathLike[str]) -> Path:
     """See RunComparison.save."""
     require_writable(path)
     return write_text(path, comparison_html(comparison))
 
 
-def comparison_html(comparison: RunComparison) -> Html:
+def comparison_html(comparison: "RunComparison") -> Html:
     """Tables and figures as one self-contained HTML page.
 
     Args:
@@ -71,7 +75,7 @@ def _part(title: str, words: str, figures: Mapping[str, go.Figure], rows: pd.Dat
     return Section(title, render("report/run_part.html", words=words, figures=boxes, table=_table(rows)))
 
 
-def _verdicts(comparison: RunComparison) -> Section:
+def _verdicts(comparison: "RunComparison") -> Section:
     """The first run against each other one."""
     first, *others = comparison.runs
     tables = {other: comparison.transitions(first, other) for other in others}
@@ -90,7 +94,7 @@ def _verdicts(comparison: RunComparison) -> Section:
     return _part(f"Verdicts: {first} (rows) and {' and '.join(others)} (columns)", words, figures, numbers)
 
 
-def _gaps(comparison: RunComparison) -> Section:
+def _gaps(comparison: "RunComparison") -> Section:
     first, rows = comparison.runs[0], comparison.gaps()
     said = []
     for row in rows.to_dict("records"):
@@ -104,7 +108,7 @@ def _gaps(comparison: RunComparison) -> Section:
     return _part("How far the wrong token is ahead", words, {"gaps": figure_of(comparison, "gaps")}, rows)
 
 
-def _profiles(comparison: RunComparison) -> Section:
+def _profiles(comparison: "RunComparison") -> Section:
     means = {
         run: [f"{one:.2f}" for one in view.values.mean(axis=0)] for run, view in comparison.profiles.items()
     }
@@ -120,7 +124,7 @@ def _profiles(comparison: RunComparison) -> Section:
     return _part("The prediction token through the layers", words, figures, rows)
 
 
-def _graphs(comparison: RunComparison) -> list[Section]:
+def _graphs(comparison: "RunComparison") -> list[Section]:
     """Where each other run's graphs differ from the first's, where both keep any."""
     first, *others = comparison.runs
     parts = []

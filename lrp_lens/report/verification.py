@@ -6,9 +6,8 @@
 """
 
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lrp_lens.failures.verification import Check, Reading, Repair, Verification
 from lrp_lens.failures.verification.check import DEEDS
 from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots import Palette
@@ -16,10 +15,14 @@ from lrp_lens.plots.palette import signed
 from lrp_lens.report.page import Section, page_html
 from lrp_lens.report.question import pair, question
 
+if TYPE_CHECKING:
+    from lrp_lens.failures.verification import Check, Reading, Repair, Verification
+
+
 _ROLES = ("the model says", "it should say")
 
 
-def verification_html(verification: Verification, *, palette: Palette = "default") -> Html:
+def verification_html(verification: "Verification", *, palette: Palette = "default") -> Html:
     """The whole report as one self-contained HTML page.
 
     Args:
@@ -47,7 +50,7 @@ def verification_html(verification: Verification, *, palette: Palette = "default
     return page_html(f"lrp-lens: verified, {target.text!r} against {contrast.text!r}", lead, sections)
 
 
-def evidence(verification: Verification, *, palette: Palette = "default") -> Html:
+def evidence(verification: "Verification", *, palette: Palette = "default") -> Html:
     """Verdict, checks beside their controls, stability and repairs, as a fragment.
 
     Args:
@@ -68,7 +71,7 @@ def evidence(verification: Verification, *, palette: Palette = "default") -> Htm
     )
 
 
-def _check(verification: Verification, check: Check) -> dict[str, Any]:
+def _check(verification: "Verification", check: "Check") -> dict[str, Any]:
     event = verification.criterion.event
     passes = verification.criterion.passes(check)
     return {
@@ -83,7 +86,7 @@ def _check(verification: Verification, check: Check) -> dict[str, Any]:
     }
 
 
-def _axis(check: Check) -> dict[str, Any]:
+def _axis(check: "Check") -> dict[str, Any]:
     """Places along an axis of gaps, in percent of its width; 0 is always on it."""
     gaps = [step.reading.gap for step in check.steps]
     draws = [one.gap for one in check.control]
@@ -104,7 +107,7 @@ def _axis(check: Check) -> dict[str, Any]:
     }
 
 
-def _runs(check: Check) -> Html:
+def _runs(check: "Check") -> Html:
     """Every size, then the random draws together."""
     answers = any(one.answer is not None for one in (*(step.reading for step in check.steps), *check.control))
     head: list[str | Cell] = [Cell("size", kind="n"), "new", Cell("gap", kind="n"), "first choice"]
@@ -136,7 +139,7 @@ def _runs(check: Check) -> Html:
     return table([*head, *(["answer"] if answers else [])], rows)
 
 
-def _answer(reading: Reading, asked: bool) -> list[str | Cell]:
+def _answer(reading: "Reading", asked: bool) -> list[str | Cell]:
     if not asked:
         return []
     if reading.answer is None:
@@ -144,7 +147,7 @@ def _answer(reading: Reading, asked: bool) -> list[str | Cell]:
     return [Cell(repr(reading.answer), code=True, after=" accepted" if reading.happens("accepted") else "")]
 
 
-def _variants(verification: Verification) -> Html | None:
+def _variants(verification: "Verification") -> Html | None:
     if not verification.variants:
         return None
     rows: list[list[str | Cell]] = [
@@ -167,7 +170,7 @@ def _variants(verification: Verification) -> Html | None:
     return table(head, rows)
 
 
-def _repairs(verification: Verification) -> list[dict[str, Any]]:
+def _repairs(verification: "Verification") -> list[dict[str, Any]]:
     """Every change that was run, the suggested one first."""
     best = verification.repair
     ordered: list[Repair] = [one for one in verification.repairs if one is best]
@@ -178,7 +181,7 @@ def _repairs(verification: Verification) -> list[dict[str, Any]]:
     ]
 
 
-def _about(verification: Verification) -> Html:
+def _about(verification: "Verification") -> Html:
     seconds = verification.seconds
     facts = {
         "rules": verification.rules,

@@ -10,7 +10,7 @@ from lrp_lens.rules.attention import AttentionWeights, ConservingAttention
 from lrp_lens.rules.experts import ExpertWeights
 from lrp_lens.rules.norms import FrozenNorm
 from lrp_lens.rules.rule import Rule
-from lrp_lens.rules.ruleset import RuleSet
+from lrp_lens.rules.ruleset import NAMED, RuleSet
 from lrp_lens.rules.softmax import SecantSoftmax, TemperedSoftmax
 
 HALF = ProductWeights(0.5, 0.5)
@@ -70,6 +70,7 @@ PRESETS = MappingProxyType(
     {rules.name: rules for rules in (ATTN_LRP, CP_LRP, RELP, RELP_FROZEN_PATTERN, GIM, GRADIENT)}
 )
 """Name → preset."""
+NAMED.update(PRESETS)
 
 _QK_HALF, _QK_QUARTER = AttentionWeights(0.5, 0.5, 1.0), AttentionWeights(0.25, 0.25, 1.0)
 _VARIED: dict[str, dict[str, Rule]] = {

@@ -32,6 +32,10 @@ Questions = Mapping[str, tuple[str, ...]]
 """Operation → what is asked of its rule."""
 
 
+NAMED: dict[str, "RuleSet"] = {}
+"""The rule sets that others are told from, by name: the presets, which enter themselves."""
+
+
 @dataclass(frozen=True)
 class Override:
     """Another rule for one operation in some layers."""
@@ -79,7 +83,6 @@ class RuleSet:
 
     def __repr__(self) -> str:
         """A preset by its name, any other set by what makes it from the nearest preset: short in a signature."""
-        from lrp_lens.rules.presets import PRESETS
 
         def changes(preset: "RuleSet") -> dict[str, Rule]:
             return {
@@ -87,7 +90,7 @@ class RuleSet:
             }
 
         named = self.name.partition(" with ")[0]
-        base = PRESETS.get(named) or min(PRESETS.values(), key=lambda preset: len(changes(preset)))
+        base = NAMED.get(named) or min(NAMED.values(), key=lambda preset: len(changes(preset)))
         given = {} if named == base.name else {"name": self.name}
         text, changed = base.name, given | changes(base)
         if changed:

@@ -6,15 +6,14 @@ downloads where there is a network; without it such a constraint is a checker th
 
 import contextlib
 import functools
-import importlib
 import importlib.resources
-import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from lrp_lens.errors import InputError
+from lrp_lens.extras import require_extra
 from lrp_lens.failures.decision.checker import Checker, Spans
 from lrp_lens.failures.decision.constraints import Instruction, instructions
 from lrp_lens.failures.decision.texts import Number
@@ -22,14 +21,14 @@ from lrp_lens.failures.decision.texts import Number
 
 def _harness(module: str, needs: Sequence[str] = ()) -> Any:
     """A module of the harness; what it prints while it is imported is not shown."""
-    missing = [one for one in ("lm_eval", *needs) if importlib.util.find_spec(one) is None]
-    if missing:
-        raise InputError(
-            "IFEval and GSM8K are scored by lm-evaluation-harness's own functions, which need packages that are not "
-            f"installed: {', '.join(missing)}. Run `pip install lrp-lens[harness]`, or pass a checker of your own."
-        )
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return importlib.import_module(module)
+        return require_extra(
+            "harness",
+            module,
+            *needs,
+            use="IFEval and GSM8K are scored as lm-evaluation-harness does",
+            otherwise="pass a checker of your own",
+        )
 
 
 @final

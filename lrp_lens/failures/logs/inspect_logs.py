@@ -8,13 +8,13 @@
    in the score is the model's choice.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lrp_lens.cases import Case
 from lrp_lens.errors import InputError
+from lrp_lens.extras import require_extra
 from lrp_lens.failures.logs.documents import members
 from lrp_lens.failures.logs.lines import undecoded
 from lrp_lens.failures.logs.reader import NotACaseError, Reader, Record
@@ -101,13 +101,12 @@ class InspectReader(Reader):
 
 def _library() -> Any:
     """inspect_ai.log."""
-    try:
-        return importlib.import_module("inspect_ai.log")
-    except ImportError as error:
-        raise InputError(
-            "logs that end in .eval are read through inspect_ai, which is not installed (Python 3.11 or later): "
-            "pip install 'lrp-lens[inspect]', or convert them with `inspect log convert --to json`"
-        ) from error
+    return require_extra(
+        "inspect",
+        "inspect_ai.log",
+        use="logs that end in .eval are read",
+        otherwise="convert them with `inspect log convert --to json` (inspect_ai takes Python 3.11 or later)",
+    )
 
 
 def _packed(reader: InspectReader) -> Iterator[Record]:

@@ -20,9 +20,10 @@ from math import ceil
 from typing import Any
 
 from lrp_lens.errors import InputError
+from lrp_lens.extras import require_extra
 from lrp_lens.failures.triage.batch import lost_row
 from lrp_lens.failures.triage.row import TriageRow
-from lrp_lens.failures.triage.workers import Work, Worker, ray
+from lrp_lens.failures.triage.worker import Work, Worker
 
 _LIVES = 3
 """Workers that one case, or the loading of the models, may cost."""
@@ -137,6 +138,15 @@ class OnRay:
     def _kill(self, actor: Any) -> None:
         with suppress(Exception):  # it is gone already, or the cluster is
             self._ray.kill(actor)
+
+
+def ray() -> Any:
+    """The package ray, which is an extra and imported when it is asked for.
+
+    Raises:
+        InputError: it is not installed; the message names the extra.
+    """
+    return require_extra("ray", "ray", use="several workers run", otherwise="leave workers out")
 
 
 @contextmanager

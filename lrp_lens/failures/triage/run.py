@@ -23,7 +23,8 @@ from lrp_lens.failures.triage.folder import Folder
 from lrp_lens.failures.triage.load import Triage, load_triage
 from lrp_lens.failures.triage.options import TriageOptions
 from lrp_lens.failures.triage.row import Fate, TriageRow, in_utf8
-from lrp_lens.failures.triage.workers import Work, Worker, require_workers, workers_of
+from lrp_lens.failures.triage.worker import Work, Worker
+from lrp_lens.failures.triage.workers import require_workers, workers_of
 from lrp_lens.files import AnyPath
 from lrp_lens.patching.checks import require_whole
 from lrp_lens.progress import progress_bar, require_show

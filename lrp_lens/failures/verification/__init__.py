@@ -3,7 +3,8 @@
 from lrp_lens.failures.verification.check import Check, Reading, Step
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion, Pattern
 from lrp_lens.failures.verification.edits import AttentionEdge, Edit, EditedRuns, Place
-from lrp_lens.failures.verification.result import Repair, Variant, Verification
+from lrp_lens.failures.verification.outcomes import Repair, Variant
+from lrp_lens.failures.verification.result import Verification
 from lrp_lens.failures.verification.verify import verify
 
 __all__ = [

@@ -8,6 +8,7 @@
    as those of masked tokens are (`lrp_lens.masking.verdict`).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -179,6 +180,22 @@ class Check:
                 },
                 "control": [one[3] for one in readings],
             }
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Check":
+        """The check that `to_dict` was called on."""
+        steps = (
+            Step(one["size"], tuple(one["units"]), tuple(one["positions"]), Reading(**one["reading"]))
+            for one in values["steps"]
+        )
+        return cls(
+            values["kind"],
+            values["event"],
+            tuple(steps),
+            tuple(Reading(**one) for one in values["control"]),
+            values["control_size"],
+            values["population"],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from lrp_lens.failures.verification.blame import Blame
 from lrp_lens.failures.verification.check import Check, Kind, Step
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion
 from lrp_lens.failures.verification.edits import AttentionEdge, Edit, Place
+from lrp_lens.failures.verification.outcomes import Variant
 from lrp_lens.failures.verification.readings import Readings
-from lrp_lens.failures.verification.result import Variant
 from lrp_lens.progress import progress_bar
 
 PLACES: tuple[int, ...] = (1, 2, 4, 8)

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from lrp_lens.characters import shown
+from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice
-from lrp_lens.failures.verification.check import Check, Reading, listed, plain
+from lrp_lens.failures.verification.check import DEEDS, Check, listed
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion, Pattern
+from lrp_lens.failures.verification.outcomes import Repair, Variant
 
 SCHEMA = "lrp_lens.verification/1"
 """What the JSON form is called, its first entry."""
@@ -20,42 +22,6 @@ _READ = {
     CaseVerdict.GRAPH: "Tokens do not show the failure; heads, MLPs or attention edges that relevance blames do.",
     CaseVerdict.NONE: "No intervention on what relevance blames turns the preference more than random ones do.",
 }
-
-
-@dataclass(frozen=True)
-class Repair:
-    """A change of the prompt's text that was run."""
-
-    action: str
-    """"hide", "repeat" or "move"."""
-    words: str
-    """The words that it is about."""
-    prompt: str
-    """The text as it was run."""
-    changed: int
-    """How many tokens were taken out or put in."""
-    reading: Reading
-
-    def __str__(self) -> str:
-        where = "" if self.action == "hide" else " before the last sentence"
-        said = f"the first choice is {self.reading.first_choice!r}"
-        if self.reading.answer is not None:
-            said = f"the answer is {self.reading.answer!r}"
-        return f"{self.action} {self.words!r}{where}: {said}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The same verification under another rule set or another replacement."""
-
-    rules: str
-    replacement: str
-    verdict: CaseVerdict
-    pattern: Pattern
-    positions: tuple[int, ...]
-    """The tokens it blames most for the target, as many as the verification's."""
-    overlap: float
-    """Their share among the verification's own; NaN where either has none."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +118,7 @@ class Verification:
             "factor": self.factor,
             "criterion": self.criterion.to_dict(),
             "checks": [one.to_dict() for one in self.checks],
-            "variants": [
-                asdict(one)
-                | {
-                    "verdict": one.verdict.value,
-                    "pattern": one.pattern.value,
-                    "positions": list(one.positions),
-                    "overlap": plain(one.overlap),
-                }
-                for one in self.variants
-            ],
+            "variants": [one.to_dict() for one in self.variants],
             "repair": None if repair is None else asdict(repair),
             "repairs": [asdict(one) for one in self.repairs],
             "notes": list(self.notes),
@@ -178,9 +135,33 @@ class Verification:
         Raises:
             InputError: another schema, or other entries.
         """
-        from lrp_lens.failures.verification.storage import from_dict  # which needs this class
-
-        return from_dict(values)
+        if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+            found = values.get("schema") if isinstance(values, Mapping) else type(values).__name__
+            raise InputError(
+                f"A verification is read from what its to_dict() returned, with the schema {SCHEMA!r}; received "
+                f"{found!r}."
+            )
+        try:
+            plain: Any = {
+                name: values[name] for name in ("prompt", "rules", "replacement", "factor", "seconds")
+            }
+            checks: Any = {one["kind"]: Check.from_dict(one) for one in values["checks"]}
+            return cls(
+                **plain,
+                **dict.fromkeys(DEEDS) | checks,
+                token_strings=tuple(values["tokens"]),
+                target=Choice(**values["target"]),
+                contrast=Choice(**values["contrast"]),
+                criterion=Criterion(**values["criterion"]),
+                variants=tuple(map(Variant.from_dict, values["variants"])),
+                repairs=tuple(map(Repair.from_dict, values["repairs"])),
+                notes=tuple(values["notes"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"A verification of the schema {SCHEMA!r} has other entries ({type(error).__name__}: {error}). Write "
+                "it anew with to_dict()."
+            ) from error
 
     def save(
         self, path: str | PathLike[str], *, palette: Literal["default", "lrp"] = "default"

@@ -11,7 +11,6 @@
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lrp_lens.errors import InputError
+from lrp_lens.extras import require_extra
 from lrp_lens.hosts.loading.original import Original
 
 MAGIC = b"GGUF"
@@ -92,11 +92,12 @@ def require_reader(path: str | Path) -> None:
     Raises:
         InputError: with the command that installs it.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise InputError(
-            f"a GGUF file such as {str(path)!r} is read with the package gguf, which is not installed: run"
-            " `pip install gguf`, or `make models` in a clone of lrp_lens"
-        )
+    require_extra(
+        "gguf",
+        "gguf",
+        use=f"a GGUF file such as {str(path)!r} is read",
+        otherwise="`make models` in a clone of lrp_lens",
+    )
 
 
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
