@@ -17,9 +17,9 @@ import torch
 from lrp_lens import Case, InputError, LrpLensError, explain, find_decision, tokenize
 from lrp_lens.failures.decision import Checker, Contains, Exact, Verdict, judge
 from lrp_lens.failures.decision.checker import as_checker
+from lrp_lens.hosts.branches import Branches
 from lrp_lens.hosts.generation import end_ids
 from lrp_lens.hosts.loading import load_model
-from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.tokens import token_id
 from tests import zoo
 
@@ -205,10 +205,13 @@ def test_the_best_rise_is_taken_where_none_is_accepted(model: Any) -> None:
 
 
 def test_a_search_that_saw_other_keys_would_be_noticed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control: rollouts that join one position too early or too late find other completions."""
-    join = KeyValues.join
+    """Negative control: rollouts that leave one position too early find other completions."""
+    start = Branches.__init__
     monkeypatch.setattr(
-        KeyValues, "join", lambda self, other, after, copies: join(self, other, after - 1, copies)
+        Branches,
+        "__init__",
+        # not of the one token that is said again to see whether this way is the model's
+        lambda self, text, starts, room: start(self, text, [one - (room > 1) for one in starts], room),
     )
     options: dict[str, Any] = dict(budget=10**6, min_gap=-math.inf, batch=5)
     differ = 0

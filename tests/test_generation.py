@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from lrp_lens import Generation, InputError, generate, tokenize
-from lrp_lens.hosts.generation import Fork, Until, end_ids, greedy, grow, roll_out, teach
+from lrp_lens.hosts.branches import Branches
+from lrp_lens.hosts.generation import Fork, end_ids, greedy, grow, roll_out, teach
 from lrp_lens.hosts.loading import load_model
+from lrp_lens.hosts.prefix import KeyValues
+from lrp_lens.hosts.rollout import Until
 from tests import zoo
 from tests.chat_model import TEMPLATE, chat_tokenizer, save_chat_model
 
@@ -101,18 +104,21 @@ def test_a_completion_that_is_given_takes_one_pass(host: str, name: str) -> None
     ]
 
 
-def test_a_fork_that_saw_other_keys_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control: rows that join with the trunk's keys of one position too late say something else."""
-    from lrp_lens.hosts.prefix import KeyValues
-
-    host, name = TWO[0]
-    model, prompt = zoo.shared(host, name), zoo.prompt_tokens(1, 5)[0]
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_fork_that_saw_other_keys_would_be_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control, of both ways: rows with the trunk's keys of one position too few say something else."""
+    model, prompt = zoo.shared("bridge", name), zoo.prompt_tokens(1, 5)[0]
     trunk = grow(model, tokenize(model, prompt), Until(12), 4)
     forks = [Fork(at, token) for at in (2, 3, 4) for token in (11, 12, 13)]
     right = [one.ids for one in roll_out(trunk, forks, Until(12))[0]]
-    join = KeyValues.join
+    join, start = KeyValues.join, Branches.__init__
     monkeypatch.setattr(
         KeyValues, "join", lambda self, other, after, copies: join(self, other, after - 1, copies)
+    )
+    monkeypatch.setattr(
+        Branches,
+        "__init__",
+        lambda self, text, starts, room: start(self, text, [one - 1 for one in starts], room),
     )
     assert [one.ids for one in roll_out(trunk, forks, Until(12))[0]] != right
 

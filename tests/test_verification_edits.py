@@ -16,7 +16,7 @@ from lrp_lens.failures.verification.criterion import Criterion
 from lrp_lens.failures.verification.plan import Plan
 from lrp_lens.failures.verification.readings import Readings
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.generation import Until
+from lrp_lens.hosts.rollout import Until
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.rules import ATTN_LRP, CP_LRP, RuleSet

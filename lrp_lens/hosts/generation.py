@@ -10,8 +10,9 @@
    at the largest number of tokens; what it kept is let go of.
 5. A `Trunk` is one prompt with what was said behind it, by the model (`grow`) or by somebody (`teach`, one pass), and
    all its keys and values.  `roll_out` says another token at some of its positions and goes on greedily: such rollouts
-   run together, each joins where the others' length reaches its own, and what it shares with the trunk is never run
-   again.  Rows of one length need no padding, so every rollout is what the model says alone.
+   run together, and what they share with the trunk is never run again, nor copied (`branches`).  Where that way is not
+   the model's, each joins, with a copy, where the others' length reaches its own: rows of one length need no padding.
+   So every rollout is what the model says alone.
 """
 
 from collections import defaultdict
@@ -25,48 +26,13 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
+from lrp_lens.hosts.branches import Branches, SharedText
 from lrp_lens.hosts.chat import turn_end
 from lrp_lens.hosts.forward import require_eval, require_finite
 from lrp_lens.hosts.prefix import KeyValues
+from lrp_lens.hosts.rollout import Rollout, Until
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
-
-
-@dataclass
-class Rollout:
-    """What is said behind one prompt."""
-
-    ids: list[int] = field(default_factory=list)
-    """The tokens, that which ended it included."""
-    top_ids: list[Tensor] = field(default_factory=list)
-    """Of each token's position the ids of the largest logits, largest first, [top_k]; the token that was said is the
-    first, wherever it stands (`teach`).  Empty for rollouts of a trunk."""
-    top_logits: list[Tensor] = field(default_factory=list)
-    """Their logits, [top_k]."""
-    log_norms: list[float] = field(default_factory=list)
-    """log Σ exp of all logits there, so that exp(logit − this) is a probability."""
-    stopped: str = "length"
-    """Why it ended: "end" (a token that ends texts), "stop" (a stop text), "length", or "given" (by `teach`)."""
-
-
-@dataclass(frozen=True)
-class Until:
-    """Where completions end."""
-
-    max_new_tokens: int
-    """How many tokens at most."""
-    ends: Collection[int] = ()
-    """Ids behind which a row ends."""
-    stop: Callable[[Sequence[int]], bool] | None = None
-    """Whether these tokens, all that the row has said so far, are enough."""
-
-    def over(self, rollout: Rollout) -> bool:
-        """Whether this one has ended, and why."""
-        if rollout.ids[-1] in self.ends:
-            rollout.stopped = "end"
-        elif self.stop is not None and self.stop(rollout.ids):
-            rollout.stopped = "stop"
-        return rollout.stopped != "length" or len(rollout.ids) >= self.max_new_tokens
 
 
 class Begun(NamedTuple):
@@ -96,6 +62,19 @@ class Trunk:
     said: Rollout
     past: KeyValues
     """Of the prompt and of all that was said but the last token."""
+    _shared: dict[int, SharedText | None] = field(default_factory=dict)
+
+    def shared(self, reach: int) -> SharedText | None:
+        """The same as `Branches` read it, for rows of so many positions; None if that is not this model's way."""
+        if reach not in self._shared:
+            text, noted = SharedText.of(self.model, self.past, reach), self.said.top_logits[-1]
+            if text is not None:
+                last = self.said.ids[-2] if len(self.said.ids) > 1 else int(self.prompt[0, -1])
+                again = text.said_again(last)
+                off = (again[self.said.top_ids[-1]].to(noted) - noted).abs().max() / noted.abs().max()
+                text = text if float(off) < max(1e-3, 16 * torch.finfo(again.dtype).eps) else None
+            self._shared[reach] = text
+        return self._shared[reach]
 
     def logits(self, at: int) -> Float[Tensor, " d_vocab"]:
         """What the model thinks of the completion's token `at`, from one pass over the token before it."""
@@ -213,8 +192,26 @@ def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Ro
         InputError: logits that are not finite.
     """
     rollouts = [Rollout([*trunk.said.ids[: fork.at], fork.token]) for fork in forks]
-    waiting = sorted((one for one in rollouts if not until.over(one)), key=lambda one: len(one.ids))
-    past, going = KeyValues(trunk.model), list[Rollout]()
+    going = [one for one in rollouts if not until.over(one)]
+    reach = trunk.prompt.shape[1] + max(until.max_new_tokens, len(trunk.said.ids))
+    text = trunk.shared(reach) if going else None
+    return rollouts, _joined(trunk, going, until) if text is None else _branched(trunk, text, going, until)
+
+
+def _branched(trunk: Trunk, text: SharedText, going: list[Rollout], until: Until) -> int:
+    """Say what follows in all rows at once, each at its own place; how many tokens were run."""
+    said = [len(one.ids) for one in going]
+    rows = Branches(text, [trunk.prompt.shape[1] + one - 1 for one in said], until.max_new_tokens - min(said))
+    while going:
+        tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
+        going = _said(rows, rows.extend(tokens)[:, -1], going, until)
+    return rows.forwarded
+
+
+def _joined(trunk: Trunk, going: list[Rollout], until: Until) -> int:
+    """The same with copies of the keys and values: a row joins where the length of the others reaches its own."""
+    waiting, past = sorted(going, key=lambda one: len(one.ids)), KeyValues(trunk.model)
+    going = []
     while going or waiting:
         if not going:
             past.keep([])
@@ -225,7 +222,7 @@ def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Ro
             waiting, going = waiting[len(joining) :], going + joining
         tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
         going = _said(past, _last_logits(past, tokens)[:, -1], going, until)
-    return rollouts, past.forwarded
+    return past.forwarded
 
 
 def require_room(model: Any, batch: TokenBatch, count: int) -> None:
@@ -258,7 +255,11 @@ def _together(begun: Begun, going: list[Rollout], until: Until, top_k: int = 0) 
 
 
 def _said(
-    past: KeyValues, logits: Float[Tensor, "rows d_vocab"], going: list[Rollout], until: Until, top_k: int = 0
+    past: KeyValues | Branches,
+    logits: Float[Tensor, "rows d_vocab"],
+    going: list[Rollout],
+    until: Until,
+    top_k: int = 0,
 ) -> list[Rollout]:
     """One token more for each row; those that go on."""
     _note(going, logits, logits.argmax(-1), top_k)  # of several largest, the first

@@ -88,6 +88,11 @@ class KeyValues:
             for (keys, values), (more_keys, more_values) in zip(self._layers, shared, strict=True)
         ]
 
+    def of_row(self, index: int) -> tuple[Float[Tensor, "pos head d_head"], Float[Tensor, "pos head d_head"]]:
+        """Keys and values that one layer kept of the only row; those of a bridge are turned to their positions."""
+        keys, values = (one[0].transpose(0, 1) if self.bridge else one[0] for one in self._layers[index])
+        return keys, values
+
     @property
     def _axis(self) -> int:
         """Which axis of keys and values counts positions."""

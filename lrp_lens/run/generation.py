@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import vocabulary_size
-from lrp_lens.hosts.generation import Rollout, end_ids, greedy
+from lrp_lens.hosts.generation import end_ids, greedy
+from lrp_lens.hosts.rollout import Rollout
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import token_strings, tokenize
 from lrp_lens.markup import Html, captioned

@@ -36,7 +36,7 @@ def find_decision(
     max_new_tokens: int = 96,
     budget: int = 3_072,
     min_gap: float = 1.0,
-    batch: int = 16,
+    batch: int = 32,
     checker_seconds: float = 10.0,
 ) -> Decision:
     """Find the decision that a failure is about.

@@ -23,7 +23,8 @@ from itertools import zip_longest
 
 from lrp_lens.failures.decision.checker import Checker, Verdict, asked, judge, settled
 from lrp_lens.failures.decision.spoken import Spoken
-from lrp_lens.hosts.generation import Fork, Until, roll_out
+from lrp_lens.hosts.generation import Fork, roll_out
+from lrp_lens.hosts.rollout import Until
 
 
 @dataclass(frozen=True)

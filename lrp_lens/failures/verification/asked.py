@@ -15,7 +15,8 @@ from lrp_lens.failures.decided import decision_of, explained_tokens
 from lrp_lens.failures.decision.checker import Checker, as_checker
 from lrp_lens.failures.explanation import Explanation
 from lrp_lens.failures.masked import maskable
-from lrp_lens.hosts.generation import Until, end_ids
+from lrp_lens.hosts.generation import end_ids
+from lrp_lens.hosts.rollout import Until
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.masking.replacement import Replacement, make_replacement
 from lrp_lens.metrics import LogitDiff

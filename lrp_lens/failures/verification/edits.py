@@ -24,7 +24,8 @@ from torch import Tensor
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.forward import last_position, require_finite
-from lrp_lens.hosts.generation import Rollout, Until, begin, go_on, require_room
+from lrp_lens.hosts.generation import begin, go_on, require_room
+from lrp_lens.hosts.rollout import Rollout, Until
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.masking.replacement import embedding_port

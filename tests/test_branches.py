@@ -1,0 +1,111 @@
+"""Rows that leave a text and read its keys in place, against whole passes, on every architecture that has this way."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lrp_lens import tokenize
+from lrp_lens.hosts import branches
+from lrp_lens.hosts.branches import Branches, SharedText
+from lrp_lens.hosts.generation import Fork, Trunk, Until, grow, roll_out
+from tests import zoo
+
+LEARNED = {"gpt2", "opt"}
+"""Architectures that add a vector for each position, as most native ones do: their rows go the other way."""
+PROMPT, STEPS = 5, 6
+TWO = [("bridge", "llama"), *([("hooked", "qwen3")] if zoo.HAS_HOOKED_TRANSFORMER else [("bridge", "qwen3")])]
+
+
+def grown(model: Any) -> Trunk:
+    return grow(model, tokenize(model, zoo.prompt_tokens(1, PROMPT)[0]), Until(STEPS), 4)
+
+
+def whole(model: Any, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0, -1]
+
+
+@pytest.mark.parametrize(("host", "name"), zoo.models())
+def test_every_row_is_a_whole_pass(host: str, name: str) -> None:
+    """Three rows that leave at different places, one of which is let go of; windows are shorter than the text."""
+    model = zoo.shared(host, name)
+    trunk = grown(model)
+    text = trunk.shared(PROMPT + 2 * STEPS)
+    if name in LEARNED or (host == "native" and model.cfg.positional_embedding_type == "standard"):
+        return None if text is None else pytest.fail("positions are added to the stream")
+    assert text is not None, "the fast way is not gone"
+    said = [*trunk.prompt[0].tolist(), *trunk.said.ids]
+    rows = [said[:start] for start in (PROMPT + STEPS - 1, 1, PROMPT + 2)]
+    running = Branches(text, [len(one) for one in rows], 4)
+    for step, tokens in enumerate(([11, 12, 13], [14, 15, 16], [17, 18], [19, 20])):
+        if step == 2:
+            running.keep([0, 2])
+            rows = [rows[0], rows[2]]
+        rows = [[*one, token] for one, token in zip(rows, tokens, strict=True)]
+        logits = running.extend(torch.tensor(tokens)[:, None])[:, 0]
+        wanted = torch.stack([whole(model, one) for one in rows])
+        torch.testing.assert_close(logits, wanted, atol=3e-5, rtol=1e-5)
+    assert running.forwarded == 3 + 3 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("llama", "rotary"), ("gemma2", "softcap"), ("gemma3", "window"), ("gpt_oss", "sink"), ("qwen3", "query_norm"),
+     ("qwen3", "key_norm"), ("bloom", "slopes")],
+)  # fmt: skip
+def test_an_attention_of_another_kind_is_not_gone(
+    name: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: without one part of the geometry the last token, said again, has other logits."""
+    model = zoo.shared("bridge", name)
+    geometry, trunk = branches.score_geometry, grown(model)
+
+    def other(*args: Any) -> Any:
+        found = geometry(*args)
+        if field == "rotary":
+            cos, sin = found.rotary
+            return replace(found, rotary=(cos.roll(1, 0), sin))
+        missing = torch.zeros_like(found.slopes) if field == "slopes" else None
+        return replace(found, **{field: missing})
+
+    assert grown(model).shared(PROMPT + STEPS) is not None
+    monkeypatch.setattr(branches, "score_geometry", other)
+    assert trunk.shared(PROMPT + STEPS) is None
+    forks = [Fork(2, 11), Fork(4, 12)]
+    found, _ = roll_out(trunk, forks, Until(STEPS))  # the other way is gone
+    monkeypatch.undo()
+    assert [one.ids for one in found] == [one.ids for one in roll_out(grown(model), forks, Until(STEPS))[0]]
+
+
+@pytest.mark.parametrize(("host", "name"), TWO)
+def test_hooks_of_the_users_are_part_of_the_model(host: str, name: str) -> None:
+    """A hook at a pattern would see one key of many: with hooks attached the other way is gone."""
+    model = zoo.shared(host, name)
+    plain = [one.ids for one in roll_out(grown(model), [Fork(1, 11)], Until(STEPS))[0]]
+
+    def first(pattern: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.zeros_like(pattern).index_fill(-1, torch.tensor([0]), 1.0)
+
+    with model.hooks(
+        fwd_hooks=[("blocks.0.attn.hook_pattern", first), ("blocks.1.attn.hook_pattern", first)]
+    ):
+        trunk = grown(model)
+        assert SharedText.of(model, trunk.past, PROMPT + STEPS) is None
+        (rollout,), _ = roll_out(trunk, [Fork(1, 11)], Until(STEPS))
+        ids = [*trunk.prompt[0].tolist(), *rollout.ids[:2]]
+        for token in rollout.ids[2:]:
+            assert token == int(whole(model, ids).argmax())
+            ids.append(token)
+    assert rollout.ids != plain[0], "the hook changes nothing: choose another"
+
+
+def test_a_rotary_table_that_ends_too_early_is_not_read() -> None:
+    model = zoo.shared("bridge", "llama")
+    trunk = grown(model)
+    assert SharedText.of(model, trunk.past, PROMPT + STEPS) is not None
+    geometry = branches.score_geometry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branches, "score_geometry", lambda *args: geometry(*args[:3], args[3] - 1))
+        assert SharedText.of(model, trunk.past, PROMPT + STEPS) is None
