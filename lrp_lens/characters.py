@@ -15,6 +15,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 _TOKEN_MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽"}
 _EMPTY_LETTERS = re.compile(
@@ -136,3 +137,16 @@ def _seen(one: str, before: str) -> bool:
     if one in _PICTURE_STYLES:
         return before not in ("", " ", *_PICTURE_STYLES)
     return one.isprintable() and not _EMPTY_LETTERS.match(one)
+
+
+def signed(value: Any, form: str = "+.2f") -> str:
+    """A number with a minus sign, not a hyphen, as plotly writes it on its axes; what rounds to 0 is not negative.
+
+    Example:
+        >>> signed(-1.5), signed(0.25, "+.1g"), signed(-0.001)
+        ('−1.50', '+0.2', '+0.00')
+    """
+    text = format(value, form)
+    if text.startswith("-") and not text.strip("-0.e+"):
+        text = format(0.0, form)
+    return text.replace("-", "−")

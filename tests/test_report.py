@@ -149,7 +149,7 @@ def test_every_part_is_there(page: str) -> None:
         "Towards '<John>' push most: 'John' (position 1, +1.50)",
         "Supported. Masking the blamed token changes the gap of +2.50 by −3.00 on average, more than random tokens do",
         "The contrast is ahead after k = 1 (of 1 to 1).",
-        "1 'John' at 1 -0.50 +2.02 ± 0.33",
+        "1 'John' at 1 −0.50 +2.02 ± 0.33",
         "5 random orders of the 4 maskable tokens",
         "Heads: L0H1 (-2.00)",
         "MLPs: L0 MLP (-3.00)",
@@ -334,11 +334,11 @@ def test_saving_by_suffix(tmp_path: Path) -> None:
     [
         (
             (0, -1, -3, 0, 0),
-            "No token of the prompt pushes towards {0}. Against it pushes most: {2} (position 2, -3.00).",
+            "No token of the prompt pushes towards {0}. Against it pushes most: {2} (position 2, −3.00).",
         ),
         (
             (0, 1, -2, 0, 0),
-            "Towards {0} push most: {1} (position 1, +1.00). Against it pushes harder: {2} (position 2, -2.00).",
+            "Towards {0} push most: {1} (position 1, +1.00). Against it pushes harder: {2} (position 2, −2.00).",
         ),
         ((0, 2, -2, 0, 0), "Towards {0} push most: {1} (position 1, +2.00)."),
     ],

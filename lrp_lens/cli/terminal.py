@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import shown, signed
 from lrp_lens.failures.explanation import Choice, Explanation
 from lrp_lens.masking.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
@@ -112,7 +112,7 @@ def _choices(explanation: Explanation) -> Padding:
             f"{choice.probability:.3f}",
             str(choice.rank),
         )
-    table.add_row("preference", "", f"{explanation.metric_value:+.2f}", "", "")
+    table.add_row("preference", "", signed(explanation.metric_value), "", "")
     return Padding(table, (1, 2, 0, 2))
 
 
@@ -123,7 +123,7 @@ def _bars(title: str, rows: pd.DataFrame, column: str) -> Table:
     for label, value in zip(rows[column], rows["value"], strict=True):
         length = 0 if longest == 0 else max(1, round(_BAR * abs(value) / longest))
         table.add_row(
-            Text(str(label)), f"{value:+.2f}", Text("█" * length, style="blue" if value >= 0 else "red")
+            Text(str(label)), signed(value), Text("█" * length, style="blue" if value >= 0 else "red")
         )
     return table
 
@@ -135,11 +135,11 @@ def _ledger(explanation: Explanation) -> Table:
         amount = float(rows["amount"].sum())
         rest = kind == "remainder"
         if amount or rest:
-            shown = f"{amount:+.0e}" if rest else f"{amount:+.3f}"
+            shown = signed(amount, "+.0e") if rest else signed(amount, "+.3f")
             share = "" if rest else _share(amount, explanation)
             table.add_row(Text(str(kind)), shown, share, str(len(rows)))
     total = float(explanation.ledger["amount"].sum())
-    table.add_row(Text("metric", style="bold"), f"{total:+.3f}", _share(total, explanation), "")
+    table.add_row(Text("metric", style="bold"), signed(total, "+.3f"), _share(total, explanation), "")
     return table
 
 
@@ -156,7 +156,7 @@ def _masking(explanation: Explanation) -> Table:
         table.add_row(
             str(step.masked),
             Text(token),
-            Text(f"{step.gap:+.2f}", style=flipped),
+            Text(signed(step.gap), style=flipped),
             step.control_words,
             Text(repr(step.first_choice)),
         )

@@ -40,8 +40,8 @@ def describe(parts: "Decomposition") -> str:
 
 def describe_html(parts: "Decomposition") -> Html:
     """The facts and the whole table, its numbers shaded: blue positive, red negative, each column on its own scale."""
+    from lrp_lens.characters import signed
     from lrp_lens.plots.cells import html_table, shaded_cell, word_cell
-    from lrp_lens.plots.palette import signed
 
     table = parts.table()
     names = [name for name in ("example", "component", "kind") if name in table]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import shown, signed
 from lrp_lens.failures.explanation_json import (
     SCHEMA,
     VIEWS,
@@ -160,7 +160,7 @@ class Explanation:
         if self.segments is None:
             return ""
         rows = self.segments.to_dataframe()
-        said = ", ".join(f"{row.segment} ({row.value:+.2f})" for row in rows.itertuples())
+        said = ", ".join(f"{row.segment} ({signed(row.value)})" for row in rows.itertuples())
         return f"By message: {said}."
 
     def to_json_dict(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         lines = [
-            f"Explanation of {self.model_name} ({self.rules}): {self.metric} = {self.metric_value:+.3f}",
+            f"Explanation of {self.model_name} ({self.rules}): {self.metric} = {signed(self.metric_value, '+.3f')}",
             f"  {self.roles[0]}: {self.target}",
             f"  {self.roles[1]}: {self.contrast}",
             f"  {self.claim()}",
@@ -240,6 +240,6 @@ class Explanation:
 
 def _said(words: pd.DataFrame) -> str:
     return ", ".join(
-        f"{text!r} (position{'s' * ('–' in places)} {places}, {value:+.2f})"
+        f"{text!r} (position{'s' * ('–' in places)} {places}, {signed(value)})"
         for text, places, value in zip(*(words[name].tolist() for name in words), strict=True)
     )

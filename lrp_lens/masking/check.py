@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.masking import Question
 from lrp_lens.masking.curves import is_whole
@@ -64,7 +65,7 @@ class MaskingStep:
         if not self.masked:
             return ""
         several = sum(not isnan(gap) for gap in self.random) > 1
-        return f"{self.control:+.2f}" + (f" ± {self.control_spread:.2f}" if several else "")
+        return signed(self.control) + (f" ± {self.control_spread:.2f}" if several else "")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from lrp_lens.characters import signed
+
 LEAST = 0.1
 """Changes of the gap below this share of it do not count."""
 MIN_DRAWS = 5
@@ -145,11 +147,6 @@ def judge(
         f"({label}{signed(-mean)}; nine in ten draws between {signed(-high)} and {signed(-low)})."
     )
     return Verdict(outcome, reading, drop, mean, low, high, len(drops))
-
-
-def signed(value: float) -> str:
-    """A gap with its sign and two decimals."""
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # never −0.00
 
 
 def _tokens(count: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import (
     LIGHT,
@@ -19,7 +20,6 @@ from lrp_lens.plots.palette import (
     plotly_text,
     positive_hue,
     require_dims,
-    signed,
 )
 
 if TYPE_CHECKING:

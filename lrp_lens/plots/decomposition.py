@@ -8,17 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import (
-    LIGHT,
-    Palette,
-    negative_hue,
-    plotly_text,
-    positive_hue,
-    require_table,
-    signed,
-)
+from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue, require_table
 
 _COLUMNS = ("component", "direct", "indirect", "total")
 _CONNECTOR, _TOTAL = "#9aa3ad", "#7a838f"

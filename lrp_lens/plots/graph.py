@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrp_lens.attribution_graphs.arrays.nodes import answer_mark
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.graph_data import drawn, largest
@@ -87,7 +88,7 @@ def plot_graph(
         hovermode="closest",
         modebar={"orientation": "v"},
         title={
-            "text": plotly_text(f"{graph.metric_text} = {graph.metric_value:+.4g}")
+            "text": plotly_text(f"{graph.metric_text} = {signed(graph.metric_value, '+.4g')}")
             + f"<br><sup>{plotly_text(words)}</sup>",
             "font": {"size": 14},
             "x": 0,
@@ -192,9 +193,10 @@ def _middles(graph: "AttributionGraph", shown: np.ndarray, column: np.ndarray) -
     for edge in shown.tolist():
         below, i, j = int(graph.transition[edge]), int(graph.source[edge]), int(graph.target[edge])
         part = graph.parts[int(np.abs(graph.part_values[edge]).argmax())]
+        amount = signed(graph.relevance[edge], "+.4g")
         texts.append(
             f"<b>{_name(graph, i)} → {_name(graph, j)}</b><br>{plotly_text(labels[below])} → "
-            f"{plotly_text(labels[below + 1])}<br>{graph.relevance[edge]:+.4g}, most by {plotly_text(part)}"
+            f"{plotly_text(labels[below + 1])}<br>{amount}, most by {plotly_text(part)}"
         )
     return go.Scatter(
         x=(column[graph.source[shown]] + column[graph.target[shown]]) / 2,
@@ -236,7 +238,7 @@ def _nodes(
             },
         },
         customdata=[
-            f"<b>{_name(graph, int(p))}, {plotly_text(labels[b])}</b><br>{value:+.4g} logits"
+            f"<b>{_name(graph, int(p))}, {plotly_text(labels[b])}</b><br>{signed(value, '+.4g')} logits"
             for b, p, value in zip(boundary, position, values, strict=True)
         ],
         hovertemplate="%{customdata}<extra></extra>",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrp_lens.attribution_graphs.arrays.text import facts, short_rules
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, asset, hues, render, script_data, trusted
 from lrp_lens.plots.graph_data import drawn, graph_data
@@ -97,7 +98,7 @@ def _fragment(
         "plots/graph.html",
         title=title,
         metric=graph.metric_text,
-        value=f"{graph.metric_value:+.4g}",
+        value=signed(graph.metric_value, "+.4g"),
         rules=short_rules(graph),
         plus=plus,
         minus=minus,

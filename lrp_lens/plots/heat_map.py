@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import GREY, Palette, colorscale, legend_words, plotly_text, scale_ticks, signed
+from lrp_lens.plots.palette import GREY, Palette, colorscale, legend_words, plotly_text, scale_ticks
 from lrp_lens.plots.positions import cut_label
 
 if TYPE_CHECKING:

@@ -11,17 +11,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import (
-    LIGHT,
-    Palette,
-    negative_hue,
-    plotly_text,
-    positive_hue,
-    require_table,
-    signed,
-)
+from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue, require_table
 
 _LISTED = 6
 

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.plots.heat_map import draw_heat_map, label_axis
-from lrp_lens.plots.palette import (
-    Palette,
-    limit,
-    plotly_text,
-    require_dims,
-    signed,
-    visible_token,
-)
+from lrp_lens.plots.palette import Palette, limit, plotly_text, require_dims, visible_token
 from lrp_lens.plots.positions import (
     LABEL_PIXELS,
     USUAL_WIDTH,

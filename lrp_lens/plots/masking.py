@@ -10,6 +10,7 @@ from math import isfinite
 import pandas as pd
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import plotly_text
@@ -51,7 +52,7 @@ def plot_masking(
     elif len(steps) > 1:
         ends = [steps[1] - 0.3, steps[-1] + 0.3]
         _band(figure, ends, [interval[0]] * 2, [interval[1]] * 2)
-    hover = "%{x} masked: %{y:+.3g} logits<extra></extra>"
+    hover = "%{x} masked: %{signed(y, '+.3g')} logits<extra></extra>"
     dots = [(k, gap) for k, row in zip(steps, random, strict=False) if k for gap in row if isfinite(gap)]
     if dots:
         figure.add_trace(
@@ -83,7 +84,7 @@ def plot_masking(
                 y=[mean, mean],
                 mode="lines",
                 line={"color": _CLAIM, "dash": "dash", "width": 1.5},
-                hovertemplate=f"mean over k: {mean:+.3g} logits<extra></extra>",
+                hovertemplate=f"mean over k: {signed(mean, '+.3g')} logits<extra></extra>",
                 showlegend=False,
             )
         )
@@ -92,7 +93,7 @@ def plot_masking(
             x=steps,
             y=table["gap"].tolist(),
             mode="lines+markers+text",
-            text=[f"{gap:+.1f}" for gap in table["gap"]],
+            text=[signed(gap, "+.1f") for gap in table["gap"]],
             textposition="top center",
             cliponaxis=False,
             name="blamed tokens",

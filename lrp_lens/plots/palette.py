@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from lrp_lens.characters import embedded
+from lrp_lens.characters import embedded, signed
 from lrp_lens.characters import visible_token as visible_token
 from lrp_lens.errors import InputError
 
@@ -110,16 +110,6 @@ def legend_words(shown: "View | AttributionGraph", palette: Palette = "default")
         ("positive", "negative") if shown.towards is None else [f"towards {one!r}" for one in shown.towards]
     )
     return f"{positive_hue(palette)}: {first}", f"{negative_hue(palette)}: {second}"
-
-
-def signed(value: float, form: str = "+.2f") -> str:
-    """A number as plotly writes it on its axes, with a minus sign and not a hyphen.
-
-    Example:
-        >>> signed(-1.5), signed(0.25, "+.1g")
-        ('−1.50', '+0.2')
-    """
-    return format(value, form).replace("-", "−")
 
 
 def answer_begins(view: "View", position: int) -> str:

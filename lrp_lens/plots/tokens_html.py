@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.characters import direction, token_pieces
+from lrp_lens.characters import direction, signed, token_pieces
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, asset, hues, render
 from lrp_lens.plots.palette import (
@@ -131,7 +131,7 @@ def _tokens(shown: Worded, top: float, palette: Palette) -> Iterator[dict[str, A
         told = (
             "missing"
             if missing
-            else f"{number:+.4g} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
+            else f"{signed(number, '+.4g')} {view.units} · {100 * abs(number) / total:.1f} % of Σ|R|"
         )
         aside = " · special token" if special[position] else ""
         if parts := shown.pieces(position):
@@ -146,6 +146,6 @@ def _tokens(shown: Worded, top: float, palette: Palette) -> Iterator[dict[str, A
             "title": f"{unit} {token!r} · {shown.place(position)} · {told}{aside}",
             "style": colour if plain else "",
             "pieces": token_pieces(token),
-            "value": ("n/a" if missing else f"{number:+.2g}") if special[position] else "",
+            "value": ("n/a" if missing else signed(number, "+.2g")) if special[position] else "",
             "breaks": "\n" in token,
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import shown, signed
 from lrp_lens.plots.palette import (
     DARK,
     RGB,
@@ -57,7 +57,7 @@ def token_heatmap_text(
         if begins := answer_begins(view, position):
             text.append(f"\n{begins}: ", style="dim")
         if special[position] or np.isnan(value):
-            number = "n/a" if np.isnan(value) else f"{value:+.2f}"
+            number = "n/a" if np.isnan(value) else signed(value)
             text.append(f"{visible_token(token)} {number}", style="dim italic")
         else:
             colour = _blend(hues[value >= 0], min(abs(float(value)) / top, 1.0))

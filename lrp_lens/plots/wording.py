@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
-from lrp_lens.plots.palette import signed
 from lrp_lens.views.axes import TEXT_DIMS, text_dim
 from lrp_lens.views.groups import groups_of
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots import (
@@ -82,7 +83,11 @@ def _lead(explanation: "Explanation", palette: Palette) -> Html:
 
 def _tokens(explanation: "Explanation", palette: Palette) -> Section:
     rows = [
-        [Cell(str(row.positions)), Cell(repr(row.text), code=True), Cell(f"{row.value:+.3f}", kind="n")]
+        [
+            Cell(str(row.positions)),
+            Cell(repr(row.text), code=True),
+            Cell(signed(row.value, "+.3f"), kind="n"),
+        ]
         for row in explanation.top_words(6).itertuples()
     ]
     unit = worded(explanation.tokens).unit
@@ -103,7 +108,7 @@ def _messages(explanation: "Explanation") -> Html | None:
     if explanation.segments is None:
         return None
     rows = [
-        [Cell(str(row.segment)), Cell(f"{row.value:+.3f}", kind="n")]
+        [Cell(str(row.segment)), Cell(signed(row.value, "+.3f"), kind="n")]
         for row in explanation.segments.to_dataframe().itertuples()
     ]
     return table(["message", Cell("relevance", kind="n")], rows)
@@ -133,7 +138,7 @@ def _check(explanation: "Explanation") -> Section:
         [
             Cell(str(step.masked), kind="n"),
             "" if step.position is None else Cell(repr(step.token), code=True, after=f" at {step.position}"),
-            Cell(f"{step.gap:+.2f}", kind="n"),
+            Cell(signed(step.gap), kind="n"),
             Cell(step.control_words, kind="n"),
             Cell(repr(step.first_choice), code=True),
         ]
@@ -177,8 +182,8 @@ def _layer_map(view: View, palette: Palette, columns: int, touched: bool, name: 
 
 
 def _components(explanation: "Explanation", palette: Palette) -> Section:
-    heads = [f"{row.label} ({row.value:+.2f})" for row in explanation.top_heads(3).itertuples()]
-    mlps = [f"{row.component} ({row.value:+.2f})" for row in explanation.top_mlps(3).itertuples()]
+    heads = [f"{row.label} ({signed(row.value)})" for row in explanation.top_heads(3).itertuples()]
+    mlps = [f"{row.component} ({signed(row.value)})" for row in explanation.top_mlps(3).itertuples()]
     body = render(
         "report/components.html",
         heads=", ".join(heads),
@@ -194,7 +199,7 @@ def _ledger(explanation: "Explanation", palette: Palette) -> Section:
     rows = [
         [
             *map(Cell, (layer_name(row.layer), str(row.name), str(row.kind))),
-            Cell(f"{row.amount:+.4f}", kind="n"),
+            Cell(signed(row.amount, "+.4f"), kind="n"),
         ]
         for row in explanation.ledger[["layer", "name", "kind", "amount"]].itertuples(index=False, name="Row")
     ]
@@ -202,7 +207,7 @@ def _ledger(explanation: "Explanation", palette: Palette) -> Section:
     body = render(
         "report/ledger.html",
         metric=explanation.metric,
-        remainder=f"{explanation.remainder:+.1e}",
+        remainder=signed(explanation.remainder, "+.1e"),
         figure=figure_block(figure, "ledger"),
         count=len(rows),
         table=table(["layer", "name", "kind", Cell("logits", kind="n")], rows),

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lrp_lens.characters import signed
 from lrp_lens.markup import Html, render
-from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, positive_hue, signed
+from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, positive_hue
 from lrp_lens.plots.tokens_html import token_heatmap_html
 
 if TYPE_CHECKING:

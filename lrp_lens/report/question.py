@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lrp_lens.characters import signed
 from lrp_lens.markup import Html, render
 from lrp_lens.plots.palette import Palette, negative_hue, positive_hue
 
@@ -59,5 +60,5 @@ def question(
         prompt=prompt,
         said=said,
         cards=cards,
-        preference=f"{gap:+.2f}",
+        preference=signed(gap),
     )

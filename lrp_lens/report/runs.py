@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
-from lrp_lens.plots.palette import signed
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.report.page import Section, figure_block, page_html
 

@@ -13,13 +13,13 @@ from os import fspath
 from pathlib import Path
 from typing import Any
 
+from lrp_lens.characters import signed
 from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.failures.triage.row import FATES, TriageRow
 from lrp_lens.files import AnyPath, require_writable, write_text
 from lrp_lens.markup import Html, asset, render, script_data
 from lrp_lens.plots import Palette
 from lrp_lens.plots.graph_page import graph_script, graph_style
-from lrp_lens.plots.palette import signed
 from lrp_lens.report.page import Section, page_html
 from lrp_lens.report.triage_case import case_html, packed
 from lrp_lens.report.triage_numbers import PATTERNS, VERDICTS, Numbers

@@ -8,10 +8,10 @@
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from lrp_lens.characters import signed
 from lrp_lens.failures.verification.check import DEEDS
 from lrp_lens.markup import Cell, Html, render, table
 from lrp_lens.plots import Palette
-from lrp_lens.plots.palette import signed
 from lrp_lens.report.page import Section, page_html
 from lrp_lens.report.question import pair, question
 

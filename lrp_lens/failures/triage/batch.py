@@ -22,6 +22,7 @@ import numpy as np
 
 from lrp_lens.attribution_graphs.closed_form.attribution_graph import attribution_graph
 from lrp_lens.cases import Case
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision import Checker, Decision, find_decision, judge
 from lrp_lens.failures.decision.checker import as_checker
@@ -130,7 +131,7 @@ class _CaseWork:
             }
         reason = made.excluded
         if not reason and not made.gap > 0:
-            reason = f"the contrast is ahead of the target already (gap {made.gap:+.2f})"
+            reason = f"the contrast is ahead of the target already (gap {signed(made.gap)})"
         if reason:
             found |= {"fate": "not a failure" if made.right else "excluded", "reason": reason}
         return found

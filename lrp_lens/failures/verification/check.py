@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from lrp_lens.masking.verdict import Verdict, judge, signed
+from lrp_lens.characters import signed
+from lrp_lens.masking.verdict import Verdict, judge
 from lrp_lens.views.table import table_of
 
 Event = Literal["flip", "win", "accepted"]

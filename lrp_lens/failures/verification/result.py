@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lrp_lens.characters import shown
+from lrp_lens.characters import shown, signed
 from lrp_lens.errors import InputError
 from lrp_lens.failures.explanation import Choice
 from lrp_lens.failures.verification.check import DEEDS, Check, listed
@@ -202,7 +202,8 @@ class Verification:
     def __repr__(self) -> str:
         first, event = self.hide.steps[0].reading, self.criterion.event
         lines = [
-            f"Verification ({self.rules}): {self.target.text!r} against {self.contrast.text!r}, gap {first.gap:+.2f}",
+            f"Verification ({self.rules}): {self.target.text!r} against {self.contrast.text!r},"
+            f" gap {signed(first.gap)}",
             f"  {self.summary()}",
             f"  A check passes by: {self.criterion}.",
             *(f"  {one.words(event)} {one.verdict.outcome.value.capitalize()}." for one in self.checks),

@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from lrp_lens.cases import Case
+from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision.checker import Checker
 from lrp_lens.failures.explanation import Explanation
@@ -138,7 +139,7 @@ def verify(
     if not target.logit > contrast.logit:
         raise InputError(
             f"A verification asks what turns the preference for {target.text!r}; {contrast.text!r} is ahead already "
-            f"(gap {target.logit - contrast.logit:+.2f}). Swap target and contrast."
+            f"(gap {signed(target.logit - contrast.logit)}). Swap target and contrast."
         )
     checks = plan.checks(blamed, replacement, thorough)
     seconds = {"checks": perf_counter() - start}
