@@ -40,10 +40,10 @@ def test_parts_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "with parents"
     first = opened(folder)
     assert first.read("one") is None
-    first.write("one", values(1), {"cost": [1, "ä"]})
+    first.write("one", values(1), {"cost": (1, "ä")})
     again = opened(str(folder))
     tensors, words = again.read("one") or ({}, None)
-    assert torch.equal(tensors["values"], values(1)["values"]) and words == {"cost": [1, "ä"]}
+    assert torch.equal(tensors["values"], values(1)["values"]) and words == {"cost": (1, "ä")}
     again.write("one", values(2), None)
     tensors, words = opened(folder).read("one") or ({}, 0)
     assert torch.equal(tensors["values"], values(2)["values"]) and words is None

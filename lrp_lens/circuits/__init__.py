@@ -1,7 +1,7 @@
 """Component graph and circuits: which head feeds which, and whether a few edges do the work of the model."""
 
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.components import Component, ComponentGraph, component_graph
+from lrp_lens.circuits.components import ComponentGraph, ComponentNode, component_graph
 from lrp_lens.circuits.curve import CircuitCurve
 from lrp_lens.circuits.edge_scores import component_edges
 from lrp_lens.circuits.evaluate import CircuitValues, run_circuits
@@ -14,7 +14,7 @@ __all__ = [
     "Circuit",
     "CircuitCurve",
     "CircuitValues",
-    "Component",
+    "ComponentNode",
     "ComponentEdges",
     "ComponentGraph",
     "component_edges",

@@ -27,11 +27,11 @@ FIXED = ("pos_embed", "bias")
 
 
 @dataclass(frozen=True)
-class Component:
+class ComponentNode:
     """One writer or one reader.
 
     Example:
-        >>> str(Component("head", 3, 1)), str(Component("q", 3, 1)), str(Component("mlp", 0))
+        >>> str(ComponentNode("head", 3, 1)), str(ComponentNode("q", 3, 1)), str(ComponentNode("mlp", 0))
         ('L3H1', 'L3H1 q', 'L0 MLP')
     """
 
@@ -80,12 +80,12 @@ class ComponentGraph:
             )
 
     @cached_property
-    def _laid_out(self) -> tuple[tuple[Component, ...], tuple[Component, ...], tuple[int, ...]]:
-        writers = [Component("embed")] + [Component("pos_embed")] * self.positions
-        readers: list[Component] = []
+    def _laid_out(self) -> tuple[tuple[ComponentNode, ...], tuple[ComponentNode, ...], tuple[int, ...]]:
+        writers = [ComponentNode("embed")] + [ComponentNode("pos_embed")] * self.positions
+        readers: list[ComponentNode] = []
         stops: list[int] = []
 
-        def read(parts: Iterable[Component], stop: int) -> None:
+        def read(parts: Iterable[ComponentNode], stop: int) -> None:
             found = list(parts)
             readers.extend(found)
             stops.extend([stop] * len(found))
@@ -94,30 +94,30 @@ class ComponentGraph:
             start = len(writers)
             for part in "qkv":
                 read(self._heads(layer, part), start)
-            writers += [Component("head", layer, head) for head in range(self.n_heads)]
+            writers += [ComponentNode("head", layer, head) for head in range(self.n_heads)]
             writers += self._bias(layer, "b_O")
             if self.mlp:
-                read([Component("mlp", layer)], start if self.parallel else len(writers))
-                writers += [Component("mlp", layer), *self._bias(layer, "b_out")]
-        read([Component("logits")], len(writers))
+                read([ComponentNode("mlp", layer)], start if self.parallel else len(writers))
+                writers += [ComponentNode("mlp", layer), *self._bias(layer, "b_out")]
+        read([ComponentNode("logits")], len(writers))
         return tuple(writers), tuple(readers), tuple(stops)
 
-    def _heads(self, layer: int, part: str) -> list[Component]:
+    def _heads(self, layer: int, part: str) -> list[ComponentNode]:
         if part == "q" or self.n_key_value_heads == self.n_heads:
-            return [Component(part, layer, head) for head in range(self.n_heads)]
+            return [ComponentNode(part, layer, head) for head in range(self.n_heads)]
         heads = range(self.n_key_value_heads)
-        return [Component(part, layer, head, f"L{layer}KV{head} {part}") for head in heads]
+        return [ComponentNode(part, layer, head, f"L{layer}KV{head} {part}") for head in heads]
 
-    def _bias(self, layer: int, label: str) -> list[Component]:
-        return [Component("bias", layer, None, f"L{layer} {label}")] * ((layer, label) in self.biases)
+    def _bias(self, layer: int, label: str) -> list[ComponentNode]:
+        return [ComponentNode("bias", layer, None, f"L{layer} {label}")] * ((layer, label) in self.biases)
 
     @property
-    def writers(self) -> tuple[Component, ...]:
+    def writers(self) -> tuple[ComponentNode, ...]:
         """In the order of the forward pass."""
         return self._laid_out[0]
 
     @property
-    def readers(self) -> tuple[Component, ...]:
+    def readers(self) -> tuple[ComponentNode, ...]:
         """In the order of the forward pass; of each layer all q, then all k, then all v, then the MLP."""
         return self._laid_out[1]
 
@@ -180,7 +180,7 @@ class ComponentGraph:
         )
 
 
-def _index(components: tuple[Component, ...], label: str, what: str) -> int:
+def _index(components: tuple[ComponentNode, ...], label: str, what: str) -> int:
     for index, component in enumerate(components):
         if str(component) == label:
             return index

@@ -21,25 +21,25 @@ from typing import Any
 import numpy as np
 
 from lrp_lens.circuits.circuit import Circuit
-from lrp_lens.circuits.components import Component, ComponentGraph, component_graph
+from lrp_lens.circuits.components import ComponentGraph, ComponentNode, component_graph
 from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable, write_text
 
 
-def writer_name(writer: Component) -> str | None:
+def writer_name(writer: ComponentNode) -> str | None:
     """Name of a writer there; None for biases.
 
     Example:
-        >>> writer_name(Component("head", 3, 1)), writer_name(Component("mlp", 0)), writer_name(Component("embed"))
-        ('a3.h1', 'm0', 'input')
+        >>> [writer_name(one) for one in (ComponentNode("head", 3, 1), ComponentNode("mlp", 0), ComponentNode("embed"))]
+        ['a3.h1', 'm0', 'input']
     """
     if writer.kind == "head":
         return f"a{writer.layer}.h{writer.head}"
     return {"mlp": f"m{writer.layer}", "embed": "input", "pos_embed": "input"}.get(writer.kind)
 
 
-def reader_names(reader: Component, graph: ComponentGraph) -> list[str]:
+def reader_names(reader: ComponentNode, graph: ComponentGraph) -> list[str]:
     """Names of a reader there: one, or one per query head of a group."""
     if reader.kind == "logits":
         return ["logits"]

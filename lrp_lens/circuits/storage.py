@@ -36,12 +36,7 @@ def load(name: str, path: AnyPath) -> dict[str, Any]:
     """
     arrays, words = read(path, f"{name}/1")
     with understood(path, f"{name}/1"):
-        graph = words["graph"] | {"biases": frozenset(_tuples(words["graph"]["biases"]))}
-        fields = {field: _tuples(words[field]) for field in _WORDS[name]}
+        graph = words["graph"] | {"biases": frozenset(words["graph"]["biases"])}
+        fields = {field: words[field] for field in _WORDS[name]}
         fields |= {field: arrays.get(field) for field in _ARRAYS[name]}
         return fields | {"graph": ComponentGraph(**graph)}
-
-
-def _tuples(value: Any) -> Any:
-    """What JSON gives back as lists, as the tuples that were written."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

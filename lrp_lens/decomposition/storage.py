@@ -32,13 +32,5 @@ def load(path: AnyPath) -> dict[str, Any]:
     """The constructor arguments of a saved decomposition, components as dicts."""
     arrays, words = read(path, KIND)
     with understood(path, KIND):
-        towards = words["towards"]
-        return words | {
-            **{name: arrays.get(name) for name in _ARRAYS},
-            "residuals": {name: arrays[_RESIDUAL + name] for name in words["residuals"]},
-            "stages": tuple(words["stages"]),
-            "token_strings": tuple(map(tuple, words["token_strings"])),
-            "pieces": None if words["pieces"] is None else tuple(map(tuple, words["pieces"])),
-            "answers": tuple(map(tuple, words["answers"])),
-            "towards": None if towards is None else (towards[0], towards[1]),
-        }
+        residuals = {name: arrays[_RESIDUAL + name] for name in words["residuals"]}
+        return words | {name: arrays.get(name) for name in _ARRAYS} | {"residuals": residuals}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lrp_lens.errors import InputError
+from lrp_lens.files.headers import as_tuples
 from lrp_lens.views import View
 from lrp_lens.views.storage import fields_of
 
@@ -50,7 +51,7 @@ def view_from_json(plain: Mapping[str, Any]) -> View:
     arrays = {"values": np.array(values, dtype=plain["type"]).reshape(plain["shape"])}
     if "special" in plain:
         arrays["special"] = np.array(plain["special"], dtype=bool)
-    return View(**fields_of(arrays, dict(plain)))
+    return View(**fields_of(arrays, as_tuples(dict(plain))))
 
 
 def ledger_to_json(ledger: pd.DataFrame) -> dict[str, Any]:

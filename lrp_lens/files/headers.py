@@ -39,7 +39,7 @@ def sealed(kind: str, words: Any, arrays: Arrays) -> str:
 
 
 def opened(path: AnyPath, kind: str, header: str, arrays: Arrays) -> Any:
-    """The words of a header that `sealed` made.
+    """The words of a header that `sealed` made, lists as tuples.
 
     Raises:
         InputError: a header of another kind or none, or one that does not fit the arrays.
@@ -63,7 +63,19 @@ def opened(path: AnyPath, kind: str, header: str, arrays: Arrays) -> Any:
             f"A saved {name} holds what was written; {fspath(path)!r} was changed since (its checksum does not fit). "
             "Save it again from the source."
         )
-    return words
+    return as_tuples(words)
+
+
+def as_tuples(value: Any) -> Any:
+    """What JSON gives back as lists, as the tuples that were written, all the way down.
+
+    Example:
+        >>> as_tuples({"spans": [[0, 3], [5, 9]], "name": None})
+        {'spans': ((0, 3), (5, 9)), 'name': None}
+    """
+    if isinstance(value, dict):
+        return {name: as_tuples(one) for name, one in value.items()}
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 @contextmanager

@@ -8,16 +8,16 @@ from lrp_lens.files import AnyPath
 from lrp_lens.files.arrays import read, write
 from lrp_lens.files.headers import understood
 from lrp_lens.views import View
+from lrp_lens.views.storage import fields_of, parts_of
 
 if TYPE_CHECKING:
     from lrp_lens.masking.result import Faithfulness
 
-KIND = "Faithfulness/1"
+KIND = "Faithfulness/2"
 _TEXT_COLUMNS = ("suite", "correct", "method")
 _WORDS = ("methods", "costs", "replacement", "seed", "limit", "seconds", "notes")
 _COLUMN = "cases: "
 _CURVES = ("morf", "lerf")
-_VIEW_WORDS = ("dims", "labels", "name", "units", "notes")
 
 
 def save(result: "Faithfulness", path: AnyPath) -> None:
@@ -29,9 +29,8 @@ def save(result: "Faithfulness", path: AnyPath) -> None:
     words["columns"] = list(cases.columns)
     words["texts"] = {name: cases[name].tolist() for name in _TEXT_COLUMNS}
     for side in _CURVES:
-        view: View = getattr(result, side)
-        arrays[side] = view.values
-        words[side] = {name: getattr(view, name) for name in _VIEW_WORDS}
+        own, words[side] = parts_of(getattr(result, side), f"{side}: ")
+        arrays |= own
     write(path, KIND, arrays, words)
 
 
@@ -48,12 +47,5 @@ def _fields(arrays: dict[str, Any], words: dict[str, Any]) -> dict[str, Any]:
         for name in words["columns"]
     }
     fields = {name: words[name] for name in _WORDS}
-    fields |= {"methods": tuple(words["methods"]), "notes": tuple(words["notes"])}
-    fields |= {side: _view(arrays[side], words[side]) for side in _CURVES}
+    fields |= {side: View(**fields_of(arrays, words[side], f"{side}: ")) for side in _CURVES}
     return fields | {"cases": pd.DataFrame(columns)}
-
-
-def _view(values: Any, words: dict[str, Any]) -> View:
-    labels = {dim: tuple(own) for dim, own in words["labels"].items()}
-    rest = {name: words[name] for name in ("name", "units")}
-    return View(values, tuple(words["dims"]), labels, notes=tuple(words["notes"]), **rest)

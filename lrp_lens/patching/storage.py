@@ -50,7 +50,6 @@ def load(path: AnyPath) -> dict[str, Any]:
 
 def _fields(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, Any]:
     options = {name: header[name] for name in _OPTIONS}
-    options |= {name: tuple(options[name]) for name in ("ks", "tokens")}
     facets, exact, scores = {}, {}, {}
     for words in header["entries"]:
         metric, site, *method = words["key"]
@@ -58,7 +57,7 @@ def _fields(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, 
         if draws is not None:
             values = np.broadcast_to(draws[0], (options["n_prompts"], *draws.shape[1:]))
         found = Scores(
-            words["method"], values, Cost(**words["cost"]), tuple(words["why"]), words["unsigned"], words["lrp"], draws
+            words["method"], values, Cost(**words["cost"]), words["why"], words["unsigned"], words["lrp"], draws
         )  # fmt: skip
         if method:
             scores[metric, site, found.method] = found

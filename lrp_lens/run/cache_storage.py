@@ -51,11 +51,11 @@ def load(path: AnyPath) -> dict[str, Any]:
 
     with understood(path, KIND):
         fields = {"metric_value": tensors["metric_value"]} | {name: words[name] for name in _WORDS}
-        fields["finished_cautions"] = tuple(fields.pop("cautions"))
+        fields["finished_cautions"] = fields.pop("cautions")
         fields |= {"activations": part("activation/"), "gradients": part("gradient/"), "sums": part("sum/")}
         fields["batch"] = _batch(tensors["tokens"], tensors["special"], words["batch"])
-        fields["towards"] = tuple(words["towards"]) if words["towards"] else None
         fields["finished_ledger"] = None if words["ledger"] is None else Ledger.from_dict(words["ledger"])
+        fields["towards"] = words["towards"] and tuple(words["towards"])
         _check(fields)
         return fields
 
@@ -64,10 +64,8 @@ def _batch(ids: Tensor, special: Tensor, words: dict[str, Any]) -> TokenBatch:
     """The rows of tokens, checked to fit together."""
     rows, length = ids.shape
     require_shapes("RelevanceCache", {"special": special}, {"special": (rows, length)})
-    own: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in words.items()}
-    own |= {name: tuple(map(tuple, words[name])) for name in ("strings", "pieces")}
-    own["segments"] = tuple(tuple(Segment(*one) for one in row) for row in words.get("segments", ()))
-    batch = TokenBatch(ids=ids, special=special, **own)
+    segments = tuple(tuple(Segment(*one) for one in row) for row in words.get("segments", ()))
+    batch = TokenBatch(ids=ids, special=special, **words | {"segments": segments})
     spans = zip(batch.starts, batch.lengths, strict=True)
     if len(batch.starts) != rows or not all(0 <= start < start + count <= length for start, count in spans):
         raise InputError(

@@ -46,29 +46,11 @@ def parts_of(view: "View", prefix: str = "") -> tuple[dict[str, np.ndarray], dic
 
 def fields_of(arrays: dict[str, np.ndarray], words: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The constructor arguments of a view, from what `parts_of` gave."""
-    labels = {
-        dim: tuple(tuple(one) if isinstance(one, list) else one for one in own)
-        for dim, own in words["labels"].items()
-    }
-    tuples = {
-        name: tuple(words[name]) if words[name] is not None else None for name in ("dims", "towards", "notes")
-    }
-    return {
+    return {name: words[name] for name in _WORDS} | {
         "values": arrays[f"{prefix}values"],
         "special": arrays.get(f"{prefix}special"),
-        "labels": labels,
-        "name": words["name"],
-        "units": words["units"],
         "answer": None if words["answer"] is None else np.array(words["answer"]),
-        "pieces": _tuples(words.get("pieces")),
-        "spans": _tuples(words.get("spans")),
-        "cautions": tuple(words.get("cautions") or ()),
-        **tuples,
+        "pieces": words.get("pieces"),
+        "spans": words.get("spans"),
+        "cautions": words.get("cautions") or (),
     }
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
-    if isinstance(value, dict):
-        return {name: _tuples(one) for name, one in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
