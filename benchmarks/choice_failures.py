@@ -27,8 +27,9 @@ from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, Prompt, prompts
 from lrp_lens import load_model
 from lrp_lens.cases import Case
-from lrp_lens.failures import TriageOptions
-from lrp_lens.failures.triage import TriageRow, triage_batch
+from lrp_lens.failures.triage import TriageRow
+from lrp_lens.failures.triage.batch import triage_batch
+from lrp_lens.failures.triage.options import TriageOptions
 
 RESULTS = Path(__file__).parent / "results" / "choice_failures"
 _TOGETHER = 12

@@ -5,8 +5,8 @@ import pandas as pd
 from benchmarks.choice_failures import every_table, measured, wrong_choices
 from benchmarks.evidence.tasks import Prompt
 from lrp_lens.demo import demo_cases, load_demo_model
-from lrp_lens.failures import TriageOptions
-from lrp_lens.failures.triage import triage_batch
+from lrp_lens.failures.triage.batch import triage_batch
+from lrp_lens.failures.triage.options import TriageOptions
 
 
 def test_failures_of_each_task_come_in_turn_and_are_triaged_as_choices() -> None:

@@ -140,7 +140,8 @@ def literal(model: Any, checker: Any, *, budget: int, min_gap: float, batch: int
             order = [one for one in order if one[2] > min_gap]
     if not pivots:
         better = sorted(
-            (one for one in risen if one[3] > start), key=lambda one: (-one[3], one[0] <= min_gap)
+            (one for one in risen if one[3] > start),
+            key=lambda one: (-one[3], one[1] != lost, one[0] <= min_gap),
         )
         pivots = better[:1]
     return {"said": wrong, "tried": tried, "forwarded": forwarded, "pivots": pivots}
@@ -192,7 +193,7 @@ def test_it_is_the_literal_search(model: Any, name: str, settings: int) -> None:
     if decision.pivots:
         assert decision.way == "pivot" and decision.position == decision.pivots[0].position
         assert token_id(model, decision.contrast) == decision.pivots[0].token
-        keys = [(one.gap <= min_gap, not one.carries, one.gap) for one in decision.pivots]
+        keys = [(not one.carries, one.gap <= min_gap, one.gap) for one in decision.pivots]
         assert keys == sorted(keys)
 
 
@@ -241,6 +242,15 @@ def test_what_carries_the_answer_comes_before_what_is_lucky(model: Any) -> None:
     assert at[1] and not at.get(0, False) and decision.position == 1
     lucky = [one for one in decision.pivots if not one.carries]
     assert lucky and all(one.position == 0 for one in lucky), "no lucky pivot: choose another prompt"
+    # also where the lucky one alone has a gap that is large enough: the case is excluded, and says so
+    least = min(one.gap for one in decision.pivots if one.carries)
+    bar = max(one.gap for one in lucky) - 1e-3
+    assert bar > least, "no lucky pivot has the larger gap: choose another prompt"
+    narrow = find_decision(
+        model, Case(prompt=PROMPT), other_second, max_new_tokens=LIMIT, min_gap=bar, batch=200, top_k=8
+    )
+    assert narrow.pivots[0].carries and narrow.position == 1
+    assert narrow.usable == (narrow.gap > bar) and any(one.gap > bar for one in narrow.pivots)
 
 
 # ---------------------------------------------------------------------------------- the ways

@@ -19,7 +19,7 @@ from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision import Contains
 from lrp_lens.failures.decision.checker import as_checker
-from lrp_lens.failures.verification import verify
+from lrp_lens.failures.verification.verify import verify
 
 SETTINGS = Settings(max_new_tokens=2, budget=64, draws=4)
 

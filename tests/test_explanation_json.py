@@ -10,7 +10,8 @@ import pytest
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures import Explanation, explain
+from lrp_lens.failures.explain import explain
+from lrp_lens.failures.explanation import Explanation
 from lrp_lens.views import View
 
 

@@ -12,8 +12,8 @@ from lrp_lens.failures.explain import explain
 from lrp_lens.masking import Question, replacement
 from lrp_lens.masking.check import MaskingCheck, masking_check, plan
 from lrp_lens.masking.replacement import masked_logits, mean_embedding
-from lrp_lens.masking.verdict import Outcome, Verdict, judge
 from lrp_lens.metrics import LogitDiff
+from lrp_lens.views.statistics.verdict import Outcome, Verdict, judge
 from tests import zoo
 
 NAN = float("nan")

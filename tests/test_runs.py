@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from lrp_lens import ATTN_LRP, CP_LRP, AttributionGraph, LogitDiff, attribution_graph, load_demo_model
 from lrp_lens.cli import app
 from lrp_lens.errors import InputError
-from lrp_lens.failures import compare_runs, run_graphs
-from lrp_lens.failures.runs import RunComparison
+from lrp_lens.failures import run_graphs
+from lrp_lens.failures.runs import RunComparison, compare_runs
 from lrp_lens.failures.triage.row import TriageRow, written
 from tests.browser import DESKTOP, PHONE, browser, cut_off, opened, sticks_out
 from tests.triage_rows import write_folder

@@ -16,17 +16,12 @@ import pytest
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage import (
-    Triage,
-    TriageOptions,
-    TriageRow,
-    load_triage,
-    triage,
-    triage_batch,
-    workers,
-)
+from lrp_lens.failures.triage import Triage, TriageRow, load_triage, workers
 from lrp_lens.failures.triage import folder as folders
+from lrp_lens.failures.triage.batch import triage_batch
 from lrp_lens.failures.triage.folder import Folder
+from lrp_lens.failures.triage.options import TriageOptions
+from lrp_lens.failures.triage.run import triage
 
 QUICK = TriageOptions(stability=False, repairs=False, draws=5, graph=False)
 HOSTILE = '<script>alert("1")</script> \u202e\ud800 \x00 🙃'
@@ -161,7 +156,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest
 import sys
 from pathlib import Path
 from lrp_lens.demo import load_demo_model
-from lrp_lens.failures.triage import triage
+from lrp_lens.failures.triage.run import triage
 from tests.test_triage import QUICK
 from lrp_lens.failures.triage import workers
 inner, done = workers.triage_batch, 0

@@ -12,8 +12,11 @@ import torch
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures import explain, verify
-from lrp_lens.failures.triage import TriageOptions, TriageRow, batch, triage_batch
+from lrp_lens.failures.explain import explain
+from lrp_lens.failures.triage import TriageRow, batch
+from lrp_lens.failures.triage.batch import triage_batch
+from lrp_lens.failures.triage.options import TriageOptions
+from lrp_lens.failures.verification.verify import verify
 from lrp_lens.rules import ATTN_LRP
 
 QUICK = TriageOptions(

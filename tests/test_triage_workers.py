@@ -17,7 +17,9 @@ import pytest
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage import TriageOptions, TriageRow, load_triage, on_ray, triage, workers
+from lrp_lens.failures.triage import TriageRow, load_triage, on_ray, workers
+from lrp_lens.failures.triage.options import TriageOptions
+from lrp_lens.failures.triage.run import triage
 from lrp_lens.failures.triage.worker import Work, Worker
 from tests.test_triage import QUICK, told
 
@@ -301,7 +303,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest
 import sys
 from pathlib import Path
 from lrp_lens.demo import load_demo_model
-from lrp_lens.failures.triage import triage
+from lrp_lens.failures.triage.run import triage
 from tests.test_triage_workers import LETHAL, options, some_cases
 out, marks, lethal = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == LETHAL
 model = load_demo_model if lethal else load_demo_model(device="cpu")  # loaded there, or copied

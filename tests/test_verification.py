@@ -15,27 +15,19 @@ from scipy.optimize import brentq
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError, RuleError
-from lrp_lens.failures import explain
 from lrp_lens.failures.decision.checker import Callback
-from lrp_lens.failures.verification import (
-    CaseVerdict,
-    Check,
-    Criterion,
-    Pattern,
-    Reading,
-    Step,
-    Variant,
-    verify,
-)
+from lrp_lens.failures.explain import explain
+from lrp_lens.failures.verification import CaseVerdict, Check, Criterion, Pattern, Reading, Step, Variant
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import blame
 from lrp_lens.failures.verification.plan import Plan
 from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.repairs import sentences
+from lrp_lens.failures.verification.verify import verify
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import tokenize
-from lrp_lens.masking.verdict import judge
 from lrp_lens.rules import ATTN_LRP
+from lrp_lens.views.statistics.verdict import judge
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 
 from lrp_lens.attribution_graphs.closed_form import attribution_graph
 from lrp_lens.errors import InputError, RuleError, SiteError
-from lrp_lens.failures.verification import AttentionEdge, Edit, EditedRuns, Place
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import attention_edges, blame
 from lrp_lens.failures.verification.criterion import Criterion
+from lrp_lens.failures.verification.edits import AttentionEdge, Edit, EditedRuns, Place
 from lrp_lens.failures.verification.plan import Plan
 from lrp_lens.failures.verification.readings import Readings
 from lrp_lens.hosts import resolve

@@ -11,7 +11,8 @@ import pytest
 
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.verification import Check, Reading, Repair, Step, Verification, verify
+from lrp_lens.failures.verification import Check, Reading, Repair, Step, Verification
+from lrp_lens.failures.verification.verify import verify
 from lrp_lens.report import verification_html
 from lrp_lens.report.verification import evidence
 from tests.browser import DESKTOP, PHONE, browser, opened, sticks_out

@@ -11,10 +11,11 @@ from lrp_lens.cases import Case
 from lrp_lens.errors import LrpLensError
 from lrp_lens.failures.decision import find_decision
 from lrp_lens.failures.decision.checker import Checker, judge
-from lrp_lens.failures.verification import Edit, verify
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import blame
+from lrp_lens.failures.verification.edits import Edit
 from lrp_lens.failures.verification.readings import Readings
+from lrp_lens.failures.verification.verify import verify
 from lrp_lens.hosts.tokens import string_ids
 from lrp_lens.rules import as_rule_set
 

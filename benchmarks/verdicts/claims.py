@@ -10,10 +10,11 @@ import torch
 
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
-from lrp_lens.failures.verification import AttentionEdge, CaseVerdict, Check, Criterion, Place
+from lrp_lens.failures.verification import CaseVerdict, Check, Criterion
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import Blame, blame
 from lrp_lens.failures.verification.check import Event, Kind
+from lrp_lens.failures.verification.edits import AttentionEdge, Place
 from lrp_lens.failures.verification.plan import EDGES, Checks, Plan
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from benchmarks.verdicts.claims import EVENTS, PLANTED, TOKENS, Claim, collect
-from lrp_lens.failures.verification import AttentionEdge, Criterion
+from lrp_lens.failures.verification import Criterion
 from lrp_lens.failures.verification.check import Kind
+from lrp_lens.failures.verification.edits import AttentionEdge
 from lrp_lens.views.statistics.intervals import mean_interval
 
 CRITERIA = tuple(

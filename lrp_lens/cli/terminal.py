@@ -10,8 +10,8 @@ from rich.text import Text
 
 from lrp_lens.characters import shown, signed
 from lrp_lens.failures.explanation import Choice, Explanation
-from lrp_lens.masking.verdict import Outcome
 from lrp_lens.plots import token_heatmap_text
+from lrp_lens.views.statistics.verdict import Outcome
 
 _TOP = 5
 _END_OF_PROMPT = 400  # characters

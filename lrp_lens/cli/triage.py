@@ -13,7 +13,9 @@ from rich.text import Text
 from lrp_lens.cli.console import terminal
 from lrp_lens.cli.inputs import TriageRequest
 from lrp_lens.cli.loading import loaded
-from lrp_lens.failures.triage import Triage, TriageOptions, triage
+from lrp_lens.failures.triage import Triage
+from lrp_lens.failures.triage.options import TriageOptions
+from lrp_lens.failures.triage.run import triage
 
 _REASON = 80
 

@@ -25,8 +25,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.masking import Question
 from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.replacement import BASELINE
-from lrp_lens.masking.verdict import MIN_DRAWS, Verdict, judge
 from lrp_lens.progress import progress_bar
+from lrp_lens.views.statistics.verdict import MIN_DRAWS, Verdict, judge
 
 _MOST_DRAWS = 20
 _RANDOM_TOKENS = 1000
@@ -81,7 +81,7 @@ class MaskingCheck:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """The whole curve against its control; see `lrp_lens.masking.verdict` for the criterion."""
+        """The whole curve against its control; see `lrp_lens.views.statistics.verdict` for the criterion."""
         gaps = [step.gap for step in self.steps]
         draws = list(zip(*(step.random for step in self.steps[1:]), strict=True))
         return judge(gaps, draws, self.maskable)

@@ -7,9 +7,9 @@
    above `min_gap` and below it take turns, so that a case without a usable pivot still says whether it has one.
 3. Each is rolled out greedily, a batch at a time, on the completion's keys and values; a rollout ends where the checker
    says that it is settled.  A batch begins only if the budget is enough for its longest course.
-4. The search stops at a pivot above `min_gap`.  Of several, one that carries the answer comes before a lucky one: the
-   token stands where the accepted completion has what makes it right (`Checker.spans`), or, where the checker does not
-   say, the verdicts differ as soon as the word is said.
+4. The search stops at a pivot above `min_gap`.  Of several, one that carries the answer comes before a lucky one,
+   whatever their gaps: the token stands where the accepted completion has what makes it right (`Checker.spans`), or,
+   where the checker does not say, the verdicts differ as soon as the word is said.
 5. Without an accepted rollout the one whose graded score rises most is taken.
 
 The first deviating token with a contrast from the model's own top k: contrastive attribution at the point of
@@ -111,14 +111,14 @@ def find_pivots(
             (search.pivots if pivot.score >= 1 else risen).append(pivot)
         if search.reason:
             break
-        if search.pivots:  # only a usable one is better
+        if search.pivots:  # only a usable one can be better
             queue = [one for one in queue if one.gap > limits.min_gap]
     if not search.pivots:
         risen = [one for one in risen if one.score > failed.score]
         search.pivots = sorted(
-            risen, key=lambda one: (-one.score, one.gap <= limits.min_gap, not one.carries)
+            risen, key=lambda one: (-one.score, not one.carries, one.gap <= limits.min_gap)
         )[:1]
-    search.pivots.sort(key=lambda one: (one.gap <= limits.min_gap, not one.carries, one.gap))
+    search.pivots.sort(key=lambda one: (not one.carries, one.gap <= limits.min_gap, one.gap))
     if not search.pivots and not search.reason:
         search.reason = f"the checker accepts none of {search.tried} rollouts"
     return search

@@ -32,7 +32,7 @@ from lrp_lens.failures.logs.log import content_of
 from lrp_lens.failures.logs.values import told
 from lrp_lens.failures.triage.options import TriageOptions
 from lrp_lens.failures.triage.row import TriageRow, written
-from lrp_lens.failures.verification import verify
+from lrp_lens.failures.verification.verify import verify
 from lrp_lens.hosts.text_spans import case_segments
 from lrp_lens.metrics import LogitDiff
 

@@ -5,7 +5,7 @@
 2. A `Check` holds a reading for every size, 0 being the unedited run, and those of random draws at one size: the
    first at which the event in question happens, or the largest where it never does.
 3. The share of draws at which the event happens has a Clopper–Pearson interval of 95 %; drops of the gap are judged
-   as those of masked tokens are (`lrp_lens.masking.verdict`).
+   as those of masked tokens are (`lrp_lens.views.statistics.verdict`).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from lrp_lens.characters import signed
-from lrp_lens.masking.verdict import Verdict, judge
+from lrp_lens.views.statistics.verdict import Verdict, judge
 from lrp_lens.views.table import table_of
 
 Event = Literal["flip", "win", "accepted"]

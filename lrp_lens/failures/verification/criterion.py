@@ -4,7 +4,8 @@ A check passes if
 
 1. its event happens at some size, for tokens one of at most `most_tokens`, and not without the edit;
 2. among random draws of that size it happens at no more than `most_random` of them;
-3. with `supported`, the gap falls by more than nine in ten random draws make it fall (`lrp_lens.masking.verdict`).
+3. with `supported`, the gap falls by more than nine in ten random draws make it fall
+   (`lrp_lens.views.statistics.verdict`).
 
 Then, in the words of Contrastive Attribution in the Wild (arXiv 2604.17761), there read off by annotators:
 
@@ -24,7 +25,7 @@ from typing import Any
 from lrp_lens.errors import InputError
 from lrp_lens.failures.verification.check import EVENTS, Check, Event
 from lrp_lens.masking.curves import is_whole
-from lrp_lens.masking.verdict import Outcome
+from lrp_lens.views.statistics.verdict import Outcome
 
 
 class CaseVerdict(str, Enum):
