@@ -153,7 +153,7 @@ def test_every_part_is_there(page: str) -> None:
         "5 random orders of the 4 maskable tokens",
         "Heads: L0H1 (−2.00)",
         "MLPs: L0 MLP (−3.00)",
-        "what they leave unexplained is +1.0e-09 logits",
+        "what they leave unexplained is +1.0e−09 logits",
         "mean embedding over the vocabulary",
         "tiny <model>",
         "ATTN_LRP",
