@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.masking import Question
-from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.replacement import BASELINE
 from lrp_lens.masking.verdict import MIN_DRAWS, Verdict, judge
 from lrp_lens.progress import progress_bar

@@ -105,8 +105,18 @@ class RuleSet:
     @property
     def is_gradient(self) -> bool:
         """Whether no rule is at work: gradient × activation."""
-        rules = [getattr(self, operation) for operation in OPERATIONS]
-        return all(isinstance(rule, Plain) for rule in [*rules, *(one.rule for one in self.overrides)])
+        return not self.ruled and all(isinstance(one.rule, Plain) for one in self.overrides)
+
+    @property
+    def ruled(self) -> tuple[str, ...]:
+        """The operations that the set's own rules act on, overrides aside.
+
+        Example:
+            >>> from lrp_lens import CP_LRP
+            >>> RuleSet("norms", norm=CP_LRP.norm).ruled
+            ('norm',)
+        """
+        return tuple(one for one in OPERATIONS if not isinstance(getattr(self, one), Plain))
 
     def replace(self, *, name: str | None = None, **rules: Rule) -> "RuleSet":
         """A copy with other rules in every layer.

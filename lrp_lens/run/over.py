@@ -14,6 +14,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from lrp_lens.characters import shown
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError, LrpLensError, MetricError, did_you_mean
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.chat import is_messages
@@ -151,8 +152,7 @@ def relevance_over(
     require_eval(model)
     wanted = _views(views)
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number, at least 1; received {value!r}.")
+        require_whole(value, name, 1)
     if (
         isinstance(prompts, str | bytes | Mapping)
         or not isinstance(prompts, Iterable)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,24 @@ from lrp_lens.metrics import BoundMetric, Metric, MetricLike
 from lrp_lens.run.plain import keeping, plain_activations
 from lrp_lens.run.reading import concrete_metric, unembedded
 from lrp_lens.run.relevance import ask
+
+Direction = Literal["denoising", "noising"]
+"""denoising: clean activations into the corrupted run; noising: the reverse.
+
+Patching denoises where nothing is said, as transformer_lens.patching does, whose names and shapes it has: which parts
+suffice to bring the answer back?  Circuits noise, as circuits are evaluated in the literature (Wang et al. 2211.00593,
+Mueller et al. 2504.13151): do the parts that were kept suffice when all others are another prompt's?
+"""
+
+
+def require_direction(direction: object) -> None:
+    """Raise InputError unless this is a direction.
+
+    Example:
+        >>> require_direction("noising")
+    """
+    if direction not in get_args(Direction):
+        raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
 
 
 @dataclass(frozen=True, eq=False)

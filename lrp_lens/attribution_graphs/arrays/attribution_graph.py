@@ -343,7 +343,23 @@ class AttributionGraph:
         Raises:
             InputError: the file is missing or holds no graph.
         """
-        stored = storage.load(path)
+        return cls._of(storage.load(path))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes, to be kept in a table or a database; `from_bytes` reads it."""
+        return storage.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "AttributionGraph":
+        """The graph that `to_bytes` was called on, without its pass.
+
+        Raises:
+            InputError: the bytes hold no graph.
+        """
+        return cls._of(storage.from_bytes(data))
+
+    @classmethod
+    def _of(cls, stored: dict[str, Any]) -> "AttributionGraph":
         boundaries = tuple(Boundary(**one) for one in stored.pop("boundaries"))
         return cls(boundaries=boundaries, **stored)
 

@@ -7,6 +7,7 @@ safetensors file, and in the array `header` of the npz.
 from dataclasses import asdict
 from os import fspath
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,13 +63,28 @@ def load(path: AnyPath) -> dict[str, Any]:
         fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {
             name: words[name] for name in _WORDS
         }
-        fields |= {name: tuple(one) for name, one in fields.items() if isinstance(one, list)}
         fields["boundaries"] = words["boundaries"]
         fields["refinements"] = {
             one["key"]: View(**fields_of(arrays, one, f"refinement.{number}."))
             for number, one in enumerate(words["refinements"])
         }
         return fields
+
+
+def to_bytes(graph: "AttributionGraph") -> bytes:
+    """The bytes of the safetensors file that `save` writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.safetensors"
+        save(graph, path)
+        return path.read_bytes()
+
+
+def from_bytes(data: bytes) -> dict[str, Any]:
+    """The constructor arguments of the graph that `to_bytes` was called on, as `load` gives them."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.safetensors"
+        path.write_bytes(data)
+        return load(path)
 
 
 def _read_npz(path: AnyPath) -> tuple[dict[str, np.ndarray], Any]:
