@@ -15,7 +15,7 @@ from lrp_lens.failures.verification import Edit, verify
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import blame
 from lrp_lens.failures.verification.readings import Readings
-from lrp_lens.hosts.tokens import string_ids
+from lrp_lens.hosts.vocabulary import string_ids
 from lrp_lens.rules import as_rule_set
 
 HIDDEN = (1, 3, 5)

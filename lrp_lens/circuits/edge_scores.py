@@ -47,10 +47,11 @@ from lrp_lens.run.pairs import (
     Pair,
     continued_run,
     continues,
+    first_difference,
     plain_run,
     read_pair,
     require_direction,
-)
+)  # fmt: skip
 from lrp_lens.run.path import midpoints, placed
 from lrp_lens.run.relevance import relevance_run
 
@@ -131,7 +132,7 @@ def component_edges(
         for batch in (pair.clean, pair.corrupted):
             rows, runs[id(batch)] = plain_run(model, batch, compared, pair.bound)
             values[id(batch)] = pair.bound.read(rows)
-    first = _first_difference(pair)
+    first = first_difference(pair)
     past = KeyValues(model) if steps == 1 and continues(pair, first) else None
     scores: Tensor | None = None
     arriving: Tensor | None = None
@@ -168,11 +169,6 @@ def component_edges(
         pair.clean.shown.strings,
         cache.towards,
     )
-
-
-def _first_difference(pair: Pair) -> int:
-    """The first position at which any of the prompts differ; 0 without corrupted prompts."""
-    return 0 if pair.corrupted is None else int((pair.clean.ids != pair.corrupted.ids).any(0).int().argmax())
 
 
 def _check(corrupted: Any, steps: int, direction: Direction) -> None:

@@ -17,7 +17,8 @@ from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.token_batch import COMPLETION, Segment, TokenBatch
-from lrp_lens.hosts.tokens import Row, padded, span_ids, string_ids, token_id, token_strings, tokenize
+from lrp_lens.hosts.tokens import Row, padded, tokenize
+from lrp_lens.hosts.vocabulary import span_ids, string_ids, token_id, token_strings
 
 _LISTED = 60
 

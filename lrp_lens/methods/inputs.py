@@ -19,10 +19,10 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
+from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.methods.facets import record_name
 from lrp_lens.metrics import BoundMetric, CallableMetric, Metric, RunnerUp, as_metric
-from lrp_lens.run.pairs import Direction, require_aligned, require_direction, settled
+from lrp_lens.run.pairs import Direction, require_aligned, require_different, require_direction, settled
 from lrp_lens.run.plain import plain_activations
 
 PatchingMetric = Metric | Callable[[Tensor], Tensor]

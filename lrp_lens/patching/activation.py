@@ -30,9 +30,9 @@ from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached, hooked
 from lrp_lens.hosts.sites import Sites
-from lrp_lens.methods.attribution import missing_parts, require_part
 from lrp_lens.methods.facets import Facet, record_name
 from lrp_lens.methods.inputs import aligned, is_cache
+from lrp_lens.methods.missing import missing_parts, require_part
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.cells import Chosen, Where, grouped, position_of, require_choice
 from lrp_lens.patching.checks import Engine, require_engine

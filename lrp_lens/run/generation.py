@@ -20,7 +20,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.generation import Rollout, end_ids, greedy
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.markup import Html, captioned
 from lrp_lens.run.relevance import Prompt
 

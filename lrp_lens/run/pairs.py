@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
@@ -14,7 +14,7 @@ from lrp_lens.hosts.forward import require_eval, require_finite
 from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
+from lrp_lens.hosts.tokens import PaddingSide, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
 from lrp_lens.run.plain import keeping, plain_activations
 from lrp_lens.run.reading import concrete_metric, unembedded
@@ -47,6 +47,20 @@ class Pair:
     corrupted: TokenBatch | None
     metric: Metric
     bound: BoundMetric
+
+
+def require_different(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
+    """Raise InputError unless each corrupted prompt differs from its clean prompt.
+
+    Where they are the same, every effect is 0, and every share and correlation of effects 0 / 0.
+    """
+    same = (clean == corrupted.to(clean.device)).all(1).nonzero()[:, 0].tolist()
+    if same:
+        of = "all pairs" if len(same) == len(clean) else f"pairs {', '.join(map(str, same[:8]))}"
+        raise InputError(
+            f"Each corrupted prompt differs from its clean prompt; {of} of {len(clean)} (counted from 0) are the same "
+            "tokens. Replace a token that the answer depends on, or leave these pairs out."
+        )
 
 
 def read_pair(
@@ -168,3 +182,8 @@ def plain_run(
     logits, kept = plain_activations(model, batch.ids, names, read, batch.left_mask)
     require_finite(logits)
     return logits, kept
+
+
+def first_difference(pair: Pair) -> int:
+    """The first position at which any of the prompts differ; 0 without corrupted prompts."""
+    return 0 if pair.corrupted is None else int((pair.clean.ids != pair.corrupted.ids).any(0).int().argmax())

@@ -35,7 +35,7 @@ from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.result import Verification
 from lrp_lens.hosts.forward import require_eval
 from lrp_lens.hosts.generation import require_room
-from lrp_lens.hosts.tokens import token_strings
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.masking.questions import require_seed
 from lrp_lens.progress import require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, RuleSet, as_rule_set

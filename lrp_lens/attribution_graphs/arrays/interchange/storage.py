@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrp_lens.attribution_graphs.arrays.contents import Boundary
 from lrp_lens.files import AnyPath, replacing, require_writable
 from lrp_lens.files.arrays import described, read, write
 from lrp_lens.files.headers import opened, sealed, understood
@@ -52,7 +53,7 @@ def save(graph: "AttributionGraph", path: AnyPath) -> None:
 
 
 def load(path: AnyPath) -> dict[str, Any]:
-    """The constructor arguments of a saved graph; boundaries as dicts.
+    """The constructor arguments of a saved graph.
 
     Raises:
         InputError: the file is missing, is of neither format, holds no graph, was changed, or was written by another
@@ -63,7 +64,7 @@ def load(path: AnyPath) -> dict[str, Any]:
         fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {
             name: words[name] for name in _WORDS
         }
-        fields["boundaries"] = words["boundaries"]
+        fields["boundaries"] = tuple(Boundary(**one) for one in words["boundaries"])
         fields["refinements"] = {
             one["key"]: View(**fields_of(arrays, one, f"refinement.{number}."))
             for number, one in enumerate(words["refinements"])
