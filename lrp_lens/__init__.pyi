@@ -102,8 +102,8 @@ from lrp_lens.run.estimate import estimate as estimate
 from lrp_lens.run.generation import Generation as Generation
 from lrp_lens.run.generation import generate as generate
 from lrp_lens.run.ledger import Ledger as Ledger
-from lrp_lens.run.over import PromptRelevance as PromptRelevance
 from lrp_lens.run.over import relevance_over as relevance_over
+from lrp_lens.run.prompt_relevance import PromptRelevance as PromptRelevance
 from lrp_lens.run.relevance import relevance_per_metric as relevance_per_metric
 from lrp_lens.run.relevance import run_with_relevance as run_with_relevance
 from lrp_lens.views import View as View

@@ -39,7 +39,8 @@ from lrp_lens.cli.inputs import read_prompt
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.hosts.loading.options import as_dtype, require_name
 from lrp_lens.hosts.names import Names, resolve_name
-from lrp_lens.hosts.tokens import TextWarning, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import TextWarning
 from lrp_lens.patching import get_act_patch_resid_pre, integrated_pass, patching_pass
 from lrp_lens.patching.compare import compare
 from tests import zoo

@@ -18,7 +18,8 @@ from lrp_lens import (
     run_circuits,
     run_with_relevance,
 )
-from lrp_lens.hosts.tokens import TextWarning, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import TextWarning
 from lrp_lens.patching import (
     atp_star,
     compare,

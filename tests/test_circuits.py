@@ -394,7 +394,7 @@ def test_bootstrap_intervals_are_over_prompts() -> None:
         np.ones((1, 2), int),
         full,
         empty,
-        resamples,
+        np.array([np.bincount(one, minlength=4) / 4 for one in resamples]),
         0.9,
         "edge",
         "",
@@ -507,9 +507,10 @@ def test_files_that_are_no_importances(tmp_path: object, gpt2: object, content: 
         (dict(reference=tokens()), "received ablation='corrupted' with reference prompts"),
         (dict(ablation="mean", reference=tokens()[:, :4]), "so all prompts have one length"),
         (dict(ablation="zero", direction="denoising"), "Denoising restores clean outputs"),
-        (dict(direction="up"), "direction is 'noising' or 'denoising'; received 'up'"),
+        (dict(direction="up"), "direction is 'denoising' or 'noising'; received 'up'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_runs(gpt2: object, scored: ComponentEdges, options: dict, message: str) -> None:
     asked = dict(circuits=scored.top(5), clean=tokens(), corrupted=tokens(5), metric=METRIC) | options
     with pytest.raises(InputError, match=message.replace("(", r"\(")):

@@ -20,7 +20,7 @@ from lrp_lens.failures.decision.checker import as_checker
 from lrp_lens.hosts.branches import Branches
 from lrp_lens.hosts.generation import end_ids
 from lrp_lens.hosts.loading import load_model
-from lrp_lens.hosts.tokens import token_id
+from lrp_lens.hosts.vocabulary import token_id
 from tests import zoo
 
 HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]

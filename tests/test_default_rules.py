@@ -31,7 +31,7 @@ from lrp_lens import (
     run_with_relevance,
     suggest_rules,
 )
-from lrp_lens.cli.app import RULES
+from lrp_lens.cli.options import RULES
 from lrp_lens.cli.terminal import print_explanation
 from lrp_lens.hosts import resolve
 from lrp_lens.patching.compare import CANDIDATES, DEFAULT_METHODS

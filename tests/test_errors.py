@@ -1,7 +1,7 @@
 """Every error that the package raises on purpose is one of its own; the exceptions to this are listed here."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import lrp_lens
@@ -27,16 +27,26 @@ OTHERS = {
 
 def own_errors() -> set[str]:
     """The names of the errors of the package, and of its functions that return one."""
-    found, waiting = set(), [LrpLensError]
-    while waiting:
-        kind = waiting.pop()
-        found.add(kind.__name__)
-        waiting += kind.__subclasses__()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in found:
-                found.add(node.name)
-    return found
+    texts = (path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py")))
+    return errors_of(map(ast.parse, texts))
+
+
+def errors_of(trees: Iterable[ast.AST]) -> set[str]:
+    """The same of modules as they are written: which of them are imported makes no difference."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    classes = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for node in nodes
+        if isinstance(node, ast.ClassDef)
+    }
+    found = {LrpLensError.__name__}
+    while more := {name for name, bases in classes.items() if bases & found} - found:
+        found |= more
+    return found | {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef) and node.returns and ast.unparse(node.returns) in found
+    }
 
 
 def foreign_raises(source: str, known: set[str]) -> Iterator[tuple[int, str]]:
@@ -69,6 +79,15 @@ def test_every_raise_is_of_one_of_our_errors() -> None:
                 faults.append(f"{name}:{line}: raises {raised}")
     assert not faults, "\n".join(faults)
     assert seen == set(OTHERS)  # the list has no entry too many
+
+
+def test_errors_are_known_without_an_import() -> None:
+    source = (
+        "class _Late(Own): pass\nclass Own(InputError): pass\nclass InputError(LrpLensError): pass\n"
+        "class Other(ValueError): pass\ndef late() -> Own: ...\ndef other() -> Other: ..."
+    )
+    assert errors_of([ast.parse(source)]) == {"LrpLensError", "InputError", "Own", "_Late", "late"}
+    assert own_errors() >= {kind.__name__ for kind in (*KINDS, UnknownNameError, NotHookedTransformerError)}
 
 
 def test_the_check_itself() -> None:

@@ -30,6 +30,17 @@ def pruned() -> AttributionGraph:
     return graph
 
 
+def test_the_bytes_of_a_graph_are_those_of_its_file(tmp_path: Path) -> None:
+    graph = pruned()
+    graph.save(tmp_path / "graph.safetensors")
+    data = graph.to_bytes()
+    assert data == (tmp_path / "graph.safetensors").read_bytes()
+    assert AttributionGraph.from_bytes(data).to_bytes() == data
+    for wrong in (b"", data[:-1], data[:-1] + bytes([data[-1] ^ 1])):
+        with pytest.raises(InputError, match="A saved AttributionGraph"):
+            AttributionGraph.from_bytes(wrong)
+
+
 @pytest.mark.parametrize("name", ["graph.safetensors", "graph.npz"])
 @pytest.mark.parametrize("towards", [None, (" Mary", " John")])
 def test_a_saved_graph_comes_back(tmp_path: Path, name: str, towards: tuple[str, str] | None) -> None:

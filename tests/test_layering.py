@@ -19,9 +19,9 @@ from lrp_lens.rules.operations import OPERATIONS
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "extras", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
-    "attribution_graphs", "decomposition", "circuits", "methods", "patching", "cases", "masking", "failures",
-    "plots", "report", "demo", "cli",
+    "errors", "checks", "extras", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules",
+    "metrics", "run", "attribution_graphs", "decomposition", "circuits", "methods", "patching", "cases", "masking",
+    "failures", "plots", "report", "demo", "cli",
 )  # fmt: skip
 
 # Parts of a room that have rules of their own.
@@ -29,6 +29,7 @@ PARTS = ("attribution_graphs/arrays",)
 
 # Rooms and parts that may import less than all to their left.
 ONLY = {
+    "checks": {"errors"},
     "extras": {"errors"},
     "progress": {"errors"},
     "characters": set(),  # text to text
@@ -37,7 +38,7 @@ ONLY = {
     "ops": {"errors"},  # tensor to tensor
     "views": {"errors", "characters", "markup", "files"},  # labelled arrays
     "attribution_graphs/arrays": {"errors", "characters", "markup", "files", "views"},  # never a model
-    "cases": {"errors"},
+    "cases": {"errors", "checks"},
     "plots": {"errors", "characters", "markup", "files", "views", "attribution_graphs"},  # never a model
 }
 
@@ -61,6 +62,7 @@ LIBRARIES = {
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "checks": {"torch", "numpy", "pandas"},
     "extras": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
     "characters": {"torch", "numpy", "pandas"},

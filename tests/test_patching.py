@@ -25,6 +25,7 @@ from lrp_lens import (
 )
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.methods.facets import BUNDLES, FACETS, PARTS, record_name
+from lrp_lens.patching import functions
 from lrp_lens.patching.activation import activation_values
 from lrp_lens.patching.twins import CutOffWarning
 from tests import zoo
@@ -214,6 +215,8 @@ def test_every_twin_has_the_shape_of_its_activation_patch(llama):
     backward = patching.patching_pass(llama, CORRUPTED, METRIC)
     names = [*FACETS, *BUNDLES]
     assert {f"get_act_patch_{name}" for name in names} <= set(patching.__all__)
+    made = {name for name in vars(functions) if name.startswith("get_")}
+    assert made == {name for name in patching.__all__ if name.startswith("get_")} and len(made) == 54
     for name in names:
         if "dest_src" in name:
             continue

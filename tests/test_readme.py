@@ -15,6 +15,9 @@ from transformer_lens import ActivationCache
 
 import lrp_lens
 from benchmarks import patching_agreement
+from benchmarks.evidence.decision import MODELS
+from benchmarks.evidence.methods import RULES
+from benchmarks.evidence.run import PARTS
 from lrp_lens import circuits, plots
 from lrp_lens.attribution_graphs import arrays as graphs
 from lrp_lens.failures import decision
@@ -35,6 +38,7 @@ PAGES = {
     for path in sorted((ROOT / "docs").rglob("*.md"))
 }
 EVERYTHING = "\n".join((README, *PAGES.values()))
+RESULTS = ROOT / "benchmarks" / "results" / "evidence"
 COUNT = 500  # prompts a suite, as README says
 ROUNDING = 0.004  # two prompts of 500 may fall the other way on another processor
 
@@ -303,6 +307,7 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
 
 
 NOT_FOR_USERS = {
+    "checks",
     "extras",
     "progress",
     "characters",
@@ -315,8 +320,7 @@ ROOMS = {"attribution_graphs"}  # its two halves have a page each
 
 def test_what_is_said_of_rules_is_what_was_measured() -> None:
     """README's table of recommendations, and the differences in its text, are those of the committed results."""
-    measured = (ROOT / "benchmarks" / "results" / "evidence" / "tables.md").read_text(encoding="utf-8")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    measured, text = (RESULTS / "tables.md").read_text(encoding="utf-8"), README
     section = text.partition("## Which rules for which question")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith(("| tokens", "| comp", "| attention,"))]
     assert len(rows) == 4 and all(row in measured.splitlines() for row in rows)
@@ -352,6 +356,52 @@ def test_what_is_said_of_rules_is_what_was_measured() -> None:
     assert "did worse than random on four of ten tasks" in text
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert f"in {(default > by_task['ATTN_LRP']).sum()} of 20 pairs of model and task" in page
+
+
+def test_what_is_said_of_ranks_is_what_was_measured() -> None:
+    """Plain gradients are ahead of every rule set at every site but the residual stream."""
+    assert (
+        "by ranks, plain gradients are ahead of every rule set at attention and MLPs, on both models."
+        in README
+    )
+    ranks = (RESULTS / "tables.md").read_text(encoding="utf-8").partition("## Components: ranks")[2]
+    for model in MODELS:
+        lines = rows(ranks.partition(f"**{model}**")[2].partition("\n**")[0].partition("\n## ")[0])
+        sites = lines["rules or method"][1:]
+        assert len(sites) == 7
+        for site in set(sites) - {"resid_pre"}:
+            means = {
+                name: float(cells[sites.index(site) + 1].partition(" ")[0].replace("–", "nan"))
+                for name, cells in lines.items()
+                if name in RULES
+            }
+            assert len(means) == len(RULES) and pd.Series(means).idxmax() == "GRADIENT", (model, site)
+
+
+def test_what_is_said_to_be_unmeasured_is_not_among_the_results() -> None:
+    """Which parts of the evidence are there, of which models and tasks, on prompts of which length."""
+    found = pd.DataFrame(
+        [[*path.stem.split("--"), ""][:3] for path in RESULTS.glob("*.csv")], columns=[*"pmt"]
+    )
+    tasks = {part: {*own["t"]} for part, own in found.groupby("p")}
+    assert {*tasks} == {
+        "tokens",
+        "components",
+        "rules",
+    }  # head ablation, circuits and stability have files of theirs
+    assert {*found["m"]} == {*MODELS} and tasks["components"] == {"indirect-objects", "capitals"}
+    assert (
+        len(tasks["tokens"]) == 10
+        and "| head ablation | not measured |" in (RESULTS / "tables.md").read_text()
+    )
+    assert {*PARTS} - {*tasks} == {"heads", "circuits", "stability"}
+    assert "the other tasks there, head ablation, circuits and their stability." in README
+    assert "are of two tasks only so far (indirect objects and capitals, 32 pairs each)" in README
+    files = [pd.read_csv(path, comment="#") for path in RESULTS.glob("*--*.csv") if "--held-out" in path.stem]
+    pairs = pd.concat([one for one in files if "site" in one]).groupby(["model", "task"])["case"].nunique()
+    assert {*pairs} == {32}
+    longest = max(one["tokens"].max() for one in files if "tokens" in one)
+    assert f"English prompts of at most {longest} tokens that can be hidden" in README
 
 
 def by_task_table(measured: str) -> pd.DataFrame:

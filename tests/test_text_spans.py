@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lrp_lens import Case, InputError, case_segments, faithfulness, load_demo_model, load_model, tokenize
-from lrp_lens.hosts.tokens import TextWarning
+from lrp_lens.hosts.vocabulary import TextWarning
 from tests.chat_model import TEMPLATE, TRIMMED, save_chat_model
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # passages are written short

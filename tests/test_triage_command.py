@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from lrp_lens.cli import app
-from lrp_lens.cli.app import TASKS
+from lrp_lens.cli.options import TASKS
 from lrp_lens.demo import demo_cases
 from lrp_lens.failures.triage import load_triage
 from lrp_lens.failures.triage import options as triage_options

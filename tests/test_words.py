@@ -15,7 +15,8 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.pieces import decoded, looked_up, token_pieces
 from lrp_lens.hosts.token_batch import Segment
-from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.plots import plot_layers, plot_sources, token_heatmap_html, token_heatmap_text
 from lrp_lens.plots.wording import worded
 from lrp_lens.rules import DEFAULT_RULES, PRESETS, conserving

@@ -16,7 +16,7 @@ from lrp_lens.failures.verification.blame import blame
 from lrp_lens.failures.verification.edits import Edit
 from lrp_lens.failures.verification.readings import Readings
 from lrp_lens.failures.verification.verify import verify
-from lrp_lens.hosts.tokens import string_ids
+from lrp_lens.hosts.vocabulary import string_ids
 from lrp_lens.rules import as_rule_set
 
 HIDDEN = (1, 3, 5)

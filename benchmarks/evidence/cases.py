@@ -18,7 +18,8 @@ from lrp_lens.cases import Case
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, forward
 from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.tokens import token_id, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_id
 
 MIN_GAP = 1.0
 _ROWS = 24

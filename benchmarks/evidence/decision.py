@@ -16,8 +16,7 @@ import pandas as pd
 
 from benchmarks.evidence.ranking import Ranking, by_case, estimate, markdown, ranked
 from lrp_lens.hosts import resolve
-from lrp_lens.rules import Plain, as_rule_set, conserves
-from lrp_lens.rules.operations import OPERATIONS
+from lrp_lens.rules import as_rule_set, conserves
 from lrp_lens.views.statistics.intervals import interval
 
 MODELS = ("smollm2", "gemma3-270m")
@@ -34,7 +33,7 @@ def facts(model: Any, names: Iterable[str]) -> pd.DataFrame:
             "rules": rules.name,
             "conserves": conserves(rules, sites),
             "cut": len(rules.cut(sites)),
-            "ruled": sum(not isinstance(getattr(rules, operation), Plain) for operation in OPERATIONS),
+            "ruled": len(rules.ruled),
         }
         for rules in every
     )

@@ -10,7 +10,8 @@ from benchmarks.evidence.cases import Answered
 from benchmarks.evidence.parts import PATH_STEPS
 from lrp_lens import LogitDiff, run_with_relevance
 from lrp_lens.hosts.names import Names
-from lrp_lens.hosts.tokens import token_id, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_id
 from lrp_lens.masking import Question
 from lrp_lens.masking.replacement import mean_embedding
 from lrp_lens.methods import METHODS, integrated_gradients

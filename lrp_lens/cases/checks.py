@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 
 Span = tuple[int, int]
@@ -23,7 +24,7 @@ def check_types(values: Mapping[str, Any]) -> None:
             raise InputError(f"the {name} of a case are a list of texts, got {value!r}")
     for name in ("chosen", "right"):
         value = values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        if value is not None and not is_whole(value):
             raise InputError(f"{name} is the index of one of the choices, from 0, got {value!r}")
     segments, rank = values.get("segments", {}), values.get("answer_rank", 0)
     if not isinstance(segments, Mapping):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 
 _FORMS = '{"characters": [start, stop]}, {"message": index} or {"regex": "..."}'
@@ -53,7 +54,7 @@ class Passage:
             raise InputError(f"a passage says where it stands, got nothing: write {_FORMS}")
         if self.characters is not None and self.regex is not None:
             raise InputError("a passage is characters or what a regular expression finds, got both")
-        if self.message is not None and not _is_whole(self.message):
+        if self.message is not None and not is_whole(self.message):
             raise InputError(f"a passage's message is its index, got {self.message!r}")
         if self.characters is not None:
             object.__setattr__(self, "characters", _pair(self.characters))
@@ -151,11 +152,7 @@ def as_passages(named: Any) -> dict[str, tuple[Passage, ...]]:
 
 
 def _pair(characters: Any) -> tuple[int, int]:
-    whole = isinstance(characters, list | tuple) and len(characters) == 2 and all(map(_is_whole, characters))
+    whole = isinstance(characters, list | tuple) and len(characters) == 2 and all(map(is_whole, characters))
     if not whole or not 0 <= characters[0] < characters[1]:
         raise InputError(f"a passage's characters are [start, stop], 0 <= start < stop, got {characters!r}")
     return (characters[0], characters[1])
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -39,8 +39,8 @@ class CircuitCurve:
     """With all edges, [batch]."""
     empty: np.ndarray
     """With none, [batch]."""
-    resamples: np.ndarray
-    """Prompts of each bootstrap sample, [sample, batch]."""
+    draws: np.ndarray
+    """Share of each prompt in each bootstrap sample, [sample, batch]."""
     confidence: float
     level: str
     text: str
@@ -59,9 +59,7 @@ class CircuitCurve:
         return self._ratio(self.values, np.full((1, n), 1 / n))[0]
 
     def _samples(self) -> np.ndarray:
-        n = len(self.full)
-        weights = np.array([np.bincount(sample, minlength=n) / n for sample in self.resamples]).reshape(-1, n)
-        return self._ratio(self.values, weights)
+        return self._ratio(self.values, self.draws)
 
     def interval(self) -> np.ndarray:
         """Bootstrap interval of f(k), [bound, row, size]; NaN for a single prompt."""

@@ -42,7 +42,16 @@ from lrp_lens.ops.gates import wide
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set, holds_patterns
 from lrp_lens.run.cache import RelevanceCache
-from lrp_lens.run.pairs import Pair, continued_run, continues, plain_run, read_pair
+from lrp_lens.run.pairs import (
+    Direction,
+    Pair,
+    continued_run,
+    continues,
+    first_difference,
+    plain_run,
+    read_pair,
+    require_direction,
+)  # fmt: skip
 from lrp_lens.run.path import midpoints, placed
 from lrp_lens.run.relevance import relevance_run
 
@@ -63,7 +72,7 @@ def component_edges(
     rules: RuleSet | str = DEFAULT_RULES,
     positions: bool = False,
     steps: int = 1,
-    direction: str = "noising",
+    direction: Direction = "noising",
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
     progress: bool | None = None,
@@ -123,7 +132,7 @@ def component_edges(
         for batch in (pair.clean, pair.corrupted):
             rows, runs[id(batch)] = plain_run(model, batch, compared, pair.bound)
             values[id(batch)] = pair.bound.read(rows)
-    first = _first_difference(pair)
+    first = first_difference(pair)
     past = KeyValues(model) if steps == 1 and continues(pair, first) else None
     scores: Tensor | None = None
     arriving: Tensor | None = None
@@ -162,14 +171,8 @@ def component_edges(
     )
 
 
-def _first_difference(pair: Pair) -> int:
-    """The first position at which any of the prompts differ; 0 without corrupted prompts."""
-    return 0 if pair.corrupted is None else int((pair.clean.ids != pair.corrupted.ids).any(0).int().argmax())
-
-
-def _check(corrupted: Any, steps: int, direction: str) -> None:
-    if direction not in ("noising", "denoising"):
-        raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+def _check(corrupted: Any, steps: int, direction: Direction) -> None:
+    require_direction(direction)
     if steps > 1 and direction == "denoising":
         raise InputError(
             f"steps > 1 averages over the path between both runs, and direction chooses one of them; received {steps} "
@@ -182,7 +185,7 @@ def _check(corrupted: Any, steps: int, direction: str) -> None:
         )
 
 
-def _method(rules: RuleSet, paired: bool, steps: int, direction: str, unseen: bool) -> str:
+def _method(rules: RuleSet, paired: bool, steps: int, direction: Direction, unseen: bool) -> str:
     name = f"{rules.name} (patterns constant: no edges into q and k)" if unseen else rules.name
     if not paired:
         return f"{name}, relevance"

@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lrp_lens.characters import shown
+from lrp_lens.checks import require_whole
 from lrp_lens.circuits.ablation import AblatedRun
 from lrp_lens.circuits.circuit import Circuit
 from lrp_lens.circuits.components import ComponentGraph, component_graph
@@ -32,7 +33,7 @@ from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.markup import Html, captioned, frame
 from lrp_lens.metrics import BoundMetric, MetricLike
 from lrp_lens.progress import progress_bar, require_show
-from lrp_lens.run.pairs import Pair, plain_run, read_pair
+from lrp_lens.run.pairs import Direction, Pair, plain_run, read_pair, require_direction
 from lrp_lens.run.reading import unembedded
 from lrp_lens.views import View
 
@@ -55,7 +56,7 @@ class CircuitValues:
     """Number of edges, [circuit]."""
     names: tuple[str, ...]
     ablation: str
-    direction: str
+    direction: Direction
 
     @property
     def faithfulness(self) -> np.ndarray:
@@ -103,7 +104,7 @@ def run_circuits(
     metric: MetricLike | None = None,
     *,
     ablation: str = "corrupted",
-    direction: str = "noising",
+    direction: Direction = "noising",
     reference: Any = None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
@@ -119,7 +120,8 @@ def run_circuits(
         corrupted: as many prompts of the same lengths; needed for ablation="corrupted" and for denoising.
         metric: logits → one number per prompt; default: the clean run's top token against the runner-up.
         ablation: what edges outside carry: "corrupted" run's outputs, "mean" over reference prompts, or "zero".
-        direction: "noising" runs the clean prompts; "denoising" (with ablation="corrupted") the corrupted ones.
+        direction: "noising" (the default, as circuits are evaluated in the literature) runs the clean prompts;
+            "denoising" (with ablation="corrupted") the corrupted ones.
         reference: prompts of the mean, best none of the clean ones; needed for ablation="mean".
         padding_side: of prompts of several lengths.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
@@ -144,11 +146,10 @@ def run_circuits(
         (1, 1)
     """
     chosen = list(circuits) if isinstance(circuits, Sequence) else [circuits]
-    if max_rows is not None and (isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1):
-        raise InputError(f"max_rows is a number of 1 or more, or None; received {max_rows!r}.")
+    if max_rows is not None:
+        require_whole(max_rows, "max_rows", 1)
     require_show(progress)
-    if direction not in ("noising", "denoising"):
-        raise InputError(f"direction is 'noising' or 'denoising'; received {direction!r}.")
+    require_direction(direction)
     if direction == "denoising" and ablation != "corrupted":
         raise InputError(
             f"Denoising restores clean outputs in a corrupted run; received ablation={ablation!r}. Use "

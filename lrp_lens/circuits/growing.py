@@ -19,6 +19,8 @@ from lrp_lens.circuits.result import ComponentEdges
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.tokens import PaddingSide
 from lrp_lens.metrics import MetricLike
+from lrp_lens.run.pairs import Direction
+from lrp_lens.views.statistics.intervals import bootstrap_weights
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's shares of edges."""
@@ -36,7 +38,7 @@ def circuit_curve(
     selection: str = "top",
     fractions: Sequence[float] = FRACTIONS,
     ablation: str = "corrupted",
-    direction: str = "noising",
+    direction: Direction = "noising",
     reference: Any = None,
     padding_side: PaddingSide | None = None,
     prepend_bos: bool | None = None,
@@ -133,7 +135,7 @@ def circuit_curve(
         sizes,
         found.full,
         found.empty,
-        generator.integers(0, n, size=(n_resamples if n > 1 else 0, n)),
+        bootstrap_weights(n, n_resamples if n > 1 else 0, seed)[1:],
         confidence,
         level,
         f"{ablation} ablation, {direction}, {selection}",

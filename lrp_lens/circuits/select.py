@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrp_lens.checks import is_whole
 from lrp_lens.circuits.circuit import Circuit, edges_of_nodes
 from lrp_lens.circuits.components import FIXED, ComponentGraph
 from lrp_lens.errors import InputError
@@ -133,7 +134,7 @@ def node_ranking(edges: "ComponentEdges", absolute: bool) -> np.ndarray:
 
 
 def _require_count(n: int, most: int, what: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 0 <= n <= most:
+    if not is_whole(n) or not 0 <= n <= most:
         raise InputError(f"A circuit has 0 to {most} {what} here; received n = {n!r}.")
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from lrp_lens.checks import is_whole
 from lrp_lens.circuits import select
 from lrp_lens.circuits.growing import FRACTIONS
 from lrp_lens.circuits.result import ComponentEdges
@@ -74,11 +75,7 @@ def stability(
     free = np.isfinite(select.ranking(edges, absolute))
     n, total = len(edges.values), int(free.sum())
     counts = [max(1, int(share * total)) for share in FRACTIONS] if sizes is None else list(sizes)
-    wrong = [
-        size
-        for size in counts
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= total
-    ]
+    wrong = [size for size in counts if not is_whole(size) or not 1 <= size <= total]
     if wrong or not counts:
         raise InputError(f"Circuits have 1 to {total} edges here; received {wrong or 'no size'}.")
     if n < 2 or resamples < 2 or not 0 < confidence < 1:

@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
+from lrp_lens.cli.options import (
+    DEFAULT_REPORT,
+    DEFAULT_TRIAGE,
+    DEVICE,
+    DTYPE,
+    FOLDER,
+    FORCE,
+    RULES,
+    TASKS,
+)  # fmt: skip
 from lrp_lens.cli.running import OneLineErrors, errors_in_one_line, quiet_libraries
-
-DEFAULT_REPORT = "lrp-lens-report.html"
-DEFAULT_TRIAGE = "lrp-lens-triage"
-RULES = ("relp-frozen-pattern", "relp", "cp-lrp", "attn-lrp", "gim", "gradient")
-"""Names of `lrp_lens.rules.PRESETS` as the help tells them, `DEFAULT_RULES` first; a test compares."""
-TASKS = ("ifeval", "gsm8k", "humaneval", "choice", "regex")
-"""`lrp_lens.failures.triage.options.TASKS`; a test compares."""
-
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -41,16 +43,6 @@ def main(
     ] = False,
 ) -> None:
     """Why did this language model prefer the wrong token? Relevance (LRP) on TransformerLens models."""
-
-
-DEVICE = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu or cuda.")]
-DTYPE = Annotated[
-    str | None, typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64.")
-]
-FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
-FORCE = Annotated[
-    bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")
-]
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Do these arrays describe one decomposition?  Shapes, finite numbers, distinct rows, tokens for every position."""
 
-from numbers import Integral
 from typing import TYPE_CHECKING
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.files.shapes import require_shapes
 
@@ -47,5 +47,5 @@ def require_index(name: str, index: object) -> None:
     Example:
         >>> require_index("layer", 1)
     """
-    if index is not None and (isinstance(index, bool) or not isinstance(index, Integral)):
+    if index is not None and not is_whole(index):
         raise InputError(f"{name} is a whole number, or None for all; received {index!r}.")

@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from lrp_lens.cases import Case
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.loading import HostName, load_model
 
@@ -168,6 +169,6 @@ def demo_prompts(count: int = 50) -> list[DemoPrompt]:
         (True, True, False)
     """
     prompts = [DemoPrompt(*row) for row in json.loads(PROMPTS_FILE.read_text())]
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(prompts):
+    if not is_whole(count) or not 1 <= count <= len(prompts):
         raise InputError(f"there are 1 to {len(prompts)} demo prompts to be had, got count={count!r}")
     return prompts[:count]

@@ -21,7 +21,7 @@ from lrp_lens.failures.masked import masking_question
 from lrp_lens.failures.pair import Pair, choice
 from lrp_lens.hosts.completions import decide
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_strings
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.masking.check import MaskingCheck, masking_check, require_counts
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.generation import Generation

@@ -11,13 +11,14 @@ Metrics of answers (`lrp_lens.metrics.sequences`) read all their tokens instead,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.token_batch import COMPLETION, Segment, TokenBatch
-from lrp_lens.hosts.tokens import Row, padded, span_ids, string_ids, token_id, token_strings, tokenize
+from lrp_lens.hosts.tokens import Row, padded, tokenize
+from lrp_lens.hosts.vocabulary import span_ids, string_ids, token_id, token_strings
 
 _LISTED = 60
 
@@ -108,7 +109,7 @@ def place_of(position: Any, pieces: Sequence[str]) -> int:
     numbered = ", ".join(f"{index} {piece!r}" for index, piece in enumerate(pieces[:_LISTED]))
     more = f", … ({len(pieces)} in all)" if len(pieces) > _LISTED else ""
     listed = f"The completion's tokens: {numbered}{more}."
-    if not isinstance(position, bool) and isinstance(position, Integral):
+    if is_whole(position):
         if -len(pieces) <= int(position) < len(pieces):
             return int(position) % len(pieces)
         raise InputError(
@@ -160,7 +161,7 @@ def _ids(model: Any, answer: Any) -> tuple[int, ...]:
             return span_ids(model, answer)
         return (token_id(model, answer),)
     count = vocabulary_size(model)
-    if isinstance(answer, bool) or not isinstance(answer, Integral) or not 0 <= int(answer) < count:
+    if not is_whole(answer) or not 0 <= int(answer) < count:
         raise InputError(
             f"A target or contrast is the text of an answer or an id in [0, {count}); received {answer!r}."
         )

@@ -1,10 +1,10 @@
 """Every hook name that lrp_lens spells, in HookedTransformer's canonical form."""
 
-from numbers import Integral
 from typing import Any
 
 from transformer_lens.utilities import get_act_name
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 
 
@@ -127,7 +127,7 @@ def resolve_name(key: Any, n_layers: int) -> str:
     if isinstance(key, tuple) and key and isinstance(key[0], str):
         name, *rest = key
         layer = rest[0] if rest else None
-        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, Integral)):
+        if layer is not None and not is_whole(layer):
             raise InputError(f"A layer is a whole number in [0, {n_layers}); received {key!r}.")
         if layer is not None:
             if not -n_layers <= int(layer) < n_layers:

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import ChatOptions, content_starts, is_messages, render
-from lrp_lens.hosts.tokens import encodable, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import encodable
 
 Spans = tuple[tuple[int, int], ...]
 

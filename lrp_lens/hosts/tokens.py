@@ -1,4 +1,4 @@
-"""Text → token ids and back, the same on every host: one example at a time, then padded.
+"""Prompts → token ids, the same on every host: one example at a time, then padded.
 
 A text gets the token that begins every text (BOS) where the model's configuration says so, but never a second one: a
 text that begins with it already, as one from a chat template does, gets none, and a `TextWarning` says so.  Messages go
@@ -13,21 +13,17 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError, MetricError
 from lrp_lens.hosts.chat import ChatOptions, is_messages, over_tokens, render
-from lrp_lens.hosts.forward import device_of, input_vocabulary_size, vocabulary_size
+from lrp_lens.hosts.forward import device_of, input_vocabulary_size
 from lrp_lens.hosts.pieces import token_pieces
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.token_batch import Branch, Segment, TokenBatch
+from lrp_lens.hosts.vocabulary import TextWarning, encodable, string_ids, token_strings, tokenizer_of
 
 PaddingSide = Literal["left", "right"]
-
-
-class TextWarning(UserWarning):
-    """A text was not read as its writer may think."""
 
 
 class Row(NamedTuple):
@@ -38,93 +34,9 @@ class Row(NamedTuple):
     """Its named stretches; empty for none."""
 
 
-def _tokenizer(model: Any, what: str) -> Any:
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise InputError(
-            f"{what} needs a tokenizer, and this model has none. Pass token ids instead of text."
-        )
-    return tokenizer
-
-
-def encodable(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes; a `TextWarning` says so."""
-    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if "\ufffd" in whole and "\ufffd" not in text:
-        warnings.warn(
-            "The text holds a lone surrogate, half of a character; it is read as U+FFFD, as files with such bytes are.",
-            TextWarning,
-            stacklevel=3,
-        )
-    return whole
-
-
-def string_ids(model: Any, text: str) -> list[int]:
-    """Token ids of a piece of text, without BOS.
-
-    Raises:
-        InputError: the model has no tokenizer, or one with more tokens than the model has logits for.
-    """
-    _tokenizer(model, f"The text {text!r}")
-    text = encodable(text)
-    with exclusive(model):  # transformer_lens changes the model's defaults while it tokenises
-        ids: list[int] = model.to_tokens(text, prepend_bos=False, truncate=False)[0].tolist()
-    d_vocab = vocabulary_size(model)
-    if max(ids, default=0) >= d_vocab:
-        raise InputError(
-            f"Token ids lie in [0, {d_vocab}), the vocabulary; the tokenizer gives {text!r} {max(ids)}. Take the "
-            "tokenizer that the model was trained with, or a text without its added tokens."
-        )
-    return ids
-
-
-def token_id(model: Any, text: str) -> int:
-    """The id of a string that is exactly one token.
-
-    Raises:
-        MetricError: if it is no token, an unknown one, or several (it shows them and offers the first).
-    """
-    if getattr(model, "tokenizer", None) is None:
-        raise MetricError(f"The token {text!r} needs a tokenizer, and this model has none. Pass a token id.")
-    ids = string_ids(model, text) if text else []
-    unknown = getattr(model.tokenizer, "unk_token_id", None)
-    if not ids or (ids[0] == unknown and text.strip() != model.tokenizer.unk_token):
-        raise MetricError(
-            f"A metric's token is one token of the vocabulary; {text!r} is none. Check the spelling."
-        )
-    if len(ids) > 1:
-        pieces = [model.tokenizer.decode([index]) for index in ids]
-        raise MetricError(
-            f"A metric's token is exactly one token; {text!r} is {len(ids)}: {pieces}. To use the first one, pass "
-            f"{pieces[0]!r} (id {ids[0]}); for the whole answer use SequenceLogProb or SequenceLogitDiff."
-        )
-    return ids[0]
-
-
-def span_ids(model: Any, span: str | Sequence[int | str]) -> tuple[int, ...]:
-    """Token ids of an answer: a string of any number of tokens, or a sequence of tokens."""
-    if isinstance(span, str):
-        ids = string_ids(model, span)
-        unknown = getattr(model.tokenizer, "unk_token_id", None)
-        if not ids or (unknown is not None and unknown in ids):
-            raise MetricError(
-                f"An answer consists of tokens of the vocabulary; {span!r} does not. Check the spelling."
-            )
-        return tuple(ids)
-    return tuple(token_id(model, token) if isinstance(token, str) else int(token) for token in span)
-
-
-def token_strings(model: Any, ids: Sequence[int]) -> tuple[str, ...]:
-    """The text of each token; the id in angle brackets where the model has no tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        return tuple(f"<{index}>" for index in ids)
-    return tuple(tokenizer.decode([int(index)], clean_up_tokenization_spaces=False) for index in ids)
-
-
 def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
     """Token ids of a prompt; BOS as asked, or once, where the model's configuration says so."""
-    tokenizer, text = _tokenizer(model, "A text prompt"), encodable(text)
+    tokenizer, text = tokenizer_of(model, "A text prompt"), encodable(text)
     if prepend_bos is False:
         return string_ids(model, text)
     bos = getattr(tokenizer, "bos_token_id", None)
@@ -148,7 +60,7 @@ def _text_ids(model: Any, text: str, prepend_bos: bool | None) -> list[int]:
 
 def _chat_row(model: Any, messages: Sequence[Any], prepend_bos: bool | None, options: ChatOptions) -> Row:
     """A conversation: the template's text, with every special token that it has and no other."""
-    tokenizer = _tokenizer(model, "A conversation")
+    tokenizer = tokenizer_of(model, "A conversation")
     if prepend_bos is not None:
         raise InputError(
             f"A chat template brings its own BOS; received prepend_bos={prepend_bos} with messages. Leave it out."
@@ -379,17 +291,3 @@ def padded(model: Any, named: Sequence[Row], left: bool, single: bool) -> TokenB
         pieces=tuple(pieces),
         segments=tuple(row.segments for row in named) if any(row.segments for row in named) else (),
     )
-
-
-def require_different(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
-    """Raise InputError unless each corrupted prompt differs from its clean prompt.
-
-    Where they are the same, every effect is 0, and every share and correlation of effects 0 / 0.
-    """
-    same = (clean == corrupted.to(clean.device)).all(1).nonzero()[:, 0].tolist()
-    if same:
-        of = "all pairs" if len(same) == len(clean) else f"pairs {', '.join(map(str, same[:8]))}"
-        raise InputError(
-            f"Each corrupted prompt differs from its clean prompt; {of} of {len(clean)} (counted from 0) are the same "
-            "tokens. Replace a token that the answer depends on, or leave these pairs out."
-        )

@@ -21,9 +21,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from lrp_lens.characters import signed
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.masking import Question
-from lrp_lens.masking.curves import is_whole
 from lrp_lens.masking.replacement import BASELINE
 from lrp_lens.progress import progress_bar
 from lrp_lens.views.statistics.verdict import MIN_DRAWS, Verdict, judge

@@ -10,12 +10,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.masking.measures import auc, evidence_overlap, first_true
 from lrp_lens.masking.question import Question
@@ -92,11 +93,6 @@ def as_plan(steps: Any, limit: Any, fractions: Any) -> Plan:
             f"fractions is a sequence of fractions of tokens, e.g. (0.1, 0.5); received {fractions!r}."
         )
     return Plan(None if steps is None else int(steps), int(limit), tuple(float(one) for one in fractions))
-
-
-def is_whole(number: Any) -> bool:
-    """Whether this is an int (numpy's, too) and no bool."""
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lrp_lens.cases import Case, require_decided
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.completions import decide
@@ -67,7 +67,7 @@ class CaseLike(Protocol):
 
 def require_seed(seed: Any) -> None:
     """Raise InputError unless the seed is a whole number, 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise InputError(f"A seed is a whole number, 0 or more; received {seed!r}.")
 
 

@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lrp_lens.errors import InputError, SiteError
+from lrp_lens.errors import InputError
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import require_different
 from lrp_lens.methods.facets import PARTS, Facet, record_name
 from lrp_lens.methods.inputs import (
     PatchingMetric,
@@ -34,10 +33,11 @@ from lrp_lens.methods.inputs import (
     per_prompt,
     source_activations,
 )
+from lrp_lens.methods.missing import missing_parts, require_part
 from lrp_lens.ops.gates import accumulation_dtype
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
 from lrp_lens.run.dropped import LayerDrops
-from lrp_lens.run.pairs import require_aligned
+from lrp_lens.run.pairs import require_aligned, require_different
 from lrp_lens.run.plain import plain_activations
 from lrp_lens.run.relevance import relevance_run
 
@@ -184,38 +184,6 @@ class PatchingPass:
         """What the product pattern · v gives the pattern; the rule scales q, k and v, beyond this point."""
         rule = self.rules.rule_for("attention", layer)
         return float(rule.share("pattern")) if part == "pattern" else 1.0
-
-
-def require_part(sites: Sites, part: str) -> None:
-    """Raise SiteError if no layer of the model has the part."""
-    if any(record_name(part, layer) in sites.record_of for layer in range(sites.n_layers)):
-        return
-    reason = {
-        "resid_mid": "attention and MLP read the same stream, or there is no MLP",
-        "mlp_out": "it has no MLP",
-    }.get(part, "the host has no hook point there")
-    raise SiteError(
-        f"A patch needs its activation; {sites.architecture} in {sites.host} has no {part}: {reason}. "
-        "Leave this site out."
-    )
-
-
-def missing_parts(sites: Sites, dropped: Mapping[str, str], rules: RuleSet) -> dict[str, str]:
-    """Hook name → why no gradient is to be had there: absent, dropped by the host, or cut off by a rule."""
-    cut = rules.cut(sites)
-    missing = {}
-    for part in PARTS:
-        for layer in range(sites.n_layers):
-            name = record_name(part, layer)
-            record = sites.record_of.get(name)
-            if record is None or record.port is None:
-                missing[name] = f"layer {layer} of {sites.architecture} in {sites.host} has no {part}"
-            elif record.port.name in dropped:
-                missing[name] = f"{part} in layer {layer}: {dropped[record.port.name]} ({sites.host})"
-            elif name in cut:
-                rule = rules.rule_for("attention", layer)
-                missing[name] = f"{part} in layer {layer} is cut off by {rules.name}: {rule}"
-    return missing
 
 
 def patching_pass(

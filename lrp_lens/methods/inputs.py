@@ -9,7 +9,7 @@ position behind the prompt replaces the activation there in both.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -19,14 +19,11 @@ from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_eval, vocabulary_size
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import require_different, tokenize, with_answers
+from lrp_lens.hosts.tokens import tokenize, with_answers
 from lrp_lens.methods.facets import record_name
 from lrp_lens.metrics import BoundMetric, CallableMetric, Metric, RunnerUp, as_metric
-from lrp_lens.run.pairs import require_aligned, settled
+from lrp_lens.run.pairs import Direction, require_aligned, require_different, require_direction, settled
 from lrp_lens.run.plain import plain_activations
-
-Direction = Literal["denoising", "noising"]
-"""denoising: clean activations into the corrupted run (as in transformer_lens); noising: the reverse."""
 
 PatchingMetric = Metric | Callable[[Tensor], Tensor]
 """Logits [batch, pos, d_vocab] → a scalar, or one number per prompt [batch] whose mean is the scalar."""
@@ -190,8 +187,7 @@ def base_and_source(
         InputError: for an unknown direction, noising with a cache instead of clean prompts, or prompts that do not fit
             or are the same.
     """
-    if direction not in ("denoising", "noising"):
-        raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
+    require_direction(direction)
     batch = aligned(model, corrupted, "corrupted", metric, prepend_bos)
     if is_cache(clean):
         if direction == "denoising":

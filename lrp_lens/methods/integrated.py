@@ -24,13 +24,12 @@ from torch import Tensor
 
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import require_different
 from lrp_lens.methods.attribution import PatchingPass, patching_pass
 from lrp_lens.methods.inputs import PatchingMetric, activations, aligned, lengths
 from lrp_lens.methods.method import Method
 from lrp_lens.methods.question import TokenQuestion
 from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
-from lrp_lens.run.pairs import require_aligned
+from lrp_lens.run.pairs import require_aligned, require_different
 from lrp_lens.run.path import mean_gradient, midpoints, placed
 
 SITE_STEPS, TOKEN_STEPS = 5, 50

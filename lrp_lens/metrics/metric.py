@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lrp_lens.errors import MetricError
 from lrp_lens.hosts.token_batch import Branch
-from lrp_lens.hosts.tokens import token_id
+from lrp_lens.hosts.vocabulary import token_id
 from lrp_lens.ops.gates import accumulation_dtype
 
 Token = int | str

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from lrp_lens.errors import MetricError
 from lrp_lens.hosts.token_batch import Branch
-from lrp_lens.hosts.tokens import span_ids
+from lrp_lens.hosts.vocabulary import span_ids
 from lrp_lens.metrics.metric import Metric, Term, TextOf, Token
 from lrp_lens.metrics.tokens import nested, plain, token_tuple
 

@@ -6,66 +6,11 @@ from lrp_lens.methods.facets import BUNDLES, FACETS, Facet
 from lrp_lens.methods.integrated import integrated_pass
 from lrp_lens.patching.compare import compare
 from lrp_lens.patching.comparison import Comparison
+from lrp_lens.patching.functions import *  # those listed below
 from lrp_lens.patching.missed import false_negative_bound
 from lrp_lens.patching.subsets import SubsetEffects, patch_subsets
 from lrp_lens.patching.suggest import Suggestion, suggest_rules
-from lrp_lens.patching.twins import (
-    CutOffWarning,
-    get_act_patch_attn_head_all_pos_every,
-    get_act_patch_attn_head_by_pos_every,
-    get_act_patch_attn_head_k_all_pos,
-    get_act_patch_attn_head_k_by_pos,
-    get_act_patch_attn_head_out_all_pos,
-    get_act_patch_attn_head_out_by_pos,
-    get_act_patch_attn_head_pattern_all_pos,
-    get_act_patch_attn_head_pattern_by_pos,
-    get_act_patch_attn_head_pattern_dest_src_pos,
-    get_act_patch_attn_head_q_all_pos,
-    get_act_patch_attn_head_q_by_pos,
-    get_act_patch_attn_head_v_all_pos,
-    get_act_patch_attn_head_v_by_pos,
-    get_act_patch_attn_out,
-    get_act_patch_block_every,
-    get_act_patch_mlp_out,
-    get_act_patch_resid_mid,
-    get_act_patch_resid_pre,
-    get_attribution_patch_attn_head_all_pos_every,
-    get_attribution_patch_attn_head_by_pos_every,
-    get_attribution_patch_attn_head_k_all_pos,
-    get_attribution_patch_attn_head_k_by_pos,
-    get_attribution_patch_attn_head_out_all_pos,
-    get_attribution_patch_attn_head_out_by_pos,
-    get_attribution_patch_attn_head_pattern_all_pos,
-    get_attribution_patch_attn_head_pattern_by_pos,
-    get_attribution_patch_attn_head_pattern_dest_src_pos,
-    get_attribution_patch_attn_head_q_all_pos,
-    get_attribution_patch_attn_head_q_by_pos,
-    get_attribution_patch_attn_head_v_all_pos,
-    get_attribution_patch_attn_head_v_by_pos,
-    get_attribution_patch_attn_out,
-    get_attribution_patch_block_every,
-    get_attribution_patch_mlp_out,
-    get_attribution_patch_resid_mid,
-    get_attribution_patch_resid_pre,
-    get_lrp_patch_attn_head_all_pos_every,
-    get_lrp_patch_attn_head_by_pos_every,
-    get_lrp_patch_attn_head_k_all_pos,
-    get_lrp_patch_attn_head_k_by_pos,
-    get_lrp_patch_attn_head_out_all_pos,
-    get_lrp_patch_attn_head_out_by_pos,
-    get_lrp_patch_attn_head_pattern_all_pos,
-    get_lrp_patch_attn_head_pattern_by_pos,
-    get_lrp_patch_attn_head_pattern_dest_src_pos,
-    get_lrp_patch_attn_head_q_all_pos,
-    get_lrp_patch_attn_head_q_by_pos,
-    get_lrp_patch_attn_head_v_all_pos,
-    get_lrp_patch_attn_head_v_by_pos,
-    get_lrp_patch_attn_out,
-    get_lrp_patch_block_every,
-    get_lrp_patch_mlp_out,
-    get_lrp_patch_resid_mid,
-    get_lrp_patch_resid_pre,
-)
+from lrp_lens.patching.twins import CutOffWarning
 
 __all__ = [
     "BUNDLES",

@@ -23,18 +23,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import SiteError
 from lrp_lens.files.checkpoints import Checkpoint
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.patching import sweep, transformer_lens_patches
 from lrp_lens.hosts.scope import attached, hooked
 from lrp_lens.hosts.sites import Sites
-from lrp_lens.methods.attribution import missing_parts, require_part
 from lrp_lens.methods.facets import Facet, record_name
 from lrp_lens.methods.inputs import aligned, is_cache
+from lrp_lens.methods.missing import missing_parts, require_part
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.cells import Chosen, Where, grouped, position_of, require_choice
-from lrp_lens.patching.checks import Engine, require_engine, require_whole
+from lrp_lens.patching.checks import Engine, require_engine
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS, Moved, Points, wave, whole_batches
 from lrp_lens.progress import progress_bar

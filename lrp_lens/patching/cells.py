@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
 from lrp_lens.methods.facets import Facet
-from lrp_lens.patching.checks import Engine, as_list, require_whole
+from lrp_lens.patching.checks import Engine, as_list
 
 Cell = tuple[int, ...]
 """Indices along a facet's axes."""

@@ -1,15 +1,14 @@
 """Options of patching and comparing, checked before anything runs.
 
 1. One value in the place of a list is a list of one; repeated entries count once.
-2. Whole numbers are ints, never bools or floats; shares are real numbers.
-3. A rule set may be given by the name of its preset.
+2. A rule set may be given by the name of its preset.
 """
 
-import operator
 from collections.abc import Iterable
 from numbers import Number
 from typing import Any, Literal, get_args
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
 
 Engine = Literal["auto", "restarted", "transformer_lens", "batched"]
@@ -40,25 +39,6 @@ def as_list(values: Any, what: str, single: type | tuple[type, ...] = str) -> li
     if not found:
         raise InputError(f"{what} has at least one entry; received none.")
     return found
-
-
-def require_whole(value: Any, what: str, least: int) -> int:
-    """A whole number of at least `least`.
-
-    Raises:
-        InputError: for bools, floats, text, or a smaller number.
-
-    Example:
-        >>> require_whole(5, "samples", 0)
-        5
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise InputError(f"{what} is a whole number, {what} >= {least}; received {value!r}.")
-    return number
 
 
 def require_sizes(ks: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
 from lrp_lens.files.checkpoints import Checkpoint
 from lrp_lens.hosts import dead, resolve
@@ -22,7 +23,6 @@ from lrp_lens.hosts.forward import device_of
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.methods.facets import facet_of
 from lrp_lens.methods.inputs import (
-    Direction,
     PatchingMetric,
     aligned,
     base_and_source,
@@ -34,7 +34,7 @@ from lrp_lens.methods.registry import MethodLike, as_methods
 from lrp_lens.metrics import Metric
 from lrp_lens.patching.activation import PART, Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
-from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes, require_whole
+from lrp_lens.patching.checks import Engine, as_list, require_engine, require_sizes
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.runs import Runs
@@ -44,7 +44,7 @@ from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP, RuleSet
 from lrp_lens.run.identity import model_identity, spelled
-from lrp_lens.run.pairs import require_aligned
+from lrp_lens.run.pairs import Direction, require_aligned
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -99,7 +99,7 @@ def compare(
         floor: share of a site's largest |exact effect| (mean over prompts), by default 1 %.  Cells below it are left
             out of Spearman and sign agreement, and never count among the top k; column n_ranked says how many are
             left.  0 ranks every cell.  Pearson and scale always take every cell.
-        direction: "denoising" or "noising".
+        direction: "denoising" (the default, as transformer_lens.patching) or "noising"; see `Direction`.
         engine: how activation patching is run, see `get_act_patch_*`.
         layers: compare the cells of these layers only, one or several, from 0 or back from -1; all others are NaN.
         positions: compare the cells at these positions only (of a pattern: of these destinations).

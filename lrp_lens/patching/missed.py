@@ -29,8 +29,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
-from lrp_lens.patching.checks import as_list, require_whole
+from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.subsets import SubsetEffects
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lrp_lens.methods.facets import Facet
+from lrp_lens.run.pairs import Direction
 from lrp_lens.views.statistics.agreement import (
     Statistic,
     above_floor,
@@ -64,7 +65,7 @@ class Scored:
     ks: tuple[int, ...]
     samples: int
     seed: int
-    direction: str
+    direction: Direction
     tokens: tuple[str, ...] = ()
     """What stands at each position, [position]: one token, or those of the clean prompts, "mary/john"."""
     floor: float | int = 0.01

@@ -17,16 +17,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.markup import Html, frame, told
 from lrp_lens.methods.facets import Facet, facet_of
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, per_prompt, settled_metric
+from lrp_lens.methods.inputs import PatchingMetric, base_and_source, per_prompt, settled_metric
 from lrp_lens.patching.activation import patchable
-from lrp_lens.patching.checks import require_whole
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import progress_bar, require_show
+from lrp_lens.run.pairs import Direction
 from lrp_lens.run.plain import plain_logits
 
 
@@ -44,7 +45,7 @@ class SubsetEffects:
     effects: Float[np.ndarray, " draw"]
     """Change of the metric, mean over prompts."""
     probability: float
-    direction: str
+    direction: Direction
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per draw: cells (how many were patched), effect."""
@@ -90,7 +91,7 @@ def patch_subsets(
         probability: of each cell to be in a draw. The smaller, the nearer a cell's mean effect is to its effect alone,
             and the more draws are needed.
         seed: of the draws.
-        direction: "denoising" or "noising".
+        direction: "denoising" (the default, as transformer_lens.patching) or "noising"; see `Direction`.
         batch_tokens: positions that go through the model at once.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         progress: show a bar; None: on terminals and in notebooks, after two seconds.

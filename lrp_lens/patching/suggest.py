@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, frame
-from lrp_lens.methods.inputs import Direction, PatchingMetric, aligned
-from lrp_lens.patching.checks import as_list, require_whole
+from lrp_lens.methods.inputs import PatchingMetric, aligned
+from lrp_lens.patching.checks import as_list
 from lrp_lens.patching.compare import CANDIDATES, SITES, compare
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.rules import RuleSet, as_rule_set
+from lrp_lens.run.pairs import Direction
 
 STATISTICS = ("pearson", "spearman", "sign_agreement", "top_10")
 """What a choice may be made by: more is better.  (Of the scale 1 is best, so it ranks nothing.)"""
@@ -82,7 +84,7 @@ def suggest_rules(
         statistic: pearson, spearman, sign_agreement or top_10.
         seed: of the split.
         floor: as in `compare`: weaker cells have no rank and no sign.
-        direction: "denoising" or "noising".
+        direction: "denoising" (the default, as transformer_lens.patching) or "noising"; see `Direction`.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         progress: as in `compare`.
 

@@ -9,17 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts import resolve
 from lrp_lens.methods.facets import BUNDLES
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, per_prompt, settled_metric
+from lrp_lens.methods.inputs import PatchingMetric, base_and_source, per_prompt, settled_metric
 from lrp_lens.patching.activation import Options, patchable, patched_values
 from lrp_lens.patching.cells import Chosen, require_choice
-from lrp_lens.patching.checks import Engine, one_metric, require_engine, require_whole
+from lrp_lens.patching.checks import Engine, one_metric, require_engine
 from lrp_lens.patching.named import Named, bundled, facets_of, filled
 from lrp_lens.patching.runs import Runs
 from lrp_lens.patching.waves import BATCH_TOKENS
 from lrp_lens.progress import require_show
+from lrp_lens.run.pairs import Direction
 
 
 class Sweep(Named):

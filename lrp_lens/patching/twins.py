@@ -6,7 +6,7 @@ normalised so that the unpatched run has 0 and the other run 1, the two are on o
 adds the unpatched metric otherwise.
 
 One class for activation patching (`sweeps.Sweep`) and one for attribution and relevance patching (`Twin`) serve every
-facet of `FACETS` and every bundle of `BUNDLES`; the named functions are instances of them.
+facet of `FACETS` and every bundle of `BUNDLES`; `functions` holds their instances.
 """
 
 import warnings
@@ -18,11 +18,11 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.methods.attribution import PatchingPass, patching_pass, reasons
 from lrp_lens.methods.facets import BUNDLES
-from lrp_lens.methods.inputs import Direction, PatchingMetric, base_and_source, settled_metric
+from lrp_lens.methods.inputs import PatchingMetric, base_and_source, settled_metric
 from lrp_lens.patching.checks import one_metric
 from lrp_lens.patching.named import Named, bundled, facets_of, filled
-from lrp_lens.patching.sweeps import Sweep
-from lrp_lens.rules import GRADIENT, RELP, RuleSet, as_rule_set
+from lrp_lens.rules import GRADIENT, RuleSet, as_rule_set
+from lrp_lens.run.pairs import Direction
 
 
 class CutOffWarning(UserWarning):
@@ -141,69 +141,3 @@ def _require_same(
         raise InputError(
             f"A backward pass serves the rules that it was made under, {backward.rules.name}; received {rules.name}."
         )
-
-
-def _attribution(name: str) -> Twin:
-    return Twin(name, "get_attribution_patch_", GRADIENT)
-
-
-def _lrp(name: str) -> Twin:
-    return Twin(name, "get_lrp_patch_", RELP)
-
-
-get_act_patch_resid_pre = Sweep("resid_pre")
-get_act_patch_resid_mid = Sweep("resid_mid")
-get_act_patch_attn_out = Sweep("attn_out")
-get_act_patch_mlp_out = Sweep("mlp_out")
-get_act_patch_attn_head_out_by_pos = Sweep("attn_head_out_by_pos")
-get_act_patch_attn_head_q_by_pos = Sweep("attn_head_q_by_pos")
-get_act_patch_attn_head_k_by_pos = Sweep("attn_head_k_by_pos")
-get_act_patch_attn_head_v_by_pos = Sweep("attn_head_v_by_pos")
-get_act_patch_attn_head_pattern_by_pos = Sweep("attn_head_pattern_by_pos")
-get_act_patch_attn_head_pattern_dest_src_pos = Sweep("attn_head_pattern_dest_src_pos")
-get_act_patch_attn_head_out_all_pos = Sweep("attn_head_out_all_pos")
-get_act_patch_attn_head_q_all_pos = Sweep("attn_head_q_all_pos")
-get_act_patch_attn_head_k_all_pos = Sweep("attn_head_k_all_pos")
-get_act_patch_attn_head_v_all_pos = Sweep("attn_head_v_all_pos")
-get_act_patch_attn_head_pattern_all_pos = Sweep("attn_head_pattern_all_pos")
-get_act_patch_block_every = Sweep("block_every")
-get_act_patch_attn_head_all_pos_every = Sweep("attn_head_all_pos_every")
-get_act_patch_attn_head_by_pos_every = Sweep("attn_head_by_pos_every")
-
-get_attribution_patch_resid_pre = _attribution("resid_pre")
-get_attribution_patch_resid_mid = _attribution("resid_mid")
-get_attribution_patch_attn_out = _attribution("attn_out")
-get_attribution_patch_mlp_out = _attribution("mlp_out")
-get_attribution_patch_attn_head_out_by_pos = _attribution("attn_head_out_by_pos")
-get_attribution_patch_attn_head_q_by_pos = _attribution("attn_head_q_by_pos")
-get_attribution_patch_attn_head_k_by_pos = _attribution("attn_head_k_by_pos")
-get_attribution_patch_attn_head_v_by_pos = _attribution("attn_head_v_by_pos")
-get_attribution_patch_attn_head_pattern_by_pos = _attribution("attn_head_pattern_by_pos")
-get_attribution_patch_attn_head_pattern_dest_src_pos = _attribution("attn_head_pattern_dest_src_pos")
-get_attribution_patch_attn_head_out_all_pos = _attribution("attn_head_out_all_pos")
-get_attribution_patch_attn_head_q_all_pos = _attribution("attn_head_q_all_pos")
-get_attribution_patch_attn_head_k_all_pos = _attribution("attn_head_k_all_pos")
-get_attribution_patch_attn_head_v_all_pos = _attribution("attn_head_v_all_pos")
-get_attribution_patch_attn_head_pattern_all_pos = _attribution("attn_head_pattern_all_pos")
-get_attribution_patch_block_every = _attribution("block_every")
-get_attribution_patch_attn_head_all_pos_every = _attribution("attn_head_all_pos_every")
-get_attribution_patch_attn_head_by_pos_every = _attribution("attn_head_by_pos_every")
-
-get_lrp_patch_resid_pre = _lrp("resid_pre")
-get_lrp_patch_resid_mid = _lrp("resid_mid")
-get_lrp_patch_attn_out = _lrp("attn_out")
-get_lrp_patch_mlp_out = _lrp("mlp_out")
-get_lrp_patch_attn_head_out_by_pos = _lrp("attn_head_out_by_pos")
-get_lrp_patch_attn_head_q_by_pos = _lrp("attn_head_q_by_pos")
-get_lrp_patch_attn_head_k_by_pos = _lrp("attn_head_k_by_pos")
-get_lrp_patch_attn_head_v_by_pos = _lrp("attn_head_v_by_pos")
-get_lrp_patch_attn_head_pattern_by_pos = _lrp("attn_head_pattern_by_pos")
-get_lrp_patch_attn_head_pattern_dest_src_pos = _lrp("attn_head_pattern_dest_src_pos")
-get_lrp_patch_attn_head_out_all_pos = _lrp("attn_head_out_all_pos")
-get_lrp_patch_attn_head_q_all_pos = _lrp("attn_head_q_all_pos")
-get_lrp_patch_attn_head_k_all_pos = _lrp("attn_head_k_all_pos")
-get_lrp_patch_attn_head_v_all_pos = _lrp("attn_head_v_all_pos")
-get_lrp_patch_attn_head_pattern_all_pos = _lrp("attn_head_pattern_all_pos")
-get_lrp_patch_block_every = _lrp("block_every")
-get_lrp_patch_attn_head_all_pos_every = _lrp("attn_head_all_pos_every")
-get_lrp_patch_attn_head_by_pos_every = _lrp("attn_head_by_pos_every")

@@ -48,6 +48,7 @@ from lrp_lens.rules.attention import (
 from lrp_lens.rules.experts import ExpertsRule, ExpertWeights
 from lrp_lens.rules.linear import Epsilon, LinearRule
 from lrp_lens.rules.norms import FrozenNorm, NormRule
+from lrp_lens.rules.override import Override
 from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.presets import (
     ATTN_LRP,
@@ -65,7 +66,7 @@ from lrp_lens.rules.presets import (
     holds_patterns,
 )
 from lrp_lens.rules.rule import Hook, Rule, scaled
-from lrp_lens.rules.ruleset import Override, RuleSet
+from lrp_lens.rules.ruleset import RuleSet
 from lrp_lens.rules.softmax import SecantSoftmax, SoftmaxRows, SoftmaxRule, TemperedSoftmax
 
 __all__ = [

@@ -22,6 +22,7 @@ from lrp_lens.rules.experts import ExpertsRule
 from lrp_lens.rules.linear import LinearRule
 from lrp_lens.rules.norms import NormRule
 from lrp_lens.rules.operations import OPERATIONS, operations_at, records_of, require_rule
+from lrp_lens.rules.override import Override
 from lrp_lens.rules.plain import Plain
 from lrp_lens.rules.planning import dropped_edit, innermost, site_hooks
 from lrp_lens.rules.rule import STAGES, Hook, Rule
@@ -34,19 +35,6 @@ Questions = Mapping[str, tuple[str, ...]]
 
 NAMED: dict[str, "RuleSet"] = {}
 """The rule sets that others are told from, by name: the presets, which enter themselves."""
-
-
-@dataclass(frozen=True)
-class Override:
-    """Another rule for one operation in some layers."""
-
-    operation: str
-    rule: Rule
-    layers: frozenset[int]
-
-    def __str__(self) -> str:
-        words = self.rule.words(self.operation)
-        return f"{self.operation} in layers {', '.join(map(str, sorted(self.layers)))}: {words}"
 
 
 @dataclass(frozen=True)
@@ -105,8 +93,18 @@ class RuleSet:
     @property
     def is_gradient(self) -> bool:
         """Whether no rule is at work: gradient × activation."""
-        rules = [getattr(self, operation) for operation in OPERATIONS]
-        return all(isinstance(rule, Plain) for rule in [*rules, *(one.rule for one in self.overrides)])
+        return not self.ruled and all(isinstance(one.rule, Plain) for one in self.overrides)
+
+    @property
+    def ruled(self) -> tuple[str, ...]:
+        """The operations that the set's own rules act on, overrides aside.
+
+        Example:
+            >>> from lrp_lens import CP_LRP
+            >>> RuleSet("norms", norm=CP_LRP.norm).ruled
+            ('norm',)
+        """
+        return tuple(one for one in OPERATIONS if not isinstance(getattr(self, one), Plain))
 
     def replace(self, *, name: str | None = None, **rules: Rule) -> "RuleSet":
         """A copy with other rules in every layer.

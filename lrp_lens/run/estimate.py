@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lrp_lens.errors import InputError
+from lrp_lens.checks import require_whole
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import device_of, require_eval, require_gradients, vocabulary_size
 from lrp_lens.hosts.memory import free_bytes
@@ -126,8 +126,7 @@ def estimate(
         64
     """
     for name, value in (("n_tokens", n_tokens), ("batch", batch), ("metrics", metrics)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number, at least 1; received {value!r}.")
+        require_whole(value, name, 1)
     require_gradients()
     require_eval(model)
     sites, rules = resolve(model), as_rule_set(rules)

@@ -15,12 +15,14 @@ import torch
 from jaxtyping import Float, Int
 
 from lrp_lens.characters import shown
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import vocabulary_size
 from lrp_lens.hosts.generation import end_ids, greedy
 from lrp_lens.hosts.rollout import Rollout
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.markup import Html, captioned
 from lrp_lens.run.relevance import Prompt
 
@@ -144,8 +146,7 @@ def generate(
     """
     count = vocabulary_size(model)
     for name, value, least, most in (("max_new_tokens", max_new_tokens, 1, None), ("top_k", top_k, 2, count)):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < least or (most is not None and value > most):
+        if not is_whole(value) or value < least or (most is not None and value > most):
             upto = "" if most is None else f" to {most}, the vocabulary"
             raise InputError(f"{name} is a whole number from {least}{upto}; received {value!r}.")
     stops = (stop,) if isinstance(stop, str) and stop else tuple(stop)

@@ -9,78 +9,31 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import Any
 
-from lrp_lens.characters import shown
-from lrp_lens.errors import InputError, LrpLensError, MetricError, did_you_mean
+from lrp_lens.checks import require_whole
+from lrp_lens.errors import InputError, MetricError, did_you_mean
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.chat import is_messages
 from lrp_lens.hosts.forward import require_eval, require_gradients
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.hosts.tokens import Row, padded, tokenize
-from lrp_lens.markup import Html, told
 from lrp_lens.metrics import Metric, MetricLike, as_metric
 from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.absorbed import QUESTIONS
-from lrp_lens.run.ledger import Ledger
 from lrp_lens.run.one_example import caches_of_examples
+from lrp_lens.run.prompt_relevance import PromptRelevance
 from lrp_lens.run.recording import NamesFilter
 from lrp_lens.run.relevance import Memory, ask, relevance_run
-from lrp_lens.views import View
 
 VIEWS = ("tokens", "positions", "layers", "heads", "components", "ledger")
 """What a record can hold: methods of RelevanceCache."""
 _OF_EMBEDDINGS = {"tokens", "positions"}
 _OF_ACCOUNTS = {"components", "ledger"}
-
-
-@dataclass(frozen=True, eq=False)
-class PromptRelevance:
-    """What is left of one prompt: views of it alone, or why there are none."""
-
-    index: int
-    """Of the prompt among those given, from 0."""
-    error: LrpLensError | None = None
-    """Why this prompt has no relevance; None where it has."""
-    metric_value: float = float("nan")
-    metric_text: str = ""
-    """The metric in words, with its tokens chosen."""
-    views: Mapping[str, View] = field(default_factory=dict)
-    """By name, those that were asked for; each as `run_with_relevance` of the prompt alone gives it."""
-    ledger: Ledger | None = None
-    """Where the metric went, if asked for."""
-
-    def __repr__(self) -> str:
-        if self.error is not None:
-            return shown(f"PromptRelevance({self.index}, {type(self.error).__name__}: {self.error})")
-        held = [*self.views, *(["ledger"] if self.ledger is not None else [])]
-        return shown(
-            f"PromptRelevance({self.index}, {self.metric_text} = {self.metric_value:.4g}, {', '.join(held)})"
-        )
-
-    def plot(self, view: str | None = None, **options: Any) -> Any:
-        """One of its views, drawn.
-
-        Args:
-            view: its name; None takes the first.
-            options: those of `View.plot`.
-
-        Raises:
-            InputError: no such view.
-        """
-        name = next(iter(self.views), "") if view is None else view
-        if name not in self.views:
-            raise InputError(
-                f"This record holds the views {', '.join(self.views) or 'none'}; received {name!r}."
-            )
-        return self.views[name].plot(**options)
-
-    def _repr_html_(self) -> Html:
-        return told(repr(self), *(view._repr_html_() for view in self.views.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +104,7 @@ def relevance_over(
     require_eval(model)
     wanted = _views(views)
     for name, value in (("batch_tokens", batch_tokens), ("window", window)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is a whole number, at least 1; received {value!r}.")
+        require_whole(value, name, 1)
     if (
         isinstance(prompts, str | bytes | Mapping)
         or not isinstance(prompts, Iterable)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lrp_lens.errors import InputError
@@ -14,11 +14,29 @@ from lrp_lens.hosts.forward import require_eval, require_finite
 from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import PaddingSide, require_different, tokenize, with_answers
+from lrp_lens.hosts.tokens import PaddingSide, tokenize, with_answers
 from lrp_lens.metrics import BoundMetric, Metric, MetricLike
 from lrp_lens.run.plain import keeping, plain_activations
 from lrp_lens.run.reading import concrete_metric, unembedded
 from lrp_lens.run.relevance import ask
+
+Direction = Literal["denoising", "noising"]
+"""denoising: clean activations into the corrupted run; noising: the reverse.
+
+Patching denoises where nothing is said, as transformer_lens.patching does, whose names and shapes it has: which parts
+suffice to bring the answer back?  Circuits noise, as circuits are evaluated in the literature (Wang et al. 2211.00593,
+Mueller et al. 2504.13151): do the parts that were kept suffice when all others are another prompt's?
+"""
+
+
+def require_direction(direction: object) -> None:
+    """Raise InputError unless this is a direction.
+
+    Example:
+        >>> require_direction("noising")
+    """
+    if direction not in get_args(Direction):
+        raise InputError(f"direction is 'denoising' or 'noising'; received {direction!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +47,20 @@ class Pair:
     corrupted: TokenBatch | None
     metric: Metric
     bound: BoundMetric
+
+
+def require_different(clean: Int[Tensor, "batch pos"], corrupted: Int[Tensor, "batch pos"]) -> None:
+    """Raise InputError unless each corrupted prompt differs from its clean prompt.
+
+    Where they are the same, every effect is 0, and every share and correlation of effects 0 / 0.
+    """
+    same = (clean == corrupted.to(clean.device)).all(1).nonzero()[:, 0].tolist()
+    if same:
+        of = "all pairs" if len(same) == len(clean) else f"pairs {', '.join(map(str, same[:8]))}"
+        raise InputError(
+            f"Each corrupted prompt differs from its clean prompt; {of} of {len(clean)} (counted from 0) are the same "
+            "tokens. Replace a token that the answer depends on, or leave these pairs out."
+        )
 
 
 def read_pair(
@@ -150,3 +182,8 @@ def plain_run(
     logits, kept = plain_activations(model, batch.ids, names, read, batch.left_mask)
     require_finite(logits)
     return logits, kept
+
+
+def first_difference(pair: Pair) -> int:
+    """The first position at which any of the prompts differ; 0 without corrupted prompts."""
+    return 0 if pair.corrupted is None else int((pair.clean.ids != pair.corrupted.ids).any(0).int().argmax())

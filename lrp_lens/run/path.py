@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward
@@ -36,7 +37,7 @@ def midpoints(steps: Any) -> tuple[float, ...]:
         >>> midpoints(2)
         (0.25, 0.75)
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps) or steps < 1:
         raise InputError(f"steps is a whole number of points of the path, at least 1; received {steps!r}.")
     return tuple((step + 0.5) / steps for step in range(steps))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrp_lens.errors import MetricError
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import token_strings
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.metrics import BoundMetric, Metric
 
 

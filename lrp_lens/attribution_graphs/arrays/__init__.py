@@ -1,12 +1,13 @@
 """Attribution graphs as arrays: pruning, paths, measures, differences, files.  numpy and pandas only, never a model."""
 
-from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph, Boundary, Pass
+from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph
 from lrp_lens.attribution_graphs.arrays.clusters import (
     PrincipalComponents,
     ProfileClusters,
     cluster_profiles,
     principal_components,
 )
+from lrp_lens.attribution_graphs.arrays.contents import Boundary, GraphContents, Pass
 from lrp_lens.attribution_graphs.arrays.difference import GraphDifference, graph_difference
 from lrp_lens.attribution_graphs.arrays.measures import graph_measures
 from lrp_lens.attribution_graphs.arrays.profiles import (
@@ -20,6 +21,7 @@ from lrp_lens.attribution_graphs.arrays.profiles import (
 __all__ = [
     "AttributionGraph",
     "Boundary",
+    "GraphContents",
     "GraphDifference",
     "Pass",
     "PrincipalComponents",

@@ -10,51 +10,25 @@ The reference is "Contrastive Attribution in the Wild" (arXiv 2604.17761).
 4. Nothing here needs a model.  `matrix` and `refine` ask the pass the graph was made from, if it is still there.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from lrp_lens.attribution_graphs.arrays import nodes as named
-from lrp_lens.attribution_graphs.arrays import paths, pruning, tables, text, validation
+from lrp_lens.attribution_graphs.arrays import paths, pruning, tables, text
+from lrp_lens.attribution_graphs.arrays.contents import GraphContents
 from lrp_lens.attribution_graphs.arrays.interchange import networks, neuronpedia, storage
 from lrp_lens.attribution_graphs.arrays.nodes import BoundaryKey, Edge, Node
 from lrp_lens.errors import InputError
 from lrp_lens.views import View
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """One place in the residual stream; the index into `AttributionGraph.boundaries` is its number in edges."""
-
-    name: str
-    """Hook name, e.g. `blocks.3.hook_resid_mid`."""
-    label: str
-    """`embed`, `L3 mid` (after attention), `L3` (after the block)."""
-    layer: int | None
-    """The block it lies in or follows; None for the embedding."""
-    mid: bool = False
-
-
-@runtime_checkable
-class Pass(Protocol):
-    """What a graph asks of the pass it was made from."""
-
-    def matrix(self, source: int, target: int) -> np.ndarray:
-        """All edges between two boundaries, [target position, source position]."""
-
-    def refine(self, *, source: tuple[int, int] | None, target: tuple[int, int], into: str) -> Any:
-        """A View of what carries a node (`source` None) or an edge; nodes are (boundary, position)."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class AttributionGraph:
-    """Arrays of one graph: boundaries B, transitions T = B - 1, positions n, edges E, parts P, sink kinds K.
-
-    A transition t leads from boundary t (source) to boundary t + 1 (target).
+class AttributionGraph(GraphContents):
+    """A graph with its tables, smaller graphs, paths, files and pictures; `GraphContents` says what it consists of.
 
     Example:
         >>> from lrp_lens import LogitDiff, load_demo_model
@@ -71,57 +45,6 @@ class AttributionGraph:
     Raises:
         InputError: the arrays do not describe one graph (shapes, order of the edges, positions out of range).
     """
-
-    boundaries: tuple[Boundary, ...]
-    """Forward order: the embedding first, the final residual stream last."""
-    token_strings: tuple[str, ...]
-    """[n]"""
-    special: np.ndarray
-    """[n], True at BOS, EOS."""
-    node_relevance: np.ndarray
-    """[B, n] float64, of every node, kept or not."""
-    transition: np.ndarray
-    """[E] int32, sorted; within a transition by target, then source."""
-    target: np.ndarray
-    """[E] int32 position."""
-    source: np.ndarray
-    """[E] int32 position."""
-    relevance: np.ndarray
-    """[E] float64."""
-    part_values: np.ndarray
-    """[E, P], sums to `relevance` over P."""
-    parts: tuple[str, ...]
-    """P labels: `residual`, `MLP`, then per head `H0 OV`, `H0 K`, `H0 Q`, ...; (`all paths`,) if unknown."""
-    sinks: np.ndarray
-    """[T, K, n]: relevance of the target node (boundary t + 1, position) that no source receives."""
-    sink_kinds: tuple[str, ...]
-    """K labels, e.g. `bias`, `softmax`, `norm`, `MLP`."""
-    pruned: np.ndarray
-    """[T, n]: signed sum of the edges into each target that were dropped."""
-    pruned_mass: np.ndarray
-    """[T]: Σ|A| dropped."""
-    total_mass: np.ndarray
-    """[T]: Σ|A| before pruning."""
-    metric_value: float
-    metric_text: str
-    rules_text: str
-    towards: tuple[str, str] | None = None
-    """Words for the sign, as in View."""
-    answers: tuple[str, ...] = ()
-    """[n], word for the answer that a token belongs to (answer, target, contrast), "" in the prompt; () for none.  A
-    token sees the prompt before it, and of two answers its own."""
-    target_positions: tuple[int, ...] = ()
-    """Positions whose logits the metric reads, e.g. (n - 1,)."""
-    notes: tuple[str, ...] = ()
-    """Provenance in words: thresholds, method."""
-    refinements: Mapping[str, Any] = field(default_factory=dict)
-    """What `refine` found, kept for the HTML view: `"L3@7 into heads"` → View."""
-    made_by: Pass | None = field(default=None, compare=False)
-    """The pass; None after loading from a file."""
-
-    def __post_init__(self) -> None:
-        for name, value in validation.checked(self).items():
-            object.__setattr__(self, name, value)
 
     # Naming
 
@@ -273,10 +196,6 @@ class AttributionGraph:
         """The same graph without its pass: it lets go of the model, and `matrix` and `refine` are those of a file."""
         return replace(self, made_by=None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy in another process gets: everything but the pass."""
-        return self.__dict__ | {"made_by": None}
-
     def matrix(self, source: BoundaryKey, target: BoundaryKey) -> np.ndarray:
         """All edges between two boundaries before pruning, [target position, source position].
 
@@ -343,9 +262,20 @@ class AttributionGraph:
         Raises:
             InputError: the file is missing or holds no graph.
         """
-        stored = storage.load(path)
-        boundaries = tuple(Boundary(**one) for one in stored.pop("boundaries"))
-        return cls(boundaries=boundaries, **stored)
+        return cls(**storage.load(path))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes, to be kept in a table or a database; `from_bytes` reads it."""
+        return storage.to_bytes(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "AttributionGraph":
+        """The graph that `to_bytes` was called on, without its pass.
+
+        Raises:
+            InputError: the bytes hold no graph.
+        """
+        return cls(**storage.from_bytes(data))
 
     def to_dataframe(self) -> pd.DataFrame:
         """The same as `edges`."""

@@ -8,7 +8,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.files.shapes import require_shapes
 
 if TYPE_CHECKING:
-    from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph
+    from lrp_lens.attribution_graphs.arrays.contents import GraphContents
 
 _DTYPES = {
     "special": np.bool_,
@@ -26,7 +26,7 @@ _SUM_OF_PARTS = 1e-4
 """Share of the largest part by which parts may miss their edge: rounding of float32 passes, a wrong part fails."""
 
 
-def checked(graph: "AttributionGraph") -> dict[str, Any]:
+def checked(graph: "GraphContents") -> dict[str, Any]:
     """The fields in their final types.
 
     Raises:

@@ -10,7 +10,6 @@ to compute it, are in `batch_packed`.
 """
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from os import PathLike
 from typing import Any
 
@@ -18,6 +17,7 @@ from lrp_lens.attribution_graphs.arrays import AttributionGraph
 from lrp_lens.attribution_graphs.closed_form.builder import GraphBuilder
 from lrp_lens.attribution_graphs.closed_form.options import Method, Options, Split
 from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import require_gradients, vocabulary_size
@@ -123,8 +123,13 @@ def _layers(layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(n_layers + 1))
     kept: tuple[Any, ...] = tuple(layers) if isinstance(layers, Iterable) else ()
-    whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in kept)
-    if not whole or len(kept) < 2 or list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] > n_layers:
+    if (
+        not all(map(is_whole, kept))
+        or len(kept) < 2
+        or list(kept) != sorted(set(kept))
+        or kept[0] < 0
+        or kept[-1] > n_layers
+    ):
         raise InputError(
             f"layers are two or more boundaries, ascending, from 0 (embedding) to {n_layers} (after the last block); "
             f"received {layers!r}."

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from lrp_lens.cases import Case
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision.checker import Checker, Verdict, as_checker, judge
 from lrp_lens.failures.decision.found import Attempt, Decision, Way, judged
@@ -200,7 +201,7 @@ def _require(
     for name, value, least in (
         ("top_k", top_k, 2), ("max_new_tokens", max_new_tokens, 1), ("budget", budget, 0), ("batch", batch, 1),
     ):  # fmt: skip
-        whole = isinstance(value, int) and not isinstance(value, bool)
+        whole = is_whole(value)
         if not whole or value < least or (name == "top_k" and value > count):
             upto = f" to {count}, the vocabulary" if name == "top_k" else ""
             raise InputError(f"{name} is a whole number from {least}{upto}; received {value!r}.")

@@ -21,7 +21,8 @@ from lrp_lens.hosts.completions import place_of
 from lrp_lens.hosts.generation import Trunk, end_ids, grow, teach
 from lrp_lens.hosts.rollout import Until
 from lrp_lens.hosts.token_batch import TokenBatch
-from lrp_lens.hosts.tokens import span_ids, string_ids, token_id, token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import span_ids, string_ids, token_id, token_strings
 from lrp_lens.run.generation import spoken_text
 
 

@@ -13,7 +13,8 @@ from lrp_lens.errors import LrpLensError
 from lrp_lens.failures.decided import decision_of
 from lrp_lens.failures.decision.spoken import Spoken
 from lrp_lens.hosts.generation import last_logits, teach
-from lrp_lens.hosts.tokens import span_ids, string_ids, token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import span_ids, string_ids, token_strings
 from lrp_lens.metrics import SequenceLogitDiff
 from lrp_lens.run.pairs import plain_run
 from lrp_lens.run.relevance import ask

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.logs.choice import decision
 from lrp_lens.failures.logs.reader import NotACaseError
@@ -57,7 +58,7 @@ class OpenChoice:
             InputError: a request that does not score one of them.
         """
         mode, index = state.get("request_mode"), state.get("reference_index")
-        whole = isinstance(index, int) and not isinstance(index, bool)
+        whole = is_whole(index)
         if mode not in _MODES or not whole or not 0 <= index < len(references):  # type: ignore[operator]
             raise InputError(
                 f"a request for an option is {' or '.join(_MODES)} and has the index of one of {len(references)} "

@@ -13,8 +13,6 @@ kept, and the next case begins.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, final
 
@@ -183,10 +181,7 @@ class _CaseWork:
             max_edges=_EDGES,
             progress=False,
         )
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "graph.safetensors"
-            graph.subgraph().save(path)
-            return {"graph": path.read_bytes()}
+        return {"graph": graph.subgraph().to_bytes()}
 
     def _verify(self) -> dict[str, Any]:
         """The verdict."""

@@ -6,9 +6,9 @@ from math import isnan
 from typing import Any, Literal, get_args
 
 from lrp_lens.cases import Case
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError, did_you_mean
 from lrp_lens.failures.decision import GSM8K, HumanEval, IFEval, MultipleChoice, Regex
-from lrp_lens.patching.checks import require_whole
 from lrp_lens.rules import ATTN_LRP, RuleSet, as_rule_set
 from lrp_lens.run.identity import spelled
 

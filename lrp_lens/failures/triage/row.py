@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args, get_type_hints
 
 import pandas as pd
@@ -120,7 +118,7 @@ class TriageRow:
     verification: str = ""
     """JSON of `Verification.to_dict`."""
     graph: bytes = b""
-    """The pruned attribution graph as `AttributionGraph.save` writes it; `attribution_graph` reads it."""
+    """The pruned attribution graph as `AttributionGraph.to_bytes` gives it; `attribution_graph` reads it."""
 
     def __post_init__(self) -> None:
         if not self.reason and self.fate != "explained":
@@ -132,12 +130,7 @@ class TriageRow:
 
     def attribution_graph(self) -> AttributionGraph | None:
         """The pruned graph, which needs no model; None where none was made."""
-        if not self.graph:
-            return None
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "graph.safetensors"
-            path.write_bytes(self.graph)
-            return AttributionGraph.load(path)
+        return AttributionGraph.from_bytes(self.graph) if self.graph else None
 
     def without_time(self) -> "TriageRow":
         """The row without what differs from run to run: the seconds, in its own columns and in its JSON texts.

@@ -16,6 +16,7 @@ from typing import Any
 
 from lrp_lens import __version__
 from lrp_lens.cases import Case
+from lrp_lens.checks import require_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.logs import CaseLog, LogRow, read_cases
 from lrp_lens.failures.logs.log import content_of
@@ -26,7 +27,6 @@ from lrp_lens.failures.triage.row import Fate, TriageRow, in_utf8
 from lrp_lens.failures.triage.worker import Work, Worker
 from lrp_lens.failures.triage.workers import require_workers, workers_of
 from lrp_lens.files import AnyPath
-from lrp_lens.patching.checks import require_whole
 from lrp_lens.progress import progress_bar, require_show
 
 _FATES: dict[str, Fate] = {

@@ -22,8 +22,8 @@ from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.edits import AttentionEdge, Place
 from lrp_lens.hosts import dead, resolve
 from lrp_lens.hosts.names import Names
-from lrp_lens.methods.attribution import missing_parts
 from lrp_lens.methods.facets import record_name
+from lrp_lens.methods.missing import missing_parts
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.relevance import run_with_relevance
 

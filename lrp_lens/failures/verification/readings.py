@@ -20,7 +20,7 @@ from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.edits import Edit, EditedRuns
 from lrp_lens.hosts.scope import hooked
-from lrp_lens.hosts.tokens import token_strings
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.masking import Question
 
 

@@ -19,7 +19,8 @@ from lrp_lens.failures.verification.blame import Blame
 from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.outcomes import Repair
 from lrp_lens.hosts.generation import begin, go_on
-from lrp_lens.hosts.tokens import token_strings, tokenize
+from lrp_lens.hosts.tokens import tokenize
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.views.groups import groups_of
 
 _ENDS = (".", "!", "?", ";", "…", "。", "！", "？")

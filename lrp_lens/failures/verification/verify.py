@@ -23,6 +23,7 @@ from typing import Any
 
 from lrp_lens.cases import Case
 from lrp_lens.characters import signed
+from lrp_lens.checks import is_whole, require_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision.checker import Checker
 from lrp_lens.failures.explanation import Explanation
@@ -35,10 +36,8 @@ from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.result import Verification
 from lrp_lens.hosts.forward import require_eval
 from lrp_lens.hosts.generation import require_room
-from lrp_lens.hosts.tokens import token_strings
-from lrp_lens.masking.curves import is_whole
+from lrp_lens.hosts.vocabulary import token_strings
 from lrp_lens.masking.questions import require_seed
-from lrp_lens.patching.checks import require_whole
 from lrp_lens.progress import require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, RuleSet, as_rule_set
 

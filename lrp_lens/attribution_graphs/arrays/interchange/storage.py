@@ -7,10 +7,12 @@ safetensors file, and in the array `header` of the npz.
 from dataclasses import asdict
 from os import fspath
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrp_lens.attribution_graphs.arrays.contents import Boundary
 from lrp_lens.files import AnyPath, replacing, require_writable
 from lrp_lens.files.arrays import described, read, write
 from lrp_lens.files.headers import opened, sealed, understood
@@ -51,7 +53,7 @@ def save(graph: "AttributionGraph", path: AnyPath) -> None:
 
 
 def load(path: AnyPath) -> dict[str, Any]:
-    """The constructor arguments of a saved graph; boundaries as dicts.
+    """The constructor arguments of a saved graph.
 
     Raises:
         InputError: the file is missing, is of neither format, holds no graph, was changed, or was written by another
@@ -62,13 +64,28 @@ def load(path: AnyPath) -> dict[str, Any]:
         fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {
             name: words[name] for name in _WORDS
         }
-        fields |= {name: tuple(one) for name, one in fields.items() if isinstance(one, list)}
-        fields["boundaries"] = words["boundaries"]
+        fields["boundaries"] = tuple(Boundary(**one) for one in words["boundaries"])
         fields["refinements"] = {
             one["key"]: View(**fields_of(arrays, one, f"refinement.{number}."))
             for number, one in enumerate(words["refinements"])
         }
         return fields
+
+
+def to_bytes(graph: "AttributionGraph") -> bytes:
+    """The bytes of the safetensors file that `save` writes."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.safetensors"
+        save(graph, path)
+        return path.read_bytes()
+
+
+def from_bytes(data: bytes) -> dict[str, Any]:
+    """The constructor arguments of the graph that `to_bytes` was called on, as `load` gives them."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.safetensors"
+        path.write_bytes(data)
+        return load(path)
 
 
 def _read_npz(path: AnyPath) -> tuple[dict[str, np.ndarray], Any]:
