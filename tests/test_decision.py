@@ -140,7 +140,8 @@ def literal(model: Any, checker: Any, *, budget: int, min_gap: float, batch: int
             order = [one for one in order if one[2] > min_gap]
     if not pivots:
         better = sorted(
-            (one for one in risen if one[3] > start), key=lambda one: (-one[3], one[1] != lost, one[0] <= min_gap)
+            (one for one in risen if one[3] > start),
+            key=lambda one: (-one[3], one[1] != lost, one[0] <= min_gap),
         )
         pivots = better[:1]
     return {"said": wrong, "tried": tried, "forwarded": forwarded, "pivots": pivots}
