@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrp_lens import tokenize
+from lrp_lens import InputError, tokenize
 from lrp_lens.hosts import branches
 from lrp_lens.hosts.branches import Branches, SharedText
 from lrp_lens.hosts.generation import Fork, Trunk, Until, grow, roll_out
@@ -109,3 +109,15 @@ def test_a_rotary_table_that_ends_too_early_is_not_read() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branches, "score_geometry", lambda *args: geometry(*args[:3], args[3] - 1))
         assert SharedText.of(model, trunk.past, PROMPT + STEPS) is None
+
+
+def test_a_token_that_breaks_the_model_is_refused() -> None:
+    """Logits of one rollout are no numbers: no completion is made of them."""
+    model = zoo.BUILD["bridge"]("llama")
+    trunk = grown(model)
+    assert trunk.shared(PROMPT + STEPS) is not None
+    token = next(one for one in range(11, 90) if one not in trunk.said.ids)
+    with torch.no_grad():
+        model.original_model.get_input_embeddings().weight[token] = torch.nan
+    with pytest.raises(InputError, match="finite logits"):
+        roll_out(trunk, [Fork(1, token), Fork(2, 90)], Until(STEPS))
