@@ -18,7 +18,7 @@ from lrp_lens.rules.operations import OPERATIONS
 
 # The straight line. A room may import those to its left, and itself.
 ORDER = (
-    "errors", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
+    "errors", "checks", "progress", "characters", "markup", "files", "ops", "hosts", "views", "rules", "metrics", "run",
     "attribution_graphs", "decomposition", "circuits", "methods", "patching", "cases", "masking", "failures",
     "plots", "report", "demo", "cli",
 )  # fmt: skip
@@ -28,6 +28,7 @@ PARTS = ("attribution_graphs/arrays",)
 
 # Rooms and parts that may import less than all to their left.
 ONLY = {
+    "checks": {"errors"},
     "progress": {"errors"},
     "characters": set(),  # text to text
     "markup": {"characters"},  # text to HTML
@@ -59,6 +60,7 @@ LIBRARIES = {
 # Libraries that these rooms may not import.
 BANNED = {
     "errors": {"torch", "numpy", "pandas"},
+    "checks": {"torch", "numpy", "pandas"},
     "progress": {"torch", "numpy", "pandas"},
     "characters": {"torch", "numpy", "pandas"},
     "markup": {"torch", "numpy", "pandas"},

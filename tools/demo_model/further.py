@@ -2,8 +2,7 @@
 
 1. Start from the weights that ship with the package.
 2. One short stage: half of the episodes are the suite's, the others the corpus', so that nothing is forgotten.
-   Held-out
-   episodes are left out, as ever; the cases of `demo_cases` are held out.
+   Held-out episodes are left out, as ever, and the cases of `demo_cases` with them.
 3. After each of the named steps the model is exported as a Hugging Face directory, which `load_model` takes.
 
 Checkpoints are made where they are looked at, and not stored: one is 1.9 MB, and sixteen steps take three seconds.

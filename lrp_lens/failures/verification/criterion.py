@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.verification.check import EVENTS, Check, Event
-from lrp_lens.masking.curves import is_whole
 from lrp_lens.views.statistics.verdict import Outcome
 
 
