@@ -212,6 +212,7 @@ def test_training_refuses_to_mix_runs(tmp_path):
     assert "can only be resumed" in other_seed.output
 
 
+@pytest.mark.full
 def test_training_further_keeps_checkpoints_and_spares_the_cases(tmp_path, monkeypatch):
     """From the weights that ship; the cases that a reader follows from one to the next are never trained on."""
     drawn, draw = [], batches.draw_document
