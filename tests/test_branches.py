@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrp_lens import tokenize
+from lrp_lens import InputError, tokenize
 from lrp_lens.hosts import branches
 from lrp_lens.hosts.branches import Branches, SharedText
 from lrp_lens.hosts.generation import Fork, Trunk, Until, grow, roll_out
@@ -27,14 +27,10 @@ def whole(model: Any, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids]))[0, -1]
 
 
-@pytest.mark.parametrize(("host", "name"), zoo.models())
-def test_every_row_is_a_whole_pass(host: str, name: str) -> None:
+def as_whole_passes(model: Any, tolerance: float) -> None:
     """Three rows that leave at different places, one of which is let go of; windows are shorter than the text."""
-    model = zoo.shared(host, name)
     trunk = grown(model)
     text = trunk.shared(PROMPT + 2 * STEPS)
-    if name in LEARNED or (host == "native" and model.cfg.positional_embedding_type == "standard"):
-        return None if text is None else pytest.fail("positions are added to the stream")
     assert text is not None, "the fast way is not gone"
     said = [*trunk.prompt[0].tolist(), *trunk.said.ids]
     rows = [said[:start] for start in (PROMPT + STEPS - 1, 1, PROMPT + 2)]
@@ -46,8 +42,24 @@ def test_every_row_is_a_whole_pass(host: str, name: str) -> None:
         rows = [[*one, token] for one, token in zip(rows, tokens, strict=True)]
         logits = running.extend(torch.tensor(tokens)[:, None])[:, 0]
         wanted = torch.stack([whole(model, one) for one in rows])
-        torch.testing.assert_close(logits, wanted, atol=3e-5, rtol=1e-5)
+        torch.testing.assert_close(logits, wanted, atol=tolerance, rtol=tolerance)
     assert running.forwarded == 3 + 3 + 2 + 2
+
+
+@pytest.mark.parametrize(("host", "name"), zoo.models())
+def test_every_row_is_a_whole_pass(host: str, name: str) -> None:
+    model = zoo.shared(host, name)
+    if name in LEARNED or (host == "native" and model.cfg.positional_embedding_type == "standard"):
+        assert grown(model).shared(PROMPT + STEPS) is None, "positions are added to the stream"
+    else:
+        as_whole_passes(model, 3e-5)
+
+
+@pytest.mark.parametrize(("host", "name"), [*TWO, ("bridge", "gemma3"), ("bridge", "gpt_oss")])
+def test_in_float64_they_are_equal(host: str, name: str) -> None:
+    """Where the hosts do not cast to float32 on the way."""
+    with zoo.float64_throughout():
+        as_whole_passes(zoo.BUILD[host](name), 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +121,15 @@ def test_a_rotary_table_that_ends_too_early_is_not_read() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branches, "score_geometry", lambda *args: geometry(*args[:3], args[3] - 1))
         assert SharedText.of(model, trunk.past, PROMPT + STEPS) is None
+
+
+def test_a_token_that_breaks_the_model_is_refused() -> None:
+    """Logits of one rollout are no numbers: no completion is made of them."""
+    model = zoo.BUILD["bridge"]("llama")
+    trunk = grown(model)
+    assert trunk.shared(PROMPT + STEPS) is not None
+    token = next(one for one in range(11, 90) if one not in trunk.said.ids)
+    with torch.no_grad():
+        model.original_model.get_input_embeddings().weight[token] = torch.nan
+    with pytest.raises(InputError, match="finite logits"):
+        roll_out(trunk, [Fork(1, token), Fork(2, 90)], Until(STEPS))

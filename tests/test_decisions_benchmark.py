@@ -17,7 +17,7 @@ from benchmarks.evidence.store import Store
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.decision import Contains
+from lrp_lens.failures.decision import Contains, IFEval
 from lrp_lens.failures.decision.checker import as_checker
 from lrp_lens.failures.verification.verify import verify
 
@@ -56,6 +56,29 @@ def test_a_failure_a_right_answer_and_an_error_are_a_row_each(model: torch.nn.Mo
     assert not unknown["failure"] and "not judged: the checker raised ZeroDivision" in unknown["reason"]
     long = row(model, Case(prompt="the " * 600, id="b"), Contains("x"), SETTINGS)
     assert not long["failure"] and "fit" in long["reason"]
+
+
+@pytest.mark.skipif(not run.has_harness(), reason="needs lm-evaluation-harness")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "at least"}),
+        ("change_case:capital_word_frequency", {"capital_frequency": 3, "capital_relation": "at least"}),
+    ],
+)
+def test_constraints_that_need_data_which_is_not_there_are_not_judged(
+    model: torch.nn.Module, name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NLTK's punkt_tab cannot be downloaded everywhere: the case is no failure and no success, and says why."""
+    prompt = demo_cases("override_four_facts")[0].prompt
+    checker = IFEval({"instruction_id_list": [name], "kwargs": [options], "prompt": prompt})
+    monkeypatch.setattr("nltk.data.path", [])
+    found = row(model, Case(prompt=prompt, id="a", suite=name), checker, SETTINGS)
+    assert not found["failure"] and "way" not in found
+    assert "not judged: the checker raised LookupError: Resource 'punkt_tab' not found" in found["reason"]
+    table = every_table(pd.DataFrame([found | {"task": "IFEval"}]))
+    (line,) = (line for line in table.splitlines() if line.startswith("| IFEval | 1 "))
+    assert line.startswith("| IFEval | 1 | 1 | 0 |")  # prompts, not judged, failures
 
 
 def test_prompts_are_in_the_order_of_a_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

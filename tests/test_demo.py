@@ -24,10 +24,10 @@ from lrp_lens.demo import (
 )
 from lrp_lens.demo.loader import PROMPTS_FILE
 from lrp_lens.errors import InputError
-from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER
+from lrp_lens.hosts.loading import HAS_HOOKED_TRANSFORMER, load_model
 from tests.conftest import REAL_HOSTS
 from tools import real_failures
-from tools.demo_model import corpus, draw_prompts, evaluation, find_cases, tasks, training
+from tools.demo_model import batches, corpus, draw_prompts, evaluation, find_cases, further, tasks, training
 from tools.demo_model.corpus import SECOND_MIXTURE, draw_document, is_held_out
 from tools.demo_model.export import CONTEXT_LENGTH, demo_config
 from tools.demo_model.suites import HARD_SUITES, SUITES, TRAINING_SUITES, held_out_prompts
@@ -210,6 +210,30 @@ def test_training_refuses_to_mix_runs(tmp_path):
     other_seed = train(tmp_path / "run", "--resume", "--seed", "1")
     assert other_seed.exit_code == 2
     assert "can only be resumed" in other_seed.output
+
+
+@pytest.mark.full
+def test_training_further_keeps_checkpoints_and_spares_the_cases(tmp_path, monkeypatch):
+    """From the weights that ship; the cases that a reader follows from one to the next are never trained on."""
+    drawn, draw = [], batches.draw_document
+    monkeypatch.setattr(batches, "draw_document", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    monkeypatch.setattr(batches, "POOL", 64)
+    suite = "upper_case_six_facts"
+    kept = further.train_further(suite, tmp_path / "one", keep=(0, 1, 3), batch_tokens=512)
+    assert list(kept) == [0, 1, 3] and all(load_model(folder, device="cpu") for folder in kept.values())
+    shipped, *later = (weights_of(folder) for folder in (DEMO_CHECKPOINT, *kept.values()))
+    assert all(torch.equal(shipped[name], later[0][name]) for name in shipped)
+    head = [one["lm_head.weight"] for one in later]
+    assert not torch.equal(head[0], head[1]) and not torch.equal(head[1], head[2])
+    again = further.train_further(suite, tmp_path / "two", keep=(3,), batch_tokens=512)
+    assert torch.equal(weights_of(again[3])["lm_head.weight"], head[2])
+    words = {index: word for word, index in TOKEN_IDS.items()}
+    texts = [" ".join(words[one] for one in document.token_ids) for document in drawn]
+    prompts = [case.prompt for case in demo_cases(suite, correct=None)]
+    assert any(text.count("in upper case") for text in texts) and len(prompts) == 40
+    assert not any(prompt in text for prompt in prompts for text in texts)
+    with pytest.raises(InputError, match="'no such' is no suite"):
+        further.train_further("no such", tmp_path / "three")
 
 
 # ---------------------------------------------------------------------------------------- the checkpoint

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 import time
 import zlib
 from collections import Counter
@@ -260,3 +262,26 @@ def test_the_command_and_its_folder(tmp_path: Path, rows: list[TriageRow]) -> No
     assert done.exit_code == 2 and "--force" in done.stderr and own.read_text() == "my notes"
     with pytest.raises(InputError, match="there is no directory"):
         write_triage_report(folder, tmp_path / "no" / "b.html")
+
+
+NO_TORCH = """
+import sys
+from lrp_lens.cli.app import app
+from lrp_lens import compare_runs, load_triage
+one, other, page = sys.argv[1:]
+app(["report", one], standalone_mode=False)
+app(["compare-runs", one, other, "--out", page], standalone_mode=False)
+assert load_triage(one).to_dataframe().size and compare_runs(one, other).n_cases
+print([name for name in ("torch", "transformers", "transformer_lens") if name in sys.modules])
+"""
+
+
+def test_reports_need_no_model_library(tmp_path: Path, rows: list[TriageRow]) -> None:
+    """A page and a comparison of rows that are there: no second is spent on importing torch."""
+    page = tmp_path / "comparison.html"
+    folders = [str(write_folder(tmp_path / name, rows[:4])) for name in ("one", "other")]
+    command = [sys.executable, "-c", NO_TORCH, *folders, str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "one" / "report.html").is_file() and page.is_file()

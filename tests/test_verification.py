@@ -19,15 +19,16 @@ from lrp_lens.failures.decision.checker import Callback
 from lrp_lens.failures.explain import explain
 from lrp_lens.failures.verification import CaseVerdict, Check, Criterion, Pattern, Reading, Step, Variant
 from lrp_lens.failures.verification.asked import Asked
-from lrp_lens.failures.verification.blame import blame
+from lrp_lens.failures.verification.blame import Blame, blame
 from lrp_lens.failures.verification.plan import Plan
 from lrp_lens.failures.verification.repairs import repairs as run_repairs
-from lrp_lens.failures.verification.repairs import sentences
+from lrp_lens.failures.verification.repairs import repeat, sentences
 from lrp_lens.failures.verification.verify import verify
 from lrp_lens.hosts.scope import attached
 from lrp_lens.hosts.tokens import tokenize
-from lrp_lens.rules import ATTN_LRP
+from lrp_lens.rules import ATTN_LRP, as_rule_set
 from lrp_lens.views.statistics.verdict import judge
+from tests import zoo
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +359,41 @@ def test_messages_keep_their_template(tmp_path: Path) -> None:
     asked = Asked(chat, batch, batch.lengths[0], *first)
     texts = ["".join(batch.strings[0][slice(*one)]).replace("Ġ", " ") for one in sentences(asked)]
     assert texts == ["Say one.", " Say two.", " Say what?"]
+
+
+@pytest.mark.parametrize(
+    "host", ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
+)
+def test_sentences_that_move_are_written_as_text_is(
+    tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A space between sentences, none at the beginning, and the tokens that this text has when it is read."""
+    from lrp_lens import load_model
+    from tests.chat_model import save_chat_model
+
+    chat = load_model(str(save_chat_model(tmp_path)), host=host, device="cpu")
+    for asks, between in (("Say one. Say two.{}Say what?", " "), ("Say one. Say two.{}Say what?", "\n")):
+        told = asks.format(between)
+        batch = tokenize(chat, [{"role": "user", "content": told}])
+        with torch.no_grad():
+            first = chat(batch.ids)[0, -1].topk(2).indices.tolist()
+        asked = Asked(chat, batch, batch.lengths[0], *first)
+        blamed = blame(asked, as_rule_set("GRADIENT"))
+        monkeypatch.setattr(Blame, "supporters", lambda self, positions, count, sign: list(positions))
+        found = {
+            (change.action, change.words): change.ids
+            for moved in (False, True) for change in repeat(asked, blamed, moved=moved)
+        }  # fmt: skip
+        wanted = {
+            ("repeat", "Say one."): f"Say one. Say two.{between}Say one. Say what?",
+            ("repeat", "Say two."): f"Say one. Say two.{between}Say two. Say what?",
+            ("move", "Say one."): f"Say two.{between}Say one. Say what?",
+        } | ({} if between == " " else {("move", "Say two."): "Say one.\nSay two. Say what?"})
+        assert found.keys() == wanted.keys()
+        for action, text in wanted.items():
+            read = tokenize(chat, [{"role": "user", "content": text}])
+            assert "".join(tokenize(chat, found[action]).strings[0]) == "".join(read.strings[0]), action
+            assert found[action] == read.ids[0].tolist(), action
 
 
 def test_what_a_template_writes_is_never_edited_also_after_explain(tmp_path: Path) -> None:

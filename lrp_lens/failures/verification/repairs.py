@@ -3,7 +3,8 @@
 1. Hide: the words of the 1, 2, … tokens that support the target most are taken out of the text.
 2. Repeat: the sentence with the token that supports the contrast most (then the second, the third) is said again,
    before the sentence that the text ends with.
-3. Move: the same, and taken away from where it stood.
+3. Move: the same, and taken away from where it stood.  A sentence takes the white space before it from the one whose
+   place it takes, so that the text reads as if it had been written so.
 
 Every changed prompt is run without any rule or edit; of each action the first that makes the answer right ends the
 search.  The sentence is what stands between . ! ? ; or line ends, within one stretch of ordinary tokens: special
@@ -20,11 +21,19 @@ from lrp_lens.failures.verification.check import Reading
 from lrp_lens.failures.verification.outcomes import Repair
 from lrp_lens.hosts.generation import begin, go_on
 from lrp_lens.hosts.tokens import tokenize
-from lrp_lens.hosts.vocabulary import token_strings
+from lrp_lens.hosts.vocabulary import string_ids, token_strings
 from lrp_lens.views.groups import groups_of
 
 _ENDS = (".", "!", "?", ";", "…", "。", "！", "？")
 _SENTENCES = 3
+
+
+class Part(NamedTuple):
+    """Positions [start, stop) of a prompt."""
+
+    start: int
+    stop: int
+    sentence: bool
 
 
 class Change(NamedTuple):
@@ -86,18 +95,68 @@ def repeat(asked: Asked, blamed: Blame, moved: bool) -> Iterator[Change]:
     spans = sentences(asked)
     if len(spans) < 2:
         return
-    place, ids = spans[-1][0], asked.batch.ids[0].tolist()
-    of = {at: span for span in spans[:-1] for at in range(*span)}
+    place, parts = spans[-1][0], _parts(asked)
+    said = [span for span in spans[:-1] if _text(asked, Part(*span, True)).strip()]  # no line break alone
+    of = {at: span for span in said for at in range(*span)}
     supporters = [at for at in blamed.supporters(asked.maskable, asked.length, -1) if at in of]
     for start, stop in list(dict.fromkeys(of[at] for at in supporters))[:_SENTENCES]:
         if moved and stop == place:  # it stands there already
             continue
-        before = [*ids[:start], *ids[stop:place]] if moved else ids[:place]
-        changed = [*before, *ids[start:stop], *ids[place:]]
-        words = "".join(asked.batch.strings[0][start:stop])
-        if asked.batch.pieces:
-            words = "".join(asked.batch.pieces[0][start:stop])
-        yield Change("move" if moved else "repeat", words.strip(), changed, (stop - start) * (1 + moved))
+        part = Part(start, stop, True)
+        changed = [one for one in parts if not moved or one != part]
+        changed.insert(changed.index(Part(*spans[-1], True)), part)
+        action = "move" if moved else "repeat"
+        changed_tokens = (stop - start) * (1 + moved)
+        yield Change(action, _text(asked, part).strip(), _ordered(asked, changed, parts), changed_tokens)
+
+
+def _parts(asked: Asked) -> list[Part]:
+    """The whole prompt: its sentences, and what stands between them."""
+    found, at = list[Part](), 0
+    for start, stop in sentences(asked):
+        found += [Part(at, start, False)] * (at < start)
+        found.append(Part(start, stop, True))
+        at = stop
+    return [*found, *[Part(at, asked.length, False)] * (at < asked.length)]
+
+
+def _ordered(asked: Asked, parts: Sequence[Part], before: Sequence[Part]) -> list[int]:
+    """Parts in another order.  A sentence that follows something else than before is led by a space, or by what led
+    the one whose place it takes.
+    """
+    ids: list[int] = []
+    followed_by: dict[Part | None, Part] = dict(zip([None, *before], before, strict=False))
+    for previous, part in zip([None, *parts], parts, strict=False):
+        own = asked.batch.ids[0, part.start : part.stop].tolist()
+        text = _text(asked, part).lstrip()
+        if part.sentence and text and followed_by.get(previous) != part:
+            if previous is not None and previous.sentence:
+                lead = "" if _text(asked, previous)[-1:].isspace() else " "
+            else:
+                lead = _lead(_text(asked, followed_by[previous]))
+            own = _led(asked, own, lead + text, ids)
+        ids += own
+    return ids
+
+
+def _text(asked: Asked, part: Part) -> str:
+    texts = asked.batch.pieces or asked.batch.strings
+    return "".join(texts[0][part.start : part.stop])
+
+
+def _lead(text: str) -> str:
+    """The white space that a text begins with."""
+    return text[: len(text) - len(text.lstrip())]
+
+
+def _led(asked: Asked, ids: list[int], text: str, before: Sequence[int]) -> list[int]:
+    """Tokens of a text that stands behind others; a vocabulary may put the space before a word by itself."""
+    for written in (text, text.lstrip()):
+        found = string_ids(asked.model, written)
+        whole = tokenize(asked.model, [*before, *found])
+        if "".join((whole.pieces or whole.strings)[0][len(before) :]) == text:
+            return found
+    return ids
 
 
 def sentences(asked: Asked) -> list[tuple[int, int]]:
