@@ -3,20 +3,24 @@
 import inspect
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lrp_lens
 from lrp_lens import (
+    Case,
     InputError,
     LogitDiff,
     attribution_graph,
     component_edges,
     decompose,
+    explain,
     faithfulness,
     run_circuits,
     run_with_relevance,
+    write_report,
 )
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.hosts.vocabulary import TextWarning
@@ -52,6 +56,15 @@ def test_bos_as_asked(word_model: Any, text: str, prepend_bos: bool | None, coun
         ids = tokenize(word_model, [text, text], None, prepend_bos).ids[0].tolist()
     assert ids.count(word_model.tokenizer.bos_token_id) == count
     assert len(ids) == 5 + count
+
+
+@pytest.mark.parametrize("prepend_bos", [None, True, False])
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_a_text_without_a_token_is_refused(word_model: Any, text: str, prepend_bos: bool | None) -> None:
+    with pytest.raises(
+        InputError, match="empty string" if not text else "of which this tokenizer makes none"
+    ):
+        tokenize(word_model, text, None, prepend_bos)
 
 
 def test_token_ids_are_taken_as_they_are(word_model: Any) -> None:
@@ -137,3 +150,16 @@ def test_every_function_that_takes_a_prompt_has_the_option() -> None:
             if {"prompt", "clean", "cases"} & set(parameters) and "prepend_bos" not in parameters:
                 missing.append(name)
     assert not missing
+
+
+@pytest.mark.parametrize("text", [" ", "\n", " \t\n"])
+def test_white_space_is_a_prompt_where_it_has_tokens(chat_model: Any, tmp_path: Path, text: str) -> None:
+    batch = tokenize(chat_model, text)
+    assert "".join(batch.strings[0]).endswith(text)
+    cache = run_with_relevance(chat_model, text, LogitDiff("5", "6"))[1]
+    assert cache.tokens().shape == batch.ids[0].shape
+    assert cache.ledger().remainder == pytest.approx(0, abs=1e-4)
+    explanation = explain(chat_model, text, target="5", contrast="6")
+    assert explanation.prompt == text
+    assert write_report(explanation, tmp_path / "report.html").is_file()
+    assert Case(prompt=text).prompt == text

@@ -285,7 +285,7 @@ def test_cases_of_messages() -> None:
     open_target = Case(prompt="a", completion="b c", position=-1)
     assert Case.from_dict({"prompt": "a", "completion": "b c", "position": -1}) == open_target
     for wrong, words in (
-        ({"prompt": []}, "at least one word"),
+        ({"prompt": []}, "that is not empty"),
         ({"prompt": ["a"]}, "text or messages"),
         ({"position": 1}, "come together"),
         ({"completion": "b"}, "come together"),

@@ -90,7 +90,7 @@ def test_module_version_and_bare_call() -> None:
         (["--top-k", "many"], "--top-k"),
         (["--prompt"], "--prompt"),
         (["--prompt", ""], "prompt is empty"),
-        (["--prompt", " \n"], "prompt is empty"),
+        (["--prompt", " \n"], "of which this tokenizer makes none"),
         (
             ["--prompt", "a", "--prompt-file", "b"],
             "only one of --prompt, --prompt-file, --messages, --ids and -",

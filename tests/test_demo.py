@@ -452,7 +452,7 @@ def test_case_round_trips_and_can_be_hashed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": "  "}, "at least one word, got '  '"),
+        ({"prompt": ""}, "that is not empty, got ''"),
         ({"contrast": "john"}, "two different tokens, got target='john' and contrast='john'"),
         ({"target": ""}, "two different tokens"),
         ({"answer_rank": -1}, "counts from 1"),

@@ -438,7 +438,7 @@ def test_columns_and_functions() -> None:
     ("row", "words"),
     [
         ({"question": "a"}, r"needs a prompt .*it has \['question'\]"),
-        ({"prompt": ""}, "at least one word"),
+        ({"prompt": ""}, "that is not empty"),
         ({"prompt": 3}, "a text or messages, got 3"),
         ({"prompt": None}, "needs a prompt"),
         ({"messages": [{"role": "user"}]}, "content of message 0 is text"),

@@ -408,7 +408,6 @@ TOKENS = zoo.prompt_tokens(1, 6)
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no prompts": (dict(prompt=[]), InputError, "at least one token"),
     "empty text": (dict(prompt=""), InputError, "empty string"),
-    "blank text": (dict(prompt="  "), InputError, "empty string"),
     "empty row": (dict(prompt=TOKENS[0, :0]), InputError, "at least one token"),
     "empty batch": (dict(prompt=TOKENS[:0]), InputError, "at least one token"),
     "one empty of two": (dict(prompt=[[3], []]), InputError, "at least one token"),

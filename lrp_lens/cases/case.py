@@ -87,8 +87,8 @@ class Case:
 
     def __post_init__(self) -> None:
         check_types(vars(self))
-        if not (self.prompt.strip() if isinstance(self.prompt, str) else self.prompt):
-            raise InputError(f"a case needs a prompt with at least one word, got {self.prompt!r}")
+        if not self.prompt:
+            raise InputError(f"a case needs a prompt that is not empty, got {self.prompt!r}")
         both, one_of = self.target and self.contrast, self.target or self.contrast
         if (self.position is not None and not self.completion) or (
             self.completion and one_of and self.position is None

@@ -216,8 +216,8 @@ def read_prompt(
             f"The only bare argument is - (standard input); received {source!r}. Pass it as --prompt."
         )
     text = prompt if prompt not in (None, "-") else _read(prompt_file or "-")
-    if text is None or not text.strip():
-        raise InputError("The prompt is empty; pass at least one word.")
+    if not text:
+        raise InputError("The prompt is empty; pass some text.")
     return text
 
 

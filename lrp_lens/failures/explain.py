@@ -174,10 +174,9 @@ def _question(
             case.completion or None,
             case.position,
         )
-    empty = not prompt.strip() if isinstance(prompt, str) else prompt is None
-    if empty:
+    if prompt is None or (isinstance(prompt, str) and not prompt):
         raise InputError(
-            f"An explanation needs a prompt with at least one word, or token ids; received {prompt!r}."
+            f"An explanation needs a prompt that is not empty, or token ids; received {prompt!r}."
         )
     return prompt, target, contrast, completion, position
 

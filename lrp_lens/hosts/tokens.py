@@ -81,11 +81,12 @@ def _row(model: Any, prompt: object, prepend_bos: bool | None, options: ChatOpti
 
 def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
     if isinstance(prompt, str):
-        if not prompt.strip():
-            raise InputError(
-                "A prompt has at least one token besides BOS; received an empty string. Pass some text."
-            )
         with exclusive(model):
+            if not (prompt and string_ids(model, prompt)):
+                received = f"{prompt!r}, of which this tokenizer makes none" if prompt else "an empty string"
+                raise InputError(
+                    f"A prompt has at least one token besides BOS; received {received}. Pass some text."
+                )
             return _text_ids(model, prompt, prepend_bos)
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
