@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lrp_lens.errors import InputError
-from lrp_lens.plots.figure import Figure
+from lrp_lens.plots.figure import Figure, headed
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -134,16 +134,7 @@ def plot_decomposition(
         template="plotly_white",
         height=22 * len(rows) + 136,
         margin={"l": 10, "r": 10, "t": 66, "b": 10},
-        title={
-            "text": plotly_text(_legend(towards, palette)),
-            "font": {"size": 13},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 10},
-        },
+        title=headed(plotly_text(_legend(towards, palette))),
         bargap=0.25,
         showlegend=False,
     )
