@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-import torch
 import transformers
+
+from tests.word_model import save_llama
 
 TEMPLATE = (
     "{% for m in messages %}"
@@ -40,21 +41,7 @@ def save_chat_model(directory: Path) -> Path:
     """Write the model and its tokenizer; every build is the same."""
     tokenizer = chat_tokenizer()
     tokenizer.save_pretrained(directory)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.LlamaForCausalLM(config).save_pretrained(directory)
-    return directory
+    return save_llama(
+        directory, vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=256,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip

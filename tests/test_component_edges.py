@@ -493,7 +493,7 @@ def test_the_other_run_goes_on_where_the_prompts_part(
         np.testing.assert_allclose(found.metric, whole.metric, rtol=1e-12)
         np.testing.assert_allclose(found.corrupted_metric, whole.corrupted_metric, rtol=1e-12)
         with monkeypatch.context() as patch:  # control: one token too late
-            patch.setattr(room, "_first_difference", lambda pair: 4)
+            patch.setattr(room, "first_difference", lambda pair: 4)
             assert largest(made().values - whole.values) > 1e-4 * scale
 
 

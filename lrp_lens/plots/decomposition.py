@@ -10,8 +10,15 @@ from plotly.subplots import make_subplots
 
 from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
-from lrp_lens.plots.figure import Figure
-from lrp_lens.plots.palette import LIGHT, Palette, negative_hue, plotly_text, positive_hue, require_table
+from lrp_lens.plots.figure import Figure, headed
+from lrp_lens.plots.palette import (
+    LIGHT,
+    Palette,
+    negative_hue,
+    plotly_text,
+    positive_hue,
+    require_table,
+)
 
 _COLUMNS = ("component", "direct", "indirect", "total")
 _CONNECTOR, _TOTAL = "#9aa3ad", "#7a838f"
@@ -127,16 +134,7 @@ def plot_decomposition(
         template="plotly_white",
         height=22 * len(rows) + 136,
         margin={"l": 10, "r": 10, "t": 66, "b": 10},
-        title={
-            "text": plotly_text(_legend(towards, palette)),
-            "font": {"size": 13},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 10},
-        },
+        title=headed(plotly_text(_legend(towards, palette))),
         bargap=0.25,
         showlegend=False,
     )

@@ -16,6 +16,12 @@ from lrp_lens.plots.still import still_svg
 STILL = "image/svg+xml"
 
 
+def headed(text: str, *, padding: int = 10) -> dict[str, Any]:
+    """The title of a figure: words for the colours, at the top left whatever the figure's height."""
+    place = {"x": 0, "xref": "paper", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": padding}}
+    return {"text": text, "font": {"size": 13}} | place
+
+
 class Figure(go.Figure):  # type: ignore[misc]
     """A plotly figure with a still picture.
 

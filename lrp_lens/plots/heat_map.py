@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrp_lens.characters import signed
-from lrp_lens.plots.figure import Figure
+from lrp_lens.plots.figure import Figure, headed
 from lrp_lens.plots.palette import GREY, Palette, colorscale, legend_words, plotly_text, scale_ticks
 from lrp_lens.plots.positions import cut_label
 
@@ -70,16 +70,9 @@ def draw_heat_map(
         template="plotly_white",
         height=_height(view.shape[0]) + 190,
         margin={"l": 10, "r": 10, "t": 88 if notes else 66, "b": 10},
-        title={
-            "text": words + (f"<br><sup>{plotly_text(notes)}</sup>" if notes else ""),
-            "font": {"size": 13},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 18 if notes else 10},
-        },
+        title=headed(
+            words + (f"<br><sup>{plotly_text(notes)}</sup>" if notes else ""), padding=18 if notes else 10
+        ),
         plot_bgcolor="rgba(0,0,0,0)",
     )
     label_axis(figure.update_yaxes, list(view.axis_labels("layer")), every=max(1, view.shape[0] // 48))
