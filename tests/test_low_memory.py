@@ -221,6 +221,16 @@ class SavedBytes:
         )
 
 
+def test_freed_memory_is_given_back(build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before each block runs again, where its input is large."""
+    devices: list[Any] = []
+    monkeypatch.setattr(blocks, "give_back", devices.append)
+    for large, times in ((2**20, 0), (1, zoo.N_LAYERS)):
+        monkeypatch.setattr(blocks, "_LARGE", large)
+        run_with_relevance(build("gpt2"), zoo.prompt_tokens(1, 7), METRIC, memory="low")
+        assert devices == [torch.device("cpu")] * times
+
+
 def deeper(host: str, layers: int) -> Any:
     """A GPT-2 of some layers."""
     original = dict(zoo.RECIPES["gpt2"][2])
