@@ -33,7 +33,7 @@ from lrp_lens.rules.rule import scaled
 from lrp_lens.run import by_rows
 from tests import zoo
 from tests.row_programs import only_by_operations, programs_that_run
-from tests.test_low_memory import EXACT, PROMPTS, require_equal
+from tests.test_low_memory import EXACT, PROMPTS, of_tensors, require_equal
 
 METRIC = LogitDiff(3, [7, 9])
 ROWS = 4
@@ -187,7 +187,7 @@ def test_an_estimate_is_what_is_counted(host: str, monkeypatch: pytest.MonkeyPat
     need = estimate(model, 120, rules=ATTN_LRP).low
     with Counter() as counter:
         low = low_of(model, zoo.prompt_tokens(1, 120), ATTN_LRP)
-    assert low.memory == "low" and need.peak == pytest.approx(max(counter.timeline), rel=0.03)
+    assert low.memory == "low" and of_tensors(need) == pytest.approx(max(counter.timeline), rel=0.03)
     assert need.peak < 0.75 * whole
     asked = estimate(model, 120, rules=ATTN_LRP, names_filter="blocks.0.attn.hook_pattern").low
     assert asked.peak > 1.2 * need.peak, "one layer in full"
