@@ -3,7 +3,7 @@
 import pytest
 from torch import Tensor
 
-from lrp_lens.ops.deferred import Program
+from lrp_lens.ops.by_rows import Program
 
 
 def programs_that_run(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
@@ -17,3 +17,14 @@ def programs_that_run(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
 
     monkeypatch.setattr(Program, "__call__", spy)
     return ran
+
+
+def only_by_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's own operations make every row, and no fused kernel."""
+    monkeypatch.setattr(Program, "is_fused", False)
+
+
+def never_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused kernel makes some rows at a time, also where it could make all of them."""
+    monkeypatch.setattr(Program, "at_once", False)
+    monkeypatch.setattr("lrp_lens.ops.by_rows.MORE_ROWS", 1)

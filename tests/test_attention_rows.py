@@ -23,16 +23,17 @@ from lrp_lens import (
 from lrp_lens.hosts import by_rows as of_hosts
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.by_rows import refusal
-from lrp_lens.ops import deferred
+from lrp_lens.ops import deferred, row_recorder
 from lrp_lens.ops.by_rows import Attention, Program
-from lrp_lens.ops.deferred import ByRows, NotByRowsError
+from lrp_lens.ops.deferred import NotByRowsError
 from lrp_lens.ops.live_bytes import Counter
+from lrp_lens.ops.row_recorder import ByRows
 from lrp_lens.rules import AttentionRule, Hook
 from lrp_lens.rules.rule import scaled
 from lrp_lens.run import by_rows
 from tests import zoo
-from tests.row_programs import programs_that_run
-from tests.test_low_memory import EXACT, PROMPTS, require_equal
+from tests.row_programs import only_by_operations, programs_that_run
+from tests.test_low_memory import EXACT, PROMPTS, of_tensors, require_equal
 
 METRIC = LogitDiff(3, [7, 9])
 ROWS = 4
@@ -51,9 +52,10 @@ EVERY_KIND = pytest.mark.parametrize(
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Program]:
-    """Every prompt is cut into blocks of a few rows; the programs that ran."""
+    """Every prompt is cut into blocks of a few rows, which the host's operations make; the programs that ran."""
     ran = programs_that_run(monkeypatch)
     monkeypatch.setattr("lrp_lens.run.low_memory.rows_of_a_block", lambda sites, batch, length: ROWS)
+    only_by_operations(monkeypatch)
     return ran
 
 
@@ -185,7 +187,7 @@ def test_an_estimate_is_what_is_counted(host: str, monkeypatch: pytest.MonkeyPat
     need = estimate(model, 120, rules=ATTN_LRP).low
     with Counter() as counter:
         low = low_of(model, zoo.prompt_tokens(1, 120), ATTN_LRP)
-    assert low.memory == "low" and need.peak == pytest.approx(max(counter.timeline), rel=0.03)
+    assert low.memory == "low" and of_tensors(need) == pytest.approx(max(counter.timeline), rel=0.03)
     assert need.peak < 0.75 * whole
     asked = estimate(model, 120, rules=ATTN_LRP, names_filter="blocks.0.attn.hook_pattern").low
     assert asked.peak > 1.2 * need.peak, "one layer in full"
@@ -228,7 +230,7 @@ def test_what_cannot_be_taken_by_rows_is_in_full_and_said(
     )
     assert {one.attention.label for one in blocks[-2:]} == {"L1 attn"}
     monkeypatch.setattr(of_hosts, "_refusals", {})
-    monkeypatch.setattr(deferred, "_OF_A_ROW", set())
+    monkeypatch.setattr(row_recorder, "_OF_A_ROW", set())
     del blocks[:]
     in_full(model, ATTN_LRP, "attention of every layer in full: Attention in blocks of rows runs")
     assert not blocks
@@ -260,16 +262,16 @@ def test_a_feature_that_is_dropped_is_found(
 
     def without(self: ByRows, attention: Attention, func: Any, args: Any, kwargs: Any) -> Any:
         made = original(self, attention, func, args, kwargs)
-        if deferred._name(func) != operation:
+        if deferred.name_of(func) != operation:
             return made
         dropped.append(func)
         first = args[0][0] if operation == "cat" else args[0]
         if operation != "cat":
             return first
-        hidden = deferred._node(first)
+        hidden = deferred.node_of(first)
         return self._deferred(
             lambda block, part_of: torch.nn.functional.pad(part_of(hidden), (0, 1), value=-1e30),
-            deferred._meta(made),
+            deferred.meta_of(made),
             first.device,
         )
 
@@ -311,7 +313,9 @@ def literal(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("size", [1, 3, 7, 20])
-def test_a_program_is_the_attention_that_was_written_down(causal: bool, size: int) -> None:
+def test_a_program_is_the_attention_that_was_written_down(
+    causal: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Value and gradients of plain autograd, in float64; keys behind a row are left out only where they are hidden."""
     n, generator = 7, torch.Generator().manual_seed(3)
     q, k, v = (
@@ -322,6 +326,7 @@ def test_a_program_is_the_attention_that_was_written_down(causal: bool, size: in
     )
     weights = torch.randn(2, 3, n, 5, generator=generator, dtype=torch.float64)
     expected = literal(q, k, v, hidden)
+    only_by_operations(monkeypatch)
     mode = ByRows()
     with mode:
         mode.begin(Attention("here", 2, n, size))

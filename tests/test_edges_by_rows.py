@@ -12,7 +12,7 @@ from lrp_lens.hosts import resolve
 from lrp_lens.hosts.by_rows import refusal
 from lrp_lens.ops.by_rows import Attention, Program
 from tests import zoo
-from tests.row_programs import programs_that_run
+from tests.row_programs import only_by_operations, programs_that_run
 from tests.test_attention_rows import EVERY_KIND, Squares
 
 EVERYTHING: dict[str, Any] = dict(mass=1.0, node_threshold=0.0, max_edges=None)
@@ -33,6 +33,7 @@ def require_equal(one: Any, other: Any) -> None:
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int | None) -> list[Program]:
     ran = programs_that_run(monkeypatch)
     monkeypatch.setattr(state_pass, "rows_of_a_block", lambda *given: rows)
+    only_by_operations(monkeypatch)
     return ran
 
 

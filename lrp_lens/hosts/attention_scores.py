@@ -63,12 +63,24 @@ def score_geometry(model: Any, sites: Sites, layer: int, length: int) -> ScoreGe
     own = (_of_bridge if is_bridge(model) else _of_hooked_transformer)(model, layer, length)
     return ScoreGeometry(
         softcap=site.softcap,
+        window=window_of(model, layer),
         sink=None if sink is None else sink.reshape(-1),
         slopes=_slopes(sites.n_heads).to(device_of(model)) if "ALiBi" in site.extras else None,
         query_norm=norms.get("query"),
         key_norm=norms.get("key"),
         **own,
     )
+
+
+def window_of(model: Any, layer: int) -> int | None:
+    """How many keys a query of a layer sees, itself included, as its host says; None for all before it."""
+    if not is_bridge(model):
+        local = model.blocks[layer].attn.attn_type == "local"
+        return int(model.cfg.window_size) if local else None
+    config = model.original_model.config
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    slides = kinds[layer] == "sliding_attention" if kinds else getattr(config, "use_sliding_window", True)
+    return int(window) if window and slides else None
 
 
 def _slopes(heads: int) -> Tensor:
@@ -84,7 +96,6 @@ def _of_hooked_transformer(model: Any, layer: int, length: int) -> dict[str, Any
     rotary = cfg.positional_embedding_type == "rotary"
     return {
         "scale": 1.0 / float(attn.attn_scale),
-        "window": cfg.window_size if attn.attn_type == "local" else None,
         "rotary": (attn.rotary_cos, attn.rotary_sin) if rotary else None,
         "adjacent": bool(cfg.rotary_adjacent_pairs),
     }
@@ -93,15 +104,12 @@ def _of_hooked_transformer(model: Any, layer: int, length: int) -> dict[str, Any
 def _of_bridge(model: Any, layer: int, length: int) -> dict[str, Any]:
     config, inner = model.original_model.config, unwrap(model.blocks[layer].attn)
     kinds = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    slides = kinds[layer] == "sliding_attention" if kinds else getattr(config, "use_sliding_window", True)
     d_head = int(model.cfg.d_head)
     scale = getattr(inner, "scaling", None) or d_head**-0.5
     if getattr(config, "scale_attn_by_inverse_layer_idx", False):
         scale = scale / (layer + 1)
     return {
         "scale": float(scale),
-        "window": int(window) if window and slides else None,
         "rotary": _rotary_tables(model, inner, kinds[layer] if kinds else None, d_head, length),
         "adjacent": config.model_type == "gptj",
     }

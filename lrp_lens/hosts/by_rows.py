@@ -10,18 +10,21 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrp_lens.hosts.attention_scores import window_of
 from lrp_lens.hosts.forward import forward
 from lrp_lens.hosts.liveness import probe_tokens
 from lrp_lens.hosts.replay import deviation, rounding
 from lrp_lens.hosts.scope import attached, exclusive, modules_of, quiet
 from lrp_lens.hosts.sites import AttentionSite, Port, Sites
 from lrp_lens.ops.by_rows import Attention, Functions
-from lrp_lens.ops.deferred import ByRows, Deferred, NotByRowsError
+from lrp_lens.ops.deferred import Deferred, NotByRowsError
+from lrp_lens.ops.row_recorder import ByRows
 
 _PROBE_ROWS = 3
 _refusals: "weakref.WeakKeyDictionary[Any, tuple[Sites, str]]" = weakref.WeakKeyDictionary()
@@ -29,7 +32,11 @@ _refusals: "weakref.WeakKeyDictionary[Any, tuple[Sites, str]]" = weakref.WeakKey
 
 @contextmanager
 def attention_by_rows(
-    model: Any, layers: Mapping[AttentionSite, Functions], size: int, length: int | None = None
+    model: Any,
+    layers: Mapping[AttentionSite, Functions],
+    size: int,
+    length: int | None = None,
+    known: "dict[AttentionSite, Attention] | None" = None,
 ) -> Iterator[None]:
     """Take the attention of some layers in blocks of rows.
 
@@ -39,6 +46,7 @@ def attention_by_rows(
         size: rows of a block.
         length: tokens of a forward pass in which every layer is taken so: then a mask that the host makes for all of
             them is put off, too.
+        known: attentions of the same rows under the same masks, found out before; it gets those that are new.
 
     Raises:
         SiteError: inside, where an attention cannot be taken so.
@@ -46,7 +54,9 @@ def attention_by_rows(
     mode = ByRows(length)
     hooks: list[tuple[Any, Any]] = []
     for site, functions in layers.items():
-        hooks += _hooks(mode, site, functions, size)
+        window = window_of(model, site.layer or 0)
+        make = partial(Attention, str(site), size=size, functions=functions, window=window)
+        hooks += _hooks(mode, site, functions, partial(_known, {} if known is None else known, site, make))
     try:
         with attached(model, hooks), mode:
             yield
@@ -59,7 +69,23 @@ def attention_by_rows(
                         setattr(module, name, None)
 
 
-def _hooks(mode: ByRows, site: AttentionSite, functions: Functions, size: int) -> list[tuple[Any, Any]]:
+def _known(
+    known: dict[AttentionSite, Attention],
+    site: AttentionSite,
+    make: Callable[[int, int], Attention],
+    batch: int,
+    length: int,
+) -> Attention:
+    """The attention of a layer; one of other rows is made anew."""
+    one = known.get(site)
+    if one is None or (one.batch, one.length) != (batch, length):
+        one = known[site] = make(batch, length)
+    return one
+
+
+def _hooks(
+    mode: ByRows, site: AttentionSite, functions: Functions, attention: Callable[[int, int], Attention]
+) -> list[tuple[Any, Any]]:
     """Hooks that say where attention begins, what it shows, and where it must have ended."""
     seen: dict[str, Tensor] = {}
 
@@ -69,7 +95,7 @@ def _hooks(mode: ByRows, site: AttentionSite, functions: Functions, size: int) -
             if len(seen) == len("qkv"):
                 query = seen["q"]
                 seen.clear()
-                mode.begin(Attention(str(site), query.shape[0], query.shape[1], size, functions))
+                mode.begin(attention(query.shape[0], query.shape[1]))
 
         return hook
 

@@ -1,7 +1,14 @@
-"""How much memory a device has left: what the machine, and the limits that a container sets, say at the moment."""
+"""How much memory a device has left, and giving freed memory back to it.
 
+What is left is what the machine, and the limits that a container sets, say at the moment.
+"""
+
+import ctypes
 import os
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +33,22 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     found = [*_of_machine(), *(left for files in _CONTAINERS for left in _of_container(*files))]
     return min(found, default=None)
+
+
+def give_back(device: torch.device) -> None:
+    """Return freed memory to the system, where a process keeps it: glibc does on Linux, in pieces between what is held.
+
+    Example:
+        >>> give_back(torch.device("cpu"))
+    """
+    trim = _malloc_trim() if device.type == "cpu" else None
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _of_machine() -> list[int]:

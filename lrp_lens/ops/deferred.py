@@ -1,34 +1,17 @@
-"""Writing down what a host computes between q · kᵀ and pattern · v, to run it in blocks of rows.
+"""A tensor that stands for one that is not made: it has a shape, and knows the operation that would make it.
 
-1. `ByRows` is entered around a host's forward pass.  From `begin` on, the product q · kᵀ is not formed: the host gets a
-   `Deferred` tensor, which has a shape and no numbers.
-2. What the host computes from it (scale, soft-cap, masks, sinks, softmax) is written down, operation by operation;
-   masks that it makes of positions are, too.
-3. When it multiplies by v, the program runs (`lrp_lens.ops.by_rows`), and the host goes on with z.
-
-Only operations that treat rows one by one are known; any other is refused.
+Whatever asks for its numbers is refused.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from lrp_lens.errors import SiteError
-from lrp_lens.ops.by_rows import Attention, Block, Node, PartOf, Program
+from lrp_lens.ops.by_rows import Node
 
-_PRODUCTS = {"matmul", "__matmul__", "bmm", "baddbmm"}
-_ORDER = {"__le__", "__lt__", "__ge__", "__gt__", "le", "lt", "ge", "gt"}
-_ELEMENTWISE = _ORDER | set(
-    """add sub mul div true_divide __add__ __radd__ __sub__ __mul__ __rmul__ __truediv__ neg __neg__ tanh where
-    masked_fill isnan zeros_like __and__ __or__ __invert__ bitwise_not contiguous nan_to_num clamp dropout float
-    double""".split()
-)
-_IN_PLACE = {"add_": operator.add, "__iadd__": operator.add}
-_OF_A_ROW = {"softmax", "max", "amax", "sum", "cat"}
 _ABOUT_SHAPE = {"size", "dim", "numel", "is_floating_point", "ndimension"}
 _ATTRIBUTES = {"shape", "dtype", "device", "ndim", "requires_grad", "grad_fn", "layout", "is_cuda"}
 
@@ -57,11 +40,11 @@ class Deferred(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if _is_about_shape(func):
+        if is_about_shape(func):
             return super().__torch_function__(func, types, args, kwargs or {})
         raise NotByRowsError(
-            f"Attention in blocks of rows is over at its z; {_name(func)} reads scores or a pattern after that, which "
-            "were never made. Use memory='full'."
+            f"Attention in blocks of rows is over at its z; {name_of(func)} reads scores or a pattern after that, "
+            "which were never made. Use memory='full'."
         )
 
     @classmethod
@@ -71,257 +54,47 @@ class Deferred(Tensor):
         return cls.__torch_function__(func, types, args, kwargs)
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """How an operation of torch is called."""
     return str(getattr(func, "__name__", func))
 
 
-def _is_about_shape(func: Any) -> bool:
-    if _name(func) == "__get__":
+def is_about_shape(func: Any) -> bool:
+    """Whether an operation asks for what is known of a tensor without its numbers."""
+    if name_of(func) == "__get__":
         return getattr(func.__self__, "__name__", "") in _ATTRIBUTES
-    return _name(func) in _ABOUT_SHAPE
+    return name_of(func) in _ABOUT_SHAPE
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor among arguments."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return [one for item in value for one in _tensors(item)]
+        return [one for item in value for one in tensors_in(item)]
     return [value] if isinstance(value, Tensor) else []
 
 
-def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     """Arguments with every tensor and node replaced."""
     if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
+        return {key: mapped(item, function) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, function) for item in value)
+        return type(value)(mapped(item, function) for item in value)
     return function(value) if isinstance(value, Tensor | Node) else value
 
 
-def _meta(tensor: Tensor) -> Tensor:
-    return _node(tensor).meta if isinstance(tensor, Deferred) else tensor.detach().to("meta")
+def meta_of(tensor: Tensor) -> Tensor:
+    """Shape and dtype alone."""
+    return node_of(tensor).meta if isinstance(tensor, Deferred) else tensor.detach().to("meta")
 
 
-def _node(tensor: Deferred) -> Node:
+def node_of(tensor: Deferred) -> Node:
+    """The operation behind a tensor, while its attention goes on."""
     assert tensor.node is not None
     return tensor.node
 
 
-def _kept(tensor: Tensor) -> Any:
+def node_or_tensor(tensor: Tensor) -> Any:
     """What a node holds of an argument."""
-    return _node(tensor) if isinstance(tensor, Deferred) else tensor.detach()
-
-
-class ByRows(TorchFunctionMode):
-    """While this is entered, attention from `begin` to its z is taken row by row.
-
-    Args:
-        length: number of positions, if masks that a host makes for all layers are put off, too; they outlive it.
-    """
-
-    def __init__(self, length: int | None = None) -> None:
-        super().__init__()
-        self.length = length
-        self.current: Attention | None = None
-        self._base: tuple[Callable[[Block, Tensor, Tensor], Tensor], Node, Tensor, Tensor] | None = None
-        self._marked: set[str] = set()
-        self._made: list[Deferred] = []
-
-    def begin(self, attention: Attention) -> None:
-        """q, k and v are there: the next product of queries and keys is put off."""
-        self.current, self._made = attention, []
-
-    def mark(self, part: str, tensor: Tensor) -> Tensor:
-        """What the host shows as "scores" or "pattern": the functions of that part run here.
-
-        Raises:
-            SiteError: if it is no tensor that was put off.
-        """
-        attention = self.current
-        if attention is None or not isinstance(tensor, Deferred):
-            raise self._refused(f"its {part} are made elsewhere")
-        self._marked.add(part)
-        node = _node(tensor)
-        return self._deferred(
-            lambda block, part_of: attention.through(part, part_of(node)), node.meta, tensor.device
-        )
-
-    def end(self) -> None:
-        """Refuse an attention that is still going on where its z is shown."""
-        if self.current is not None:
-            raise self._refused("its z is no product of a pattern with v")
-
-    def close(self) -> None:
-        """Forget what was written down; tensors that a host keeps hold nothing."""
-        self.current, self._base = None, None
-        for one in self._made:
-            one.node = None
-        self._made.clear()
-        self._marked.clear()
-
-    # ------------------------------------------------------------------------------- recording
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        length = self.length if self.current is None else self.current.length
-        if length is None:
-            return func(*args, **kwargs)
-        name, given = _name(func), _tensors((args, kwargs))
-        if any(isinstance(one, Deferred) for one in given):
-            return self._on_deferred(length, func, args, kwargs)
-        if name in (_ORDER if self.current is None else _ELEMENTWISE) and len(given) > 1:
-            shape = torch.broadcast_shapes(*(one.shape for one in given))
-            if shape[-2:] == (length, length) and shape.numel() > max(one.numel() for one in given):
-                return self._operation(length, func, args, kwargs, given[0].device)
-        if self.current is None:
-            return func(*args, **kwargs)
-        if name in _PRODUCTS and self._base is None:
-            return self._product(self.current, func, args, kwargs)
-        if name == "ones" and tuple(args) == (length, length):
-            made = func(1, 1, **kwargs)
-            meta = func(*args, **kwargs | {"device": "meta"})
-            return self._deferred(
-                lambda block, part_of: made.expand(block.stop - block.start, block.keys), meta, made.device
-            )
-        return func(*args, **kwargs)
-
-    def _on_deferred(self, length: int, func: Any, args: Any, kwargs: Any) -> Any:
-        name = _name(func)
-        first = next(one for one in _tensors((args, kwargs)) if isinstance(one, Deferred))
-        if _is_about_shape(func):
-            return func(*args, **kwargs)
-        if (
-            self.current is not None
-            and name in _PRODUCTS
-            and len(args) == 2
-            and isinstance(args[0], Deferred)
-        ):
-            return self._times_value(self.current, func, *args)
-        if name in ("view", "reshape", "expand"):
-            return self._reshaped(getattr(Tensor, name), first, args[1:])
-        if name == "__getitem__":
-            return self._item(first, args[1])
-        if name == "tril":
-            node, diagonal = _node(first), kwargs.get("diagonal", 0)
-            return self._deferred(
-                lambda block, part_of: torch.tril(part_of(node), diagonal + block.start),
-                node.meta,
-                first.device,
-            )
-        if name in ("to", "type_as"):
-            dtype = self._dtype(first, (*args[1:], *kwargs.values()))
-            return self._operation(length, Tensor.to, (first, dtype), {}, first.device)
-        if name in _IN_PLACE:
-            return self._operation(length, _IN_PLACE[name], args, kwargs, first.device)
-        of_a_row = name in _OF_A_ROW and self._axis(args, kwargs) in (-1, first.ndim - 1)
-        if not of_a_row and name not in _ELEMENTWISE:
-            raise self._refused(f"{name} is no known operation on single rows")
-        return self._operation(length, func, args, kwargs, first.device)
-
-    def _operation(self, length: int, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
-        """Write an operation on rows down; of a maximum both results."""
-        meta = func(*_mapped(args, _meta), **_mapped(kwargs, _meta))
-        args, kwargs = _mapped(args, _kept), _mapped(kwargs, _kept)
-
-        def run(block: Block, part_of: PartOf) -> Any:
-            def part(one: Any) -> Any:
-                return part_of(one) if isinstance(one, Node) else block.of(one, length)
-
-            return func(*_mapped(args, part), **_mapped(kwargs, part))
-
-        if isinstance(meta, Tensor):
-            return self._deferred(run, meta, device)
-        both = Node(run, meta[0])
-        parts = [
-            self._deferred(lambda block, part_of, index=index: part_of(both)[index], one, device)
-            for index, one in enumerate(meta)
-        ]
-        return type(meta)(parts)
-
-    def _deferred(self, run: Callable[..., Any], meta: Tensor, device: torch.device) -> Deferred:
-        made = Deferred(Node(run, meta), device)
-        if self.current is not None:
-            self._made.append(made)
-        return made
-
-    def _refused(self, why: str) -> NotByRowsError:
-        label = "the mask" if self.current is None else self.current.label
-        return NotByRowsError(
-            f"Attention in blocks of rows runs the host's operations on some rows at a time; at {label} {why}. Use "
-            "memory='full'."
-        )
-
-    @staticmethod
-    def _axis(args: Any, kwargs: Any) -> Any:
-        return kwargs.get("dim", args[1] if len(args) > 1 else None)
-
-    @staticmethod
-    def _dtype(first: Tensor, given: Any) -> torch.dtype:
-        for one in given:
-            if isinstance(one, torch.dtype | Tensor):
-                return one if isinstance(one, torch.dtype) else one.dtype
-        return first.dtype
-
-    def _reshaped(self, func: Any, tensor: Deferred, sizes: Any) -> Deferred:
-        """Leading axes joined, split or repeated; rows and keys stay."""
-        node = _node(tensor)
-        meta = func(node.meta, *sizes)
-        if meta.shape[-2:] != node.meta.shape[-2:]:
-            raise self._refused("an axis of rows or keys is reshaped")
-
-        shape = Tensor.expand if func is Tensor.expand else Tensor.reshape
-
-        def run(block: Block, part_of: PartOf) -> Tensor:
-            part = part_of(node)
-            found: Tensor = shape(part, *meta.shape[:-2], *part.shape[-2:])
-            return found
-
-        return self._deferred(run, meta, tensor.device)
-
-    def _item(self, tensor: Deferred, index: Any) -> Deferred:
-        """New axes in front and whole axes; rows of a batch; or all keys but the last one (a sink)."""
-        node, parts = _node(tensor), index if isinstance(index, tuple) else (index,)
-        if isinstance(index, Tensor) and index.ndim == 1 and node.meta.ndim > 2:
-            meta = node.meta[:1].expand(len(index), *node.meta.shape[1:])
-            return self._deferred(lambda block, part_of: part_of(node)[index], meta, tensor.device)
-        length = node.meta.shape[-2]
-        whole = (slice(None), slice(None, length), slice(-length, None))
-        if parts != (Ellipsis, slice(None, -1)):
-            if not all(one is None or one is Ellipsis or one in whole for one in parts):
-                raise self._refused(f"rows or keys are chosen by {index!r}")
-            parts = tuple(slice(None) if isinstance(one, slice) else one for one in parts)
-        return self._deferred(lambda block, part_of: part_of(node)[parts], node.meta[parts], tensor.device)
-
-    # ------------------------------------------------------------------------------- the two products
-    def _product(self, attention: Attention, func: Any, args: Any, kwargs: Any) -> Any:
-        """Put q · kᵀ off, with what is added to it at once."""
-        factors = [*args, *(kwargs[one] for one in ("batch1", "batch2") if one in kwargs)]
-        query, key = factors[-2:]
-        if query.shape[-2] != attention.length or key.shape[-1] != attention.length:
-            return func(*args, **kwargs)
-        weights = {name: one for name, one in kwargs.items() if name in ("alpha", "beta")}
-        added = factors[0].detach() if len(factors) == 3 else None
-
-        def product(block: Block, rows: Tensor, keys: Tensor) -> Tensor:
-            if added is None:
-                return torch.matmul(rows, keys)
-            return torch.baddbmm(block.of(added, attention.length), rows, keys, **weights)
-
-        made = self._deferred(_never, func(*_mapped(args, _meta), **_mapped(kwargs, _meta)), query.device)
-        self._base = (product, _node(made), query, key)
-        return made
-
-    def _times_value(self, attention: Attention, func: Any, pattern: Deferred, value: Tensor) -> Tensor:
-        """Run what was written down: z, and the end of this attention."""
-        hidden = {part for part in ("scores", "pattern") if attention.functions.get(part)} - self._marked
-        if self._base is None or hidden:
-            raise self._refused("scores and pattern are not shown")
-        product, base, query, key = self._base
-        program = Program(attention, product, base, _node(pattern), func)
-        self.close()
-        return program(query, key, value)
-
-
-def _never(block: Block, part_of: PartOf) -> Tensor:
-    """The product of q and kᵀ is given to a program, not made by it."""
-    raise NotByRowsError("A program of attention is given the product of q and kᵀ. Report the architecture.")
+    return node_of(tensor) if isinstance(tensor, Deferred) else tensor.detach()

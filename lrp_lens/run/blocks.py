@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.forward import forward, require_eval, require_gradients
+from lrp_lens.hosts.memory import give_back
 from lrp_lens.hosts.names import Names
 from lrp_lens.hosts.replay import (
     BlockCall,
@@ -45,6 +46,8 @@ from lrp_lens.run.reading import JointReading, concrete_metric, cut_off, differe
 from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
 
 _INPUT = "what this part read"
+_LARGE = 2**20
+"""Bytes of a block's input from which what it freed is returned to the system before the next one runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +220,8 @@ class BlockRun:
         require_eval(self.model)
         names = self.names_in(layer) if names is None else names
         recorder = Recorder(self.sites, self.batch)
+        if self.calls[layer].state.nbytes >= _LARGE:
+            give_back(self.final_state.device)  # what the block behind it left in pieces
         with self.hooked(recorder, names, (layer,)):
             state = self.calls[layer].state.detach().requires_grad_(True)
             with self.row_blocks.entered((layer,)):

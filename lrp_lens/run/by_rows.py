@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrp_lens.hosts.by_rows import attention_by_rows, refusal
 from lrp_lens.hosts.sites import AttentionSite, Port, Sites
-from lrp_lens.ops.by_rows import Functions
+from lrp_lens.ops.by_rows import Attention, Functions
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.rules.planning import mixes_rows, of_rows
 
@@ -46,6 +46,8 @@ class RowBlocks:
     """In blocks of rows, with what their rules do there."""
     in_full: Mapping[int, str] = field(default_factory=dict)
     """Layer → why its attention is in full, though the prompt is long."""
+    known: dict[AttentionSite, Attention] = field(default_factory=dict)
+    """What was found out of each, when it ran first."""
 
     @classmethod
     def of(
@@ -93,7 +95,8 @@ class RowBlocks:
         if not chosen:
             yield
             return
-        with attention_by_rows(self.model, chosen, self.size, None if self.in_full else length):
+        whole = None if self.in_full else length
+        with attention_by_rows(self.model, chosen, self.size, whole, self.known):
             yield
 
     def __str__(self) -> str:
