@@ -16,7 +16,7 @@ import pytest
 from lrp_lens.cases import Case
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.errors import InputError
-from lrp_lens.failures.triage import Triage, TriageRow, load_triage, workers
+from lrp_lens.failures.triage import Triage, TriageRow, load_triage, worker
 from lrp_lens.failures.triage import folder as folders
 from lrp_lens.failures.triage.batch import triage_batch
 from lrp_lens.failures.triage.folder import Folder
@@ -119,13 +119,13 @@ def test_errors_are_done_again_only_when_asked_for(
 ) -> None:
     """Also where the old row is in a shard and the new one behind it, or still a file of its own."""
     monkeypatch.setattr(folders, "_TOGETHER", 2)
-    out, inner, broken = log.parent / "out", workers.triage_batch, {"case 0", "case 2"}
+    out, inner, broken = log.parent / "out", worker.triage_batch, {"case 0", "case 2"}
 
     def some_fail(model: Any, cases: list[Case], *arguments: Any) -> list[TriageRow]:
         (row,) = inner(model, cases, *arguments)
         return [replace(row, fate="error", reason="decision: no room") if row.id in broken else row]
 
-    monkeypatch.setattr(workers, "triage_batch", some_fail)
+    monkeypatch.setattr(worker, "triage_batch", some_fail)
     first = triage(log, model, out=out, options=QUICK)
     failed = {row.id for row in first.rows() if row.fate == "error"}
     assert failed == broken and len(told(first)) == 7
@@ -158,8 +158,8 @@ from pathlib import Path
 from lrp_lens.demo import load_demo_model
 from lrp_lens.failures.triage.run import triage
 from tests.test_triage import QUICK
-from lrp_lens.failures.triage import workers
-inner, done = workers.triage_batch, 0
+from lrp_lens.failures.triage import worker
+inner, done = worker.triage_batch, 0
 def slow(*arguments):
     global done
     if done == 2:
@@ -168,7 +168,7 @@ def slow(*arguments):
         time.sleep(60)
     done += 1
     return inner(*arguments)
-workers.triage_batch = slow
+worker.triage_batch = slow
 log, out = map(Path, sys.argv[1:])
 triage(log, load_demo_model(device="cpu"), out=out, options=QUICK)
 """
@@ -186,7 +186,7 @@ def test_stopped_in_the_third_case(
     rows: dict[str, TriageRow],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done, inner, out = 0, workers.triage_batch, log.parent / "out"
+    done, inner, out = 0, worker.triage_batch, log.parent / "out"
 
     def stopped(*arguments: Any) -> list[TriageRow]:
         nonlocal done
@@ -196,7 +196,7 @@ def test_stopped_in_the_third_case(
         return inner(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(workers, "triage_batch", stopped)
+        patched.setattr(worker, "triage_batch", stopped)
         with pytest.raises(stop):
             triage(log, model, out=out, options=QUICK)
     kept = seconds_of(load_triage(out))
