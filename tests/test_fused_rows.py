@@ -17,7 +17,7 @@ from lrp_lens.ops.fused import is_causal
 from lrp_lens.ops.row_recorder import ByRows
 from tests import zoo
 from tests.row_programs import never_at_once, programs_that_run
-from tests.test_attention_rows import ROWS, full_of, low_of
+from tests.test_attention_rows import ROWS, Squares, full_of, low_of
 from tests.test_low_memory import EXACT, require_equal
 
 N, WINDOW = 11, 3
@@ -223,6 +223,24 @@ def test_all_rows_at_once(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             assert all(one.at_once for one in ran)
         assert [bool(one.attention.functions) for one in ran] == [rules is GIM] * 2 * zoo.N_LAYERS
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("host", zoo.HOSTS)
+def test_no_tensor_of_rows_and_keys_is_made(
+    host: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch has a slow way, too, which would form all scores: it is not taken."""
+    ran, length = programs_that_run(monkeypatch), 101  # no width of the model
+    monkeypatch.setattr("lrp_lens.run.low_memory.rows_of_a_block", lambda *given: ROWS)
+    if not at_once:
+        never_at_once(monkeypatch)
+    model, tokens = zoo.shared(host, "gpt2", torch.float32), zoo.prompt_tokens(1, length)
+    refusal(model, resolve(model))
+    del ran[:]
+    with Squares(length) as squares:
+        low_of(model, tokens, ATTN_LRP)
+    assert not squares.found and all(one.is_fused and one.at_once is at_once for one in ran)
 
 
 @pytest.mark.full

@@ -279,6 +279,8 @@ class ByRows(TorchFunctionMode):
             raise self._refused("scores and pattern are not shown")
         product, base, query, key = self._base
         alike = query.ndim == 4 and query.shape == value.shape == key.mT.shape and query.dtype == value.dtype
+        # elsewhere PyTorch has no kernel for float64, and would form all scores
+        alike = alike and (query.device.type == "cpu" or query.dtype != torch.float64)
         program = Program(attention, product, base, query.device, node_of(pattern), func, alike)
         self.close()
         return program(query, key, value)

@@ -11,7 +11,7 @@ A part that runs again must write what it wrote before, or there is no such pass
 full; memory is O(layers · pos · d_model) for the block inputs, plus one block.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -28,22 +28,21 @@ from lrp_lens.hosts.replay import (
     NotReplayedError,
     blocks_captured,
     deviation,
-    layers_of_modules,
     logits_of,
     rounding,
     stream_cut,
 )
-from lrp_lens.hosts.scope import attached, graph_released, modules_of, parameters_frozen, release_graph
-from lrp_lens.hosts.sites import Record, Sites
+from lrp_lens.hosts.scope import attached, graph_released, parameters_frozen
+from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
-from lrp_lens.rules import Hook, RuleSet
-from lrp_lens.run.absorbed import Layer
+from lrp_lens.rules import RuleSet
 from lrp_lens.run.balance import Calls
 from lrp_lens.run.by_rows import RowBlocks
 from lrp_lens.run.finite import require_finite_backward, require_finite_forward
+from lrp_lens.run.hooks_by_layer import HooksByLayer
 from lrp_lens.run.reading import JointReading, concrete_metric, cut_off, differentiable_value, unembedded
-from lrp_lens.run.recording import Recorder, backward, complete, pass_hooks
+from lrp_lens.run.recording import Recorder, backward, complete
 
 _INPUT = "what this part read"
 _LARGE = 2**20
@@ -97,16 +96,10 @@ class BlockRun:
         require_eval(model)
         self.model, self.batch, self.rules = model, batch, rules
         self.sites: Sites = resolve(model)
-        self._layer_of = layers_of_modules(model)
         plan, names = rules.plan(model), set(names) & set(self.sites.record_of)
         self.row_blocks = RowBlocks.of(model, self.sites, rules, plan, names, rows)
-        self._plan: dict[Layer, list[Hook]] = {}
-        for hook in plan:
-            if not self.row_blocks.acts_on_rows(hook):
-                self._plan.setdefault(self._layer_of.get(id(hook.port.point)), []).append(hook)
-        self._names: dict[Layer, set[str]] = {}
-        for name in names:
-            self._names.setdefault(self._layer_of_record(self.sites.record_of[name]), set()).add(name)
+        plan = [hook for hook in plan if not self.row_blocks.acts_on_rows(hook)]
+        self.hooks = HooksByLayer(model, self.sites, rules, plan, names)
         self.calls: dict[int, BlockCall] = {}
         self._before = Recorder(self.sites, batch)
         reading = JointReading(bounds)
@@ -118,14 +111,6 @@ class BlockRun:
     def final(self) -> str:
         """Name of the final residual stream."""
         return Names.resid_post(self.sites.n_layers - 1)
-
-    def names_in(self, layer: Layer) -> set[str]:
-        """What is recorded in a block, or outside of the blocks."""
-        return self._names.get(layer, set())
-
-    def _layer_of_record(self, record: Record) -> Layer:
-        module = record.module if record.port is None else record.port.point
-        return self._layer_of.get(id(module))
 
     # ------------------------------------------------------------------------------- once
     @property
@@ -145,9 +130,9 @@ class BlockRun:
         def keep(tensor: Tensor, hook: Any) -> None:
             seen.append(tensor.detach())
 
-        outside = self.names_in(None)
+        outside = self.hooks.names_in(None)
         leaves = (Names.EMBED, Names.POS_EMBED) if outside else ()
-        hooks, module_hooks = self._hooks((None,), self._before, outside, leaves)
+        hooks, module_hooks = self.hooks.of((None,), self._before, outside, leaves)
         hooks.append((last.point, keep))
         if narrow:
             hooks.append((self.sites.unembed_input.point, unembedded(reading)))
@@ -173,7 +158,7 @@ class BlockRun:
         """What follows the blocks, again, in the graph."""
         recorder = Recorder(self.sites, self.batch)
         expected = reading.select(self.logits) if self._all_positions and narrow else self.logits
-        with self.hooked(recorder, self.names_in(None), (None,)) as stack:
+        with self.hooks.attached(recorder, self.hooks.names_in(None), (None,)) as stack:
             if narrow:
                 keep = [(self.sites.unembed_input.point, unembedded(reading))]
                 stack.enter_context(attached(self.model, keep))
@@ -218,11 +203,11 @@ class BlockRun:
         """
         require_gradients()
         require_eval(self.model)
-        names = self.names_in(layer) if names is None else names
+        names = self.hooks.names_in(layer) if names is None else names
         recorder = Recorder(self.sites, self.batch)
         if self.calls[layer].state.nbytes >= _LARGE:
             give_back(self.final_state.device)  # what the block behind it left in pieces
-        with self.hooked(recorder, names, (layer,)):
+        with self.hooks.attached(recorder, names, (layer,)):
             state = self.calls[layer].state.detach().requires_grad_(True)
             with self.row_blocks.entered((layer,)):
                 output = self.calls[layer].run(state)
@@ -285,27 +270,3 @@ class BlockRun:
                 f"writes something else (by {error:.2g} of its range). Do weights or hooks change between calls? Keep "
                 "them as they are, or use memory='full'; after a change make a graph anew."
             )
-
-    def _hooks(
-        self,
-        layers: Iterable[Layer],
-        recorder: Recorder,
-        names: Collection[str],
-        leaves: Iterable[str] = (),
-    ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
-        """The hooks of some layers; those at the embedding are always among them, as one says which rules act."""
-        plan = [hook for layer in dict.fromkeys((None, *layers)) for hook in self._plan.get(layer, ())]
-        return pass_hooks(plan, self.sites, self.rules, recorder, names, leaves)
-
-    def hooked(self, recorder: Recorder, names: Collection[str], layers: Iterable[Layer]) -> ExitStack:
-        """A scope with the rules of some layers and a recorder attached, gradients on, parameters frozen."""
-        layers = list(layers)
-        hooks, module_hooks = self._hooks(layers, recorder, names)
-        stack = ExitStack()
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(parameters_frozen(self.model))
-        for layer in layers:
-            part = self.model if layer is None else self.model.blocks[layer]
-            stack.callback(release_graph, modules_of(part))
-        stack.enter_context(attached(self.model, hooks, module_hooks))
-        return stack

@@ -67,7 +67,7 @@ def packed_rows(
     ].T  # the row of each target, and the column there
     state = run.calls[first].state[lines].clone().requires_grad_(True)
     layers = range(first, last + to_mid)
-    with run.hooked(recorder, names, layers), run.row_blocks.entered(layers, run.mask_length):
+    with run.hooks.attached(recorder, names, layers), run.row_blocks.entered(layers, run.mask_length):
         output = state
         for layer in layers:
             output = run.calls[layer].run(output, lines)
