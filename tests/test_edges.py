@@ -1,6 +1,8 @@
 """attribution_graph: closed form = the paper's definition, on every architecture, preset, host; accounts; refusals."""
 
 import pickle
+import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -39,7 +41,9 @@ from lrp_lens.attribution_graphs.closed_form.rows import AttentionEdges
 from lrp_lens.attribution_graphs.closed_form.state_pass import StatePass
 from lrp_lens.attribution_graphs.closed_form.stream import Pruning, prune_transition
 from lrp_lens.hosts import attention_scores as scores
+from lrp_lens.hosts import tokens as prompts
 from lrp_lens.hosts.scope import attached, parameters_frozen
+from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.run.recording import Recorder
 from lrp_lens.run.relevance import ask
 from tests import zoo
@@ -745,3 +749,25 @@ def test_layers_as_arrays_and_a_metric_of_zero(build: Callable[[str], Any]) -> N
     assert [one.label for one in graph.boundaries] == ["embed", "L0 mid", "L0"]
     zero = attribution_graph(model, tokens, lambda logits: logits[:, -1, 5] - logits[:, -1, 5].detach())
     assert "the metric is 0" in zero.notes[-1] and "the metric is 0" not in str(graph.notes)
+
+
+def test_a_graph_tokenises_and_runs_the_model_once(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward pass of the relevance pass is the one that the edges are made of; low memory runs blocks again."""
+    model, counts, own = build("gpt2"), Counter[str](), prompts.tokenize
+
+    def counted(*args: Any, **options: Any) -> Any:
+        counts["tokenize"] += not isinstance(args[1], TokenBatch)
+        return own(*args, **options)
+
+    for room in [one for name, one in sys.modules.items() if name.startswith("lrp_lens.")]:
+        if getattr(room, "tokenize", None) is own:
+            monkeypatch.setattr(room, "tokenize", counted)
+    embedding = next(part for name, part in model.named_modules() if name == "embed")
+    handle = embedding.register_forward_hook(lambda *_: counts.update(["forward"]))
+    try:
+        attribution_graph(model, zoo.prompt_tokens(1, 6), METRIC)
+    finally:
+        handle.remove()
+    assert counts == {"tokenize": 1, "forward": 1}
