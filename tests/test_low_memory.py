@@ -322,6 +322,20 @@ def test_auto_goes_where_it_fits(
             estimate(model, **wrong)
 
 
+def test_only_the_way_that_is_asked_for_is_estimated(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass in low memory is not held up by counting passes in full, nor the other way round."""
+    model, tokens, asked = build("llama"), zoo.prompt_tokens(1, 20), []
+    original = choosing.needed
+    monkeypatch.setattr(choosing, "free_bytes", lambda device: int(1.1 * estimate(model, 20).full.peak))
+    monkeypatch.setattr(choosing, "needed", lambda way, *given: asked.append(way) or original(way, *given))
+    for memory, ways in (("low", {"low"}), ("full", {"full"}), ("auto", {"full", "low"})):
+        asked.clear()
+        run_with_relevance(model, tokens, METRIC, memory=memory)
+        assert set(asked) == ways
+
+
 @pytest.mark.full
 def test_what_would_fit_is_named_and_fits(
     build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, unchecked: None
