@@ -30,6 +30,7 @@ from lrp_lens import (
     run_with_relevance,
 )
 from lrp_lens.errors import UnknownNameError
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.ops.live_bytes import Counter
 from lrp_lens.rules import as_rule_set
 from lrp_lens.run import blocks
@@ -230,6 +231,17 @@ def test_freed_memory_is_given_back(build: Callable[[str], Any], monkeypatch: py
         monkeypatch.setattr(blocks, "_LARGE", large)
         run_with_relevance(build("gpt2"), zoo.prompt_tokens(1, 7), METRIC, memory="low")
         assert devices == [torch.device("cpu")] * times
+
+
+@pytest.mark.parametrize("rules", [ATTN_LRP, CP_LRP], ids=["pattern in the graph", "pattern out of it"])
+@pytest.mark.parametrize("host", zoo.HOSTS)
+def test_no_pattern_stays_with_the_model(host: str, rules: Any) -> None:
+    """Hosts keep one of every layer, quadratic in the length, also where no gradient goes through it."""
+    model = zoo.shared(host, "gpt2")
+    for memory in ("full", "low"):
+        run_with_relevance(model, zoo.prompt_tokens(1, 11), METRIC, rules=rules, memory=memory)
+        values = (value for module in modules_of(model) for value in vars(module).values())
+        assert not [one.shape for one in values if isinstance(one, Tensor) and one.shape[-2:] == (11, 11)]
 
 
 def deeper(host: str, layers: int) -> Any:
