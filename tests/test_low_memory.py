@@ -30,6 +30,7 @@ from lrp_lens import (
     run_with_relevance,
 )
 from lrp_lens.errors import UnknownNameError
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.ops.live_bytes import Counter
 from lrp_lens.rules import as_rule_set
 from lrp_lens.run import blocks
@@ -232,6 +233,17 @@ def test_freed_memory_is_given_back(build: Callable[[str], Any], monkeypatch: py
         assert devices == [torch.device("cpu")] * times
 
 
+@pytest.mark.parametrize("rules", [ATTN_LRP, CP_LRP], ids=["pattern in the graph", "pattern out of it"])
+@pytest.mark.parametrize("host", zoo.HOSTS)
+def test_no_pattern_stays_with_the_model(host: str, rules: Any) -> None:
+    """Hosts keep one of every layer, quadratic in the length, also where no gradient goes through it."""
+    model = zoo.shared(host, "gpt2")
+    for memory in ("full", "low"):
+        run_with_relevance(model, zoo.prompt_tokens(1, 11), METRIC, rules=rules, memory=memory)
+        values = (value for module in modules_of(model) for value in vars(module).values())
+        assert not [one.shape for one in values if isinstance(one, Tensor) and one.shape[-2:] == (11, 11)]
+
+
 def deeper(host: str, layers: int) -> Any:
     """A GPT-2 of some layers."""
     original = dict(zoo.RECIPES["gpt2"][2])
@@ -320,6 +332,20 @@ def test_auto_goes_where_it_fits(
     for wrong in (dict(n_tokens=0), dict(n_tokens=3, batch=True), dict(n_tokens=3, metrics=0)):
         with pytest.raises(InputError, match=r"is a whole number, .* >= 1; received"):
             estimate(model, **wrong)
+
+
+def test_only_the_way_that_is_asked_for_is_estimated(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass in low memory is not held up by counting passes in full, nor the other way round."""
+    model, tokens, asked = build("llama"), zoo.prompt_tokens(1, 20), []
+    original = choosing.needed
+    monkeypatch.setattr(choosing, "free_bytes", lambda device: int(1.1 * estimate(model, 20).full.peak))
+    monkeypatch.setattr(choosing, "needed", lambda way, *given: asked.append(way) or original(way, *given))
+    for memory, ways in (("low", {"low"}), ("full", {"full"}), ("auto", {"full", "low"})):
+        asked.clear()
+        run_with_relevance(model, tokens, METRIC, memory=memory)
+        assert set(asked) == ways
 
 
 @pytest.mark.full

@@ -20,6 +20,8 @@ from transformer_lens.hook_points import HookPoint
 HookFunction = Callable[..., Tensor | None]
 _locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
 _finding_locks = threading.Lock()
+_PATTERN = "_pattern"
+"""Where a bridge's attention keeps that of its last pass; nothing reads it."""
 _NO_TENSORS = frozenset({dict, OrderedDict, list, tuple, set, str, bool, int, float, type(None)})
 """Types of most attributes of a module: asking whether these are tensors takes longer than anything else here."""
 
@@ -124,7 +126,7 @@ def quiet(points: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def graph_released(model: nn.Module, parts: Iterable[nn.Module] | None = None) -> Iterator[None]:
-    """Let go of the tensors of a pass' graph that a host keeps as attributes: they would hold all of it in memory.
+    """Let go of the tensors of a pass that a host keeps as attributes: its graph, and patterns of all rows and keys.
 
     `parts` are its modules where the caller has them.
     """
@@ -139,5 +141,7 @@ def release_graph(parts: Iterable[nn.Module]) -> None:
     """The same for modules that have run."""
     for module in parts:
         for name, value in list(vars(module).items()):
-            if type(value) not in _NO_TENSORS and isinstance(value, Tensor) and value.grad_fn is not None:
-                setattr(module, name, value.detach())
+            if type(value) in _NO_TENSORS or not isinstance(value, Tensor):
+                continue
+            if value.grad_fn is not None or name == _PATTERN:
+                setattr(module, name, None)

@@ -1,7 +1,7 @@
 """Which way a pass goes (`memory="auto"`), before it runs; what does not fit is refused, with what would fit.
 
 1. In full where that takes at most half of the memory that is free, else block by block (Chen et al. 2016,
-   1604.06174).  Short prompts, far below by a rough bound, are not estimated at all.
+   1604.06174).  Prompts far below by a rough bound are not estimated at all; of a way that is asked for, only that way.
 2. Where it does not fit, options are tried one after the other on the estimate, least loss first: low memory, fewer
    logits, no hook points kept, fewer metrics, fewer prompts, shorter prompts.  The first that fits is named.
 """
@@ -16,7 +16,7 @@ from lrp_lens.hosts.memory import free_bytes
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.counting import Way
-from lrp_lens.run.estimate import Estimate, estimated, in_words, weights
+from lrp_lens.run.estimate import Need, in_words, needed, weights
 from lrp_lens.run.recording import Wanted
 
 _SHARE_FOR_FULL = 0.5
@@ -37,9 +37,10 @@ class Asked:
     every_position: bool
     metrics: int = 1
 
-    def estimate(self) -> Estimate:
-        """What it needs."""
-        return estimated(
+    def need(self, way: Way) -> Need:
+        """What one way needs."""
+        return needed(
+            way,
             self.model,
             self.sites,
             self.n_tokens,
@@ -64,22 +65,23 @@ def choose(asked: Asked, memory: str) -> tuple[Way, str, bool]:
     """
     free = free_bytes(device_of(asked.model))
     way: Way = "low" if memory == "low" else "full"
-    if free is None or _rough(asked) <= _SHARE_FOR_FULL * free:
+    if free is None or _rough(asked, way) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
             return way, "asked for", True
         reason = "far below the memory that is free" if free is not None else "free memory unknown"
         return "full", reason, True
-    need = asked.estimate()
-    fits = need.full.peak <= free
+    if memory != "auto" and asked.need(way).peak <= free:
+        return way, "asked for", True
+    full, low = asked.need("full").peak, asked.need("low").peak
     if memory == "auto":
-        way = "full" if need.full.peak <= _SHARE_FOR_FULL * free else "low"
-    text = f"in full {in_words(need.full.peak)}, in low memory {in_words(need.low.peak)}; {in_words(free)} are free"
-    if need.of(way).peak > free:
+        way = "full" if full <= _SHARE_FOR_FULL * free else "low"
+    text = f"in full {in_words(full)}, in low memory {in_words(low)}; {in_words(free)} are free"
+    if (full if way == "full" else low) > free:
         raise InputError(
             f"A pass fits in memory; {_what(asked)} need, beyond the model, {text}. "
-            f"{_remedy(asked, way, need.low.peak, free)}"
+            f"{_remedy(asked, way, low, free)}"
         )
-    return way, text, fits
+    return way, text, full <= free
 
 
 def _what(asked: Asked) -> str:
@@ -92,7 +94,7 @@ def _remedy(asked: Asked, way: Way, low: int, free: int) -> str:
     words = ["memory='low'"] if way == "full" else []
 
     def fit(other: Asked) -> int | None:
-        peak = other.estimate().low.peak
+        peak = other.need("low").peak
         return peak if peak <= free else None
 
     def sentence(peak: int) -> str:
@@ -127,13 +129,16 @@ def _remedy(asked: Asked, way: Way, low: int, free: int) -> str:
     return "Not even one token fits: free some memory, or use a smaller model or weights in bfloat16."
 
 
-def _rough(asked: Asked) -> int:
-    """More than any pass takes."""
+def _rough(asked: Asked, way: Way) -> int:
+    """More than any such pass takes; in low memory one block at a time, and of the others what they read."""
     cfg, n_tokens = asked.model.cfg, asked.n_tokens
     heads, d_head, d_mlp = int(cfg.n_heads), int(cfg.d_head), int(getattr(cfg, "d_mlp", None) or 0)
     experts = int(getattr(cfg, "experts_per_token", None) or 1)
     width = 60 * int(cfg.d_model) + 40 * heads * d_head + 16 * experts * d_mlp
-    numbers = int(cfg.n_layers) * n_tokens * (width + 24 * heads * n_tokens)
+    layers = int(cfg.n_layers)
+    held = 1 + (0 if asked.wanted.everything else len(asked.wanted.chosen)) if way == "low" else layers
+    of_one = width + 24 * heads * n_tokens
+    numbers = n_tokens * (min(held, layers) * of_one + layers * int(cfg.d_model))
     size = max(4, next(asked.model.parameters()).element_size())
     rows = size * asked.batch * (numbers + 8 * n_tokens * vocabulary_size(asked.model))
     remembered = asked.sites.remembered

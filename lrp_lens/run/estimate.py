@@ -136,10 +136,13 @@ def estimate(
     require_eval(model)
     sites, rules = resolve(model), as_rule_set(rules)
     wanted = Wanted.of(names_filter, sites, rules)
-    return estimated(model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
+    asked = (model, sites, n_tokens, batch, rules, wanted, logits, every_position, metrics)
+    full, low = (needed(way, *asked) for way in WAYS)
+    return Estimate(n_tokens, batch, metrics, weights(model), full, low, free_bytes(device_of(model)))
 
 
-def estimated(
+def needed(
+    way: Way,
     model: Any,
     sites: Sites,
     n_tokens: int,
@@ -149,26 +152,21 @@ def estimated(
     logits: str,
     every_position: bool,
     metrics: int = 1,
-) -> Estimate:
-    """`estimate` with what is wanted spelled out; arguments as there."""
+) -> Need:
+    """What one way needs, with what is wanted spelled out; other arguments as `estimate`."""
     size = next(model.parameters()).element_size()
     shown = n_tokens if logits == "all" or every_position else 1
-    output = batch * shown * vocabulary_size(model) * size
-    inputs = sites.n_layers * batch * n_tokens * int(model.cfg.d_model) * size
-    needs = []
-    for way in WAYS:
-        rows = rows_of_a_block(sites, batch, n_tokens) if way == "low" else None
-        counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None, metrics)
-        square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
-        peak = counted.alive.at(n_tokens, batch, square)
-        parts = {"logits": output} | ({"block inputs": inputs} if way == "low" else {})
-        parts["graph, gradients, temporaries"] = peak - sum(parts.values())
-        parts[ALLOCATOR] = round(_KEPT_BY_ALLOCATOR * peak) if device_of(model).type == "cpu" else 0
-        peak += parts[ALLOCATOR]
-        needs.append(Need(peak, parts, counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)))
-    return Estimate(
-        n_tokens, batch, metrics, weights(model), needs[0], needs[1], free_bytes(device_of(model))
-    )
+    parts = {"logits": batch * shown * vocabulary_size(model) * size}
+    if way == "low":
+        parts["block inputs"] = sites.n_layers * batch * n_tokens * int(model.cfg.d_model) * size
+    rows = rows_of_a_block(sites, batch, n_tokens) if way == "low" else None
+    counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None, metrics)
+    square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
+    peak = counted.alive.at(n_tokens, batch, square)
+    parts["graph, gradients, temporaries"] = peak - sum(parts.values())
+    parts[ALLOCATOR] = round(_KEPT_BY_ALLOCATOR * peak) if device_of(model).type == "cpu" else 0
+    kept, flops = counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)
+    return Need(peak + parts[ALLOCATOR], parts, kept, flops)
 
 
 def weights(model: Any) -> int:
