@@ -39,7 +39,12 @@ def exceeds(
 
 
 def measured(
-    worker: Worker, tokens: int, turns: int, most_mb: float, before: dict[str, tuple[int, float]]
+    worker: Worker,
+    tokens: int,
+    turns: int,
+    most_mb: float,
+    before: dict[str, tuple[int, float]],
+    works: Sequence[str] = WORKS,
 ) -> pd.DataFrame:
     """The rows of one length; `before` has the last length and peak of each piece of work, and gets the new ones."""
     needed = {}
@@ -47,7 +52,7 @@ def measured(
         answer = worker.ask(f"ask {way}", tokens)
         needed |= {way: answer["found"][0]} if "found" in answer else {}
     rows, asked = [], []
-    for work in WORKS:
+    for work in works:
         would = exceeds(work, tokens, needed, before)
         if would > most_mb:
             rows.append(
@@ -86,7 +91,7 @@ def _rows(
 ) -> pd.DataFrame:
     """`measured`, with whom it is of."""
     print(f"{', '.join(map(str, subject.values()))}: {tokens} tokens", flush=True)
-    rows = measured(worker, tokens, options.turns, options.most_gb * 1e3, before)
+    rows = measured(worker, tokens, options.turns, options.most_gb * 1e3, before, options.works)
     return rows.assign(**subject, model_mb=worker.model_mb)
 
 
@@ -113,6 +118,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--hosts", nargs="+", default=list(HOSTS), choices=HOSTS)
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
+    parser.add_argument(
+        "--works", nargs="+", default=list(WORKS), choices=WORKS, help="of long prompts perhaps only some"
+    )
     parser.add_argument(
         "--layers", nargs="*", type=int, default=list(LAYERS), help="of the Llama whose growth is fitted"
     )

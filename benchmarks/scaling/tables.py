@@ -137,10 +137,11 @@ def every_table(rows: pd.DataFrame, heads: Sequence[Mapping[str, Any]]) -> str:
             f"{row.tokens:,}",
             f"{row.estimate:.2f} GB",
             f"{row.peak:.2f} GB",
+            f"{row.peak / row.estimate:.2f}",
         ]
         for row in told.itertuples(index=False)
     ]
-    header = ["model", "host", "way", "tokens", "estimate", "measured"]
+    header = ["model", "host", "way", "tokens", "estimate", "measured", "measured / estimate"]
     parts += ["## `estimate` beside what was taken", table(header, lines)]
     apart = found["apart"].max()
     parts += [f"Tokens in low memory and in full: at most {apart:.0e} of the largest apart."]
