@@ -74,6 +74,8 @@ KINDS: dict[str, tuple[Weigh, str]] = {
     "window": (lambda one: softmax(causal(one).masked_fill(BEFORE, -torch.inf)), "blocks"),
     "a bias of each head": (lambda one: softmax(causal((one + BIAS) * 0.5)), "blocks"),
     "a bias": (lambda one: softmax(causal(one + BIAS[:, :1])), "blocks"),
+    "the same shape": (lambda one: softmax(causal(one.view(2, 3, N, N).reshape(2, 3, N, N))), "at once"),
+    "rows of the batch": (lambda one: softmax(causal(one[torch.arange(2)])), "at once"),
     "all keys": (lambda one: softmax(one * 0.2), "blocks"),
     "a prefix": (lambda one: softmax(one.masked_fill(HIDDEN & (torch.arange(N) > 2), LOWEST)), "blocks"),
     "soft-cap": (lambda one: softmax(causal(capped(one))), "operations"),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from lrp_lens import (
     LogitDiff,
     MetricError,
     RuleSet,
+    SecantSoftmax,
+    SiteError,
     attribution_graph,
     decompose,
     load_demo_model,
@@ -302,6 +305,33 @@ def test_relevance_is_that_of_the_model_as_edited_by_the_user(
     assert torch.equal(cache.activations["z", 1][:, :, 1:], z[:, :, 1:])
     assert cache["z", 1][:, :, 0].abs().max() == 0
     assert cache.ledger().relative_remainder < 1e-6
+
+
+SECANT = RELP.replace(softmax=SecantSoftmax(), name="SECANT")
+
+
+@pytest.mark.parametrize("memory", ["full", "low"])
+@pytest.mark.parametrize("rules", [ATTN_LRP, GIM, SECANT], ids=lambda rules: rules.name)
+def test_an_edit_keeps_its_own_derivative_behind_a_rule(
+    build: Callable[[str], Model], tokens: Tensor, rules: RuleSet, memory: Any
+) -> None:
+    """Half of what an operation gives is the same where a rule replaces that operation's graph and behind it."""
+    model = build("llama")
+    for place, behind in (("mlp.hook_post", "hook_mlp_out"), ("attn.hook_pattern", "attn.hook_z")):
+        found = []
+        for point in (place, behind):
+            with model.hooks(fwd_hooks=[(f"blocks.1.{point}", lambda tensor, hook: tensor / 2)]):
+                found.append(run_with_relevance(model, tokens, METRIC, rules=rules, memory=memory)[1])
+        one, other = (cache.tokens().values for cache in found)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+        assert found[0].ledger().relative_remainder < 1e-6
+    before = state(model)
+    with (
+        model.hooks(fwd_hooks=[("blocks.1.mlp.hook_post", lambda tensor, hook: tensor.detach())]),
+        pytest.raises(SiteError, match="outside the graph"),
+    ):
+        run_with_relevance(model, tokens, METRIC, rules=rules, memory=memory)
+    assert not differences(before, state(model))
 
 
 # ------------------------------------------------------------------------------- nesting and switching

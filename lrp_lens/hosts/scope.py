@@ -40,12 +40,23 @@ def attached(
     model: Any,
     hooks: Iterable[tuple[HookPoint, HookFunction]],
     module_hooks: Iterable[tuple[nn.Module, Callable[..., Any]]] = (),
+    before: Iterable[tuple[HookPoint, HookFunction]] = (),
 ) -> Iterator[None]:
-    """Attach forward hooks to hook points of a model, and to its modules, for the length of the context."""
+    """Attach forward hooks to hook points of a model, and to its modules, for the length of the context.
+
+    Args:
+        model: whose hook points and modules these are.
+        hooks: run behind those that are attached already, in their order.
+        module_hooks: of modules.
+        before: run before those that are attached already, in their order.
+    """
     handles: list[tuple[HookPoint, Any]] = []
     module_handles = []
     with exclusive(model):
         try:
+            for point, function in reversed(list(before)):
+                point.add_hook(function, prepend=True)
+                handles.append((point, point.fwd_hooks[0]))
             for point, function in hooks:
                 point.add_hook(function)
                 handles.append((point, point.fwd_hooks[-1]))

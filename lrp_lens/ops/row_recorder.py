@@ -225,9 +225,8 @@ class ByRows(TorchFunctionMode):
         shape = Tensor.expand if func is Tensor.expand else Tensor.reshape
 
         def run(block: Block, part_of: PartOf) -> Tensor:
-            part = part_of(node)
-            found: Tensor = shape(part, *meta.shape[:-2], *part.shape[-2:])
-            return found
+            part: Tensor = part_of(node)  # of a mask, with fewer leading axes than its scores have
+            return part if meta.shape == node.meta.shape else shape(part, *meta.shape[:-2], *part.shape[-2:])
 
         return self._deferred(run, meta, tensor.device, _of_the_same(node, meta))
 
@@ -237,7 +236,10 @@ class ByRows(TorchFunctionMode):
         if isinstance(index, Tensor) and index.ndim == 1 and node.meta.ndim > 2:
             meta = node.meta[:1].expand(len(index), *node.meta.shape[1:])
             return self._deferred(
-                lambda block, part_of: part_of(node)[index], meta, tensor.device, _of_the_same(node, meta)
+                lambda block, part_of: _rows(part_of(node), index),
+                meta,
+                tensor.device,
+                _of_the_same(node, meta),
             )
         length = node.meta.shape[-2]
         whole = (slice(None), slice(None, length), slice(-length, None))
@@ -289,6 +291,10 @@ class ByRows(TorchFunctionMode):
 def _never(block: Block, part_of: PartOf) -> Tensor:
     """The product of q and kᵀ is given to a program, not made by it."""
     raise NotByRowsError("A program of attention is given the product of q and kᵀ. Report the architecture.")
+
+
+def _rows(part: Tensor, index: Tensor) -> Tensor:
+    return part if len(part) == 1 else part[index]
 
 
 def _of_the_same(node: Node, meta: Tensor) -> Form | None:

@@ -132,17 +132,17 @@ class BlockRun:
 
         outside = self.hooks.names_in(None)
         leaves = (Names.EMBED, Names.POS_EMBED) if outside else ()
-        hooks, module_hooks = self.hooks.of((None,), self._before, outside, leaves)
-        hooks.append((last.point, keep))
+        found = self.hooks.of((None,), self._before, outside, leaves)
+        found.hooks.append((last.point, keep))
         if narrow:
-            hooks.append((self.sites.unembed_input.point, unembedded(reading)))
+            found.hooks.append((self.sites.unembed_input.point, unembedded(reading)))
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(graph_released(self.model))
             stack.enter_context(parameters_frozen(self.model))
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
-            stack.enter_context(attached(self.model, hooks, module_hooks))
+            stack.enter_context(attached(self.model, *found))
             stack.enter_context(self.row_blocks.entered(range(self.sites.n_layers), self.mask_length))
             self.logits = forward(self.model, self.batch.ids, self.batch.left_mask).detach()
             states = {Names.resid_pre(layer): (call.state,) for layer, call in self.calls.items()}

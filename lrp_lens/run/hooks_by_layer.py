@@ -14,7 +14,7 @@ from lrp_lens.hosts.scope import attached, modules_of, parameters_frozen, releas
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.rules import Hook, RuleSet
 from lrp_lens.run.absorbed import Layer
-from lrp_lens.run.recording import Recorder, pass_hooks
+from lrp_lens.run.recording import PassHooks, Recorder, pass_hooks
 
 
 class HooksByLayer:
@@ -52,7 +52,7 @@ class HooksByLayer:
         recorder: Recorder,
         names: Collection[str],
         leaves: Iterable[str] = (),
-    ) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
+    ) -> PassHooks:
         """The hooks of some layers; those at the embedding are always among them, as one says which rules act."""
         plan = [hook for layer in dict.fromkeys((None, *layers)) for hook in self._plan.get(layer, ())]
         return pass_hooks(plan, self.sites, self.rules, recorder, names, leaves)
@@ -60,12 +60,12 @@ class HooksByLayer:
     def attached(self, recorder: Recorder, names: Collection[str], layers: Iterable[Layer]) -> ExitStack:
         """A scope with the rules of some layers and a recorder attached, gradients on, parameters frozen."""
         layers = list(layers)
-        hooks, module_hooks = self.of(layers, recorder, names)
+        found = self.of(layers, recorder, names)
         stack = ExitStack()
         stack.enter_context(torch.enable_grad())
         stack.enter_context(parameters_frozen(self.model))
         for layer in layers:
             part = self.model if layer is None else self.model.blocks[layer]
             stack.callback(release_graph, modules_of(part))
-        stack.enter_context(attached(self.model, hooks, module_hooks))
+        stack.enter_context(attached(self.model, *found))
         return stack

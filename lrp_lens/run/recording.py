@@ -8,7 +8,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,6 +115,14 @@ class Wanted:
         )
 
 
+class PassHooks(NamedTuple):
+    """What `hosts.scope.attached` takes.  Rules replace an operation's graph before a user edits its value."""
+
+    hooks: list[tuple[Any, Any]]
+    module_hooks: list[tuple[Any, Any]]
+    before: list[tuple[Any, Any]]
+
+
 def pass_hooks(
     plan: Iterable[Hook],
     sites: Sites,
@@ -123,8 +131,8 @@ def pass_hooks(
     names: Collection[str],
     leaves: Iterable[str] = (),
     gates: Iterable[tuple[Any, Any]] = (),
-) -> tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]]:
-    """Hooks on hook points, in the order in which those of one point run, and hooks on modules.
+) -> PassHooks:
+    """The hooks of a pass, those of one point in the order in which they run.
 
     Args:
         plan: the rules' hooks.
@@ -136,11 +144,9 @@ def pass_hooks(
         gates: further hooks, behind those that replace and before those that record.
     """
     plan = list(plan)
-    hooks: list[tuple[Any, Any]] = [
-        (hook.port.point, hook.function) for hook in plan if hook.stage == "replace"
-    ]
+    before = [(hook.port.point, hook.function) for hook in plan if hook.stage == "replace"]
     starts = [sites.record_of[name].port for name in leaves if name in sites.record_of]
-    hooks += [(port.point, recorder.leaf) for port in starts if port is not None]
+    hooks: list[tuple[Any, Any]] = [(port.point, recorder.leaf) for port in starts if port is not None]
     hooks += gates
     module_hooks: list[tuple[Any, Any]] = []
     for name in sorted(names):  # two records of one point always in the same order
@@ -159,7 +165,7 @@ def pass_hooks(
             elif module is not None:
                 module_hooks.append((module, recorder.input_hook(site.result)))
     hooks += [(hook.port.point, hook.function) for hook in plan if hook.stage != "replace"]
-    return hooks, module_hooks
+    return PassHooks(hooks, module_hooks, before)
 
 
 def require_reached(unreached: set[str], sites: Sites, lenient: bool) -> None:

@@ -139,8 +139,9 @@ def run_with_relevance(
         progress: show a bar over the blocks of a pass in low memory; None: where it takes long.
 
     Returns:
-        logits: [batch, pos, d_vocab], bit-identical to a plain forward pass.  A metric of answers of several tokens
-            appends them: its logits have their positions, too, and for two answers two rows for each prompt.
+        logits: [batch, pos, d_vocab], bit-identical to a plain forward pass (up to rounding where attention of a long
+            prompt is formed in blocks of rows, in low memory).  A metric of answers of several tokens appends them:
+            its logits have their positions, too, and for two answers two rows for each prompt.
         cache: RelevanceCache; `cache["z", 5]` has the shape of the activation.
 
     Raises:

@@ -112,10 +112,10 @@ def whole_pass(
         leaves = (Names.EMBED, Names.POS_EMBED)
         gates = [] if drops is None else drops.hooks()
         plan = rules.plan(model)
-        hooks, module_hooks = pass_hooks(plan, sites, rules, recorder, wanted.names, leaves, gates)
+        found = pass_hooks(plan, sites, rules, recorder, wanted.names, leaves, gates)
         if logits == "metric" and not reading.every_position:
-            hooks.append((sites.unembed_input.point, unembedded(reading)))
-        stack.enter_context(attached(model, hooks, module_hooks))
+            found.hooks.append((sites.unembed_input.point, unembedded(reading)))
+        stack.enter_context(attached(model, *found))
         if past is None:
             output = forward(model, batch.ids, batch.left_mask)
         else:

@@ -177,8 +177,9 @@ class StatePass(BlockRun):
         if not error < tolerance(self.calls[layer].state.dtype, 1e-3):
             raise SiteError(
                 f"Edges are formed from patterns recomputed from q and k; in layer {layer} of "
-                f"{self.sites.architecture} the result differs from the model's by {error:.2g} of its range. Use "
-                "method='batch_packed', and report the architecture."
+                f"{self.sites.architecture} the result differs from the model's by {error:.2g} of its range. Does a "
+                "hook on the model change them? Remove it (model.reset_hooks()), or use method='batch_packed'; without "
+                "one, report the architecture."
             )
         received = tuple(
             (parts[part].at_hook * tensors.gradient(names[part])).sum(-1).T for part in ("v", "k", "q")
