@@ -127,9 +127,9 @@ def main() -> None:
             lambda model=model, circuit=circuit: run_circuits(model, circuit, clean, corrupted, METRIC),
             options.repeats,
         )
-        share = run_circuits(model, circuit, clean, corrupted, METRIC).faithfulness[0]
+        share = run_circuits(model, circuit, clean, corrupted, METRIC).recovered[0]
         print(
-            f"  {len(circuit)}-edge circuit                             {one:8.3f} s, faithfulness {share:.4f}"
+            f"  {len(circuit)}-edge circuit                             {one:8.3f} s, recovered {share:.4f}"
         )
         ten = [edges.top(int(n), prune=False) for n in np.linspace(100, 10_000, 10)]
         many = seconds(
@@ -162,7 +162,7 @@ def _beside(
     )
     scaled = run * n_edges / n_run
     how = (
-        f"faithfulness {share:.4f}"
+        f"recovered {share:.4f}"
         if options.full
         else f"{run:.1f} s for {n_run} edges at {tokens} tokens, scaled"
     )

@@ -132,7 +132,7 @@ def test_circuits_by_position_are_transformer_lens_faithfulness(name: str) -> No
     )
     circuit = edges.top(150, prune=False)
     found = run_circuits(model, circuit, clean, corrupted, METRIC)
-    assert found.faithfulness[0] == pytest.approx(expected.recovered, abs=1e-4)
+    assert found.recovered[0] == pytest.approx(expected.recovered, abs=1e-4)
     assert found.full[0] == pytest.approx(expected.full_metric, abs=1e-4)
     assert len(circuit) == expected.circuit_size
 
@@ -177,7 +177,7 @@ def test_many_circuits_are_as_one(gpt2: object) -> None:
     expected = (together.values.mean(1) - together.empty.mean()) / (
         together.full.mean() - together.empty.mean()
     )
-    np.testing.assert_allclose(together.faithfulness, expected)
+    np.testing.assert_allclose(together.recovered, expected)
 
 
 def test_padded_prompts_and_callables(gpt2: object) -> None:
@@ -357,10 +357,10 @@ def test_curve(gpt2: object, scored: ComponentEdges) -> None:
     circuits = [scored.top(int(share * total), absolute=False) for share in FRACTIONS]
     found = run_circuits(gpt2, circuits, tokens(), tokens(5), METRIC)
     np.testing.assert_allclose(curve.values[1], found.values, atol=1e-9)
-    np.testing.assert_allclose(curve.faithfulness[1], found.faithfulness, atol=1e-9)
-    np.testing.assert_allclose(curve.faithfulness[:, -1], 1, atol=1e-9)
+    np.testing.assert_allclose(curve.recovered[1], found.recovered, atol=1e-9)
+    np.testing.assert_allclose(curve.recovered[:, -1], 1, atol=1e-9)
     areas = curve.areas().set_index("method")
-    k, f = np.array(FRACTIONS), curve.faithfulness
+    k, f = np.array(FRACTIONS), curve.recovered
     trapezoids = lambda y: sum((k[i + 1] - k[i]) * (y[i] + y[i + 1]) / 2 for i in range(9))  # noqa: E731
     assert areas.loc["EAP", "cpr"] == pytest.approx(trapezoids(f[1]))
     assert areas.loc["EAP", "cmd"] == pytest.approx(trapezoids(abs(1 - f[0])))
@@ -405,7 +405,7 @@ def test_bootstrap_intervals_are_over_prompts() -> None:
     ]
     np.testing.assert_allclose(curve.interval()[:, 0], np.quantile(by_hand, [0.05, 0.95], axis=0))
     point = (values.mean(2) - empty.mean()) / (full.mean() - empty.mean())
-    np.testing.assert_allclose(curve.faithfulness, point)
+    np.testing.assert_allclose(curve.recovered, point)
 
 
 def test_node_and_greedy_curves(gpt2: object, scored: ComponentEdges) -> None:

@@ -226,6 +226,20 @@ def test_a_directory_without_tokenizer(tmp_path, host):
     torch.testing.assert_close(logits(model), logits(original), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_hub_that_gives_nothing_is_one_error(monkeypatch, host):
+    def nothing(*args, **options):
+        raise OSError("no such repository.")
+
+    monkeypatch.setattr(bridge.TransformerBridge, "boot_transformers", nothing)
+    if HAS_HOOKED_TRANSFORMER:
+        monkeypatch.setattr(hooked.HookedTransformer, "from_pretrained", nothing)
+    with pytest.raises(
+        InputError, match=r"The hub gave no model 'gpt2': no such repository\. Check the spelling"
+    ):
+        load_model("gpt2", host=host, device="cpu")
+
+
 @needs_hooked
 @pytest.mark.parametrize("bos_first", [True, False])
 def test_a_tokenizer_that_says_bos_comes_first_is_read_once(tmp_path, monkeypatch, bos_first):

@@ -538,7 +538,7 @@ def figures_of_words() -> list[object]:
     ledger = pd.DataFrame({"layer": [WORDS], "name": WORDS, "kind": WORDS, "amount": 1.0})
     parts = pd.DataFrame({"component": [WORDS], "direct": 1.0, "indirect": 1.0, "total": 2.0})
     masking = pd.DataFrame({"masked": [0, 1], "gap": 1.0, "control": 1.0, "control_spread": 0.1})
-    curve = {"method": WORDS, "ranking": "absolute", "fraction": [0.1, 1.0], "edges": 2, "faithfulness": 0.5}
+    curve = {"method": WORDS, "ranking": "absolute", "fraction": [0.1, 1.0], "edges": 2, "recovered": 0.5}
     curve = pd.DataFrame(curve | {"low": 0.4, "high": 0.6})
     curves = {"method": WORDS, "order": ["MoRF", "LeRF"], "masked": 0.5, "mean": 1.0, "low": 0.5, "high": 1.5}
     measures = pd.DataFrame({"method": [WORDS], "measure": WORDS, "mean": 1.0, "low": 0.5, "high": 1.5})

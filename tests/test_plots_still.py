@@ -46,7 +46,7 @@ LEDGER = pd.DataFrame(
 PARTS = pd.DataFrame({"component": ["a", "b"], "direct": ROW, "indirect": -ROW, "total": 0 * ROW})
 CIRCUITS = pd.DataFrame(
     {"method": "a", "ranking": "absolute", "fraction": [0.01, 1], "edges": [1, 9]}
-).assign(faithfulness=[0.0, 1.0], low=[0.0, 1.0], high=[0.1, 1.0])
+).assign(recovered=[0.0, 1.0], low=[0.0, 1.0], high=[0.1, 1.0])
 SUMMARY = pd.DataFrame(
     {"method": ["a", "b"], "measure": "delta_a", "mean": ROW, "low": ROW - 1, "high": ROW + 1}
 )

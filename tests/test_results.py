@@ -67,7 +67,7 @@ def test_circuits_and_their_values_show_and_draw_themselves() -> None:
     values = run_circuits(model, [circuit, circuit.complement()], TEXTS, OTHERS, METRIC)
     assert values.to_dataframe()["edges"].tolist() == values.sizes.tolist()
     bars = values.plot().data[0]
-    assert sorted(bars.x if bars.orientation == "h" else bars.y) == pytest.approx(sorted(values.faithfulness))
+    assert sorted(bars.x if bars.orientation == "h" else bars.y) == pytest.approx(sorted(values.recovered))
     heat = next(one for one in circuit.plot().data if one.type == "heatmap" and one.hoverinfo != "skip")
     assert np.nansum(heat.z) == len(circuit) == 9
     assert "<table" in values._repr_html_() and circuit.edges[0][0] in circuit._repr_html_()

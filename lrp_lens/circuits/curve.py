@@ -23,7 +23,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CircuitCurve:
-    """Faithfulness of circuits of growing size."""
+    """Share of the metric that circuits of growing size recover."""
 
     fractions: np.ndarray
     """Shares of all edges (nodes), [size]."""
@@ -53,8 +53,8 @@ class CircuitCurve:
         return np.asarray((np.moveaxis(values @ weights.T, -1, 0).T - empty).T / gap[:, None, None])
 
     @property
-    def faithfulness(self) -> np.ndarray:
-        """f(k), [row, size]."""
+    def recovered(self) -> np.ndarray:
+        """f(k), which papers call faithfulness, [row, size]."""
         n = len(self.full)
         return self._ratio(self.values, np.full((1, n), 1 / n))[0]
 
@@ -67,7 +67,7 @@ class CircuitCurve:
 
     def areas(self) -> pd.DataFrame:
         """One row per method: cpr (signed ranking) and cmd (absolute ranking), each with its bootstrap interval."""
-        point, samples = self.faithfulness, self._samples()
+        point, samples = self.recovered, self._samples()
         rows: list[dict[str, Any]] = []
         for method in dict.fromkeys(self.methods):
             row: dict[str, Any] = {"method": method}
@@ -88,8 +88,8 @@ class CircuitCurve:
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per method, ranking and size: fraction, edges, metric, faithfulness, low, high."""
-        point, (low, high) = self.faithfulness, self.interval()
+        """One row per method, ranking and size: fraction, edges, metric, recovered, low, high."""
+        point, (low, high) = self.recovered, self.interval()
         rows = [
             {
                 "method": method,
@@ -97,7 +97,7 @@ class CircuitCurve:
                 "fraction": float(fraction),
                 "edges": int(self.sizes[row, size]),
                 "metric": float(self.values[row, size].mean()),
-                "faithfulness": float(point[row, size]),
+                "recovered": float(point[row, size]),
                 "low": float(low[row, size]),
                 "high": float(high[row, size]),
             }
@@ -112,7 +112,7 @@ class CircuitCurve:
         *,
         methods: Sequence[str] | None = None,
     ) -> Any:
-        """Faithfulness against size, one line per method, a plotly figure.
+        """Recovered share against size, one line per method, a plotly figure.
 
         Args:
             ranking: "absolute" (CMD's) or "signed" (CPR's); a random control is shown with either.
@@ -139,21 +139,21 @@ class CircuitCurve:
         return captioned(frame(self.areas(), float_format="{:.3f}".format, border=0), self._headline())
 
 
-def cpr(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:
+def cpr(fractions: np.ndarray, recovered: np.ndarray) -> np.ndarray:
     """∫ f dk, circuit performance ratio, over the last axis.
 
     Example:
         >>> float(cpr(np.array([0.0, 1.0]), np.array([0.0, 1.0])))
         0.5
     """
-    return np.asarray(np.trapezoid(faithfulness, fractions, axis=-1))
+    return np.asarray(np.trapezoid(recovered, fractions, axis=-1))
 
 
-def cmd(fractions: np.ndarray, faithfulness: np.ndarray) -> np.ndarray:
+def cmd(fractions: np.ndarray, recovered: np.ndarray) -> np.ndarray:
     """∫ |1 - f| dk, circuit-model distance, over the last axis.
 
     Example:
         >>> float(cmd(np.array([0.0, 1.0]), np.array([1.0, 1.0])))
         0.0
     """
-    return np.asarray(np.trapezoid(np.abs(1 - faithfulness), fractions, axis=-1))
+    return np.asarray(np.trapezoid(np.abs(1 - recovered), fractions, axis=-1))

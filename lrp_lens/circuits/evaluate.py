@@ -59,26 +59,26 @@ class CircuitValues:
     direction: Direction
 
     @property
-    def faithfulness(self) -> np.ndarray:
-        """(m(circuit) - m(∅)) / (m(full) - m(∅)) of the means over prompts, [circuit]."""
+    def recovered(self) -> np.ndarray:
+        """(m(circuit) - m(∅)) / (m(full) - m(∅)) of means over prompts, which papers call faithfulness, [circuit]."""
         gap = self.full.mean() - self.empty.mean()
         return np.asarray((self.values.mean(1) - self.empty.mean()) / (gap if gap else np.nan))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per circuit: circuit, edges, metric (mean over prompts), faithfulness."""
+        """One row per circuit: circuit, edges, metric (mean over prompts), recovered."""
         return pd.DataFrame(
             {
                 "circuit": self.names,
                 "edges": self.sizes,
                 "metric": self.values.mean(1),
-                "faithfulness": self.faithfulness,
+                "recovered": self.recovered,
             }
         )
 
     def plot(self) -> Any:
-        """Faithfulness of each circuit, a bar each."""
+        """The share that each circuit recovers, a bar each."""
         view = View(
-            self.faithfulness, ("component",), {"component": self.names}, "faithfulness", "of the model"
+            self.recovered, ("component",), {"component": self.names}, "metric recovered", "of the model"
         )
         return view.plot()
 
@@ -87,9 +87,9 @@ class CircuitValues:
 
     def __repr__(self) -> str:
         lines = [
-            f"  {name}: {size} edges, metric {value:.4g}, faithfulness {share:.3f}"
+            f"  {name}: {size} edges, metric {value:.4g}, recovered {share:.3f}"
             for name, size, value, share in zip(
-                self.names, self.sizes, self.values.mean(1), self.faithfulness, strict=True
+                self.names, self.sizes, self.values.mean(1), self.recovered, strict=True
             )
         ]
         ends = f"all edges {self.full.mean():.4g}, none {self.empty.mean():.4g}"

@@ -49,7 +49,7 @@ def circuit_curve(
     max_rows: int | None = None,
     progress: bool | None = None,
 ) -> CircuitCurve:
-    """Faithfulness of the best k % of edges or nodes, with CPR, CMD, a random control and bootstrap intervals.
+    """Share of the metric that the best k % of edges or nodes recover, with CPR, CMD, a random control and intervals.
 
     Args:
         model: HookedTransformer or TransformerBridge in eval mode.

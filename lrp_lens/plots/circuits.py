@@ -1,6 +1,6 @@
-"""Circuits: faithfulness against size, and the component graph as a heat map of writers and readers.
+"""Circuits: what they recover of the metric against size; component graphs as heat maps of writers and readers.
 
-The axis of sizes is logarithmic: a circuit is interesting where it is small.  Faithfulness 1 is the whole model, 0 the
+The axis of sizes is logarithmic: a circuit is interesting where it is small.  A share of 1 is the whole model, 0 the
 model with every edge replaced.
 """
 
@@ -33,7 +33,7 @@ _CONTROL = ("random", "122,131,143")
 _DASHES = ("solid", "dot", "dash")
 _BANDS = 4
 _CELLS_WITH_WORDS = 20_000
-_COLUMNS = ("method", "ranking", "fraction", "edges", "faithfulness", "low", "high")
+_COLUMNS = ("method", "ranking", "fraction", "edges", "recovered", "low", "high")
 
 
 def plot_circuit_curve(
@@ -43,10 +43,10 @@ def plot_circuit_curve(
     methods: Sequence[str] | None = None,
     level: str = "edge",
 ) -> go.Figure:
-    """Faithfulness of the best k % of edges, one line per method, with bootstrap bands for up to four of them.
+    """Share of the metric that the best k % of edges recover, a line per method, with bands for up to four of them.
 
     Args:
-        table: columns method, ranking, fraction, edges, faithfulness, low, high, as `CircuitCurve.to_dataframe()`.
+        table: columns method, ranking, fraction, edges, recovered, low, high, as `CircuitCurve.to_dataframe()`.
         ranking: "absolute" (CMD's) or "signed" (CPR's); the random control is shown with either.
         methods: the methods to show, in this order; None shows all.
         level: "edge" or "node", for the axis.
@@ -93,7 +93,9 @@ def plot_circuit_curve(
         title={"text": f"{level}s in the circuit (%), {ranking} ranking", "font": {"size": 12}},
         zeroline=False,
     )
-    figure.update_yaxes(title={"text": "faithfulness", "font": {"size": 12}}, zeroline=False, automargin=True)
+    figure.update_yaxes(
+        title={"text": "metric recovered", "font": {"size": 12}}, zeroline=False, automargin=True
+    )
     return figure
 
 
@@ -115,7 +117,7 @@ def _line(figure: go.Figure, line: pd.DataFrame, method: str, colour: str, dash:
     figure.add_trace(
         go.Scatter(
             x=x,
-            y=line["faithfulness"].tolist(),
+            y=line["recovered"].tolist(),
             mode="lines+markers",
             name=name,
             legendgroup=name,

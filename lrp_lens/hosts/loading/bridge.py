@@ -5,12 +5,17 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from lrp_lens.hosts.loading.original import Original
+from lrp_lens.hosts.loading.original import Original, read_from_hub
 
 
 def bridge_from_hub(name: str, dtype: torch.dtype, device: str) -> Any:
-    """A model on the hub, by TransformerLens's own loader."""
-    return TransformerBridge.boot_transformers(name, dtype=dtype, device=device).eval()
+    """A model on the hub, by TransformerLens's own loader.
+
+    Raises:
+        InputError: the hub has no such model, or cannot be reached.
+    """
+    with read_from_hub(name):
+        return TransformerBridge.boot_transformers(name, dtype=dtype, device=device).eval()
 
 
 def bridge_from_original(original: Original, dtype: torch.dtype, device: str) -> Any:

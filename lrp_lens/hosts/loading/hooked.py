@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.loading.hooked_config import hooked_fields
 from lrp_lens.hosts.loading.options import TOLERANCES, HookedTransformer, HookedTransformerConfig
-from lrp_lens.hosts.loading.original import Original
+from lrp_lens.hosts.loading.original import Original, read_from_hub
 
 
 class NotHookedTransformerError(InputError):
@@ -30,6 +30,7 @@ def hooked_from_hub(name: str, dtype: torch.dtype, device: str, options: dict[st
 
     Raises:
         NotHookedTransformerError: an unknown name, or biases that the loader drops.
+        InputError: the hub has no such model, or cannot be reached.
     """
     from transformer_lens.loading_from_pretrained import get_official_model_name
 
@@ -40,7 +41,8 @@ def hooked_from_hub(name: str, dtype: torch.dtype, device: str, options: dict[st
             f"HookedTransformer has no entry for the model name {name!r}: check the spelling, pass a local"
             " directory, or use host='TransformerBridge'"
         ) from error
-    model = HookedTransformer.from_pretrained(name, dtype=dtype, device=device, **options)
+    with read_from_hub(name):
+        model = HookedTransformer.from_pretrained(name, dtype=dtype, device=device, **options)
     if model.cfg.original_architecture == "LlamaForCausalLM":
         _refuse_dropped_biases(AutoConfig.from_pretrained(get_official_model_name(name)))
     return model.eval()

@@ -1,6 +1,8 @@
 """The Hugging Face model that a host is made from: a directory, and its weights where they are read already."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +69,19 @@ class Original:
     def unreadable(self, error: OSError) -> InputError:
         """The error that says so."""
         return InputError(f"transformers cannot load the weights in {str(self.directory)!r}: {error}")
+
+
+@contextmanager
+def read_from_hub(name: str) -> Iterator[None]:
+    """While a model on the hub is read.
+
+    Raises:
+        InputError: the hub has no such model, or cannot be reached and the model is not in its cache.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The hub gave no model {name!r}: {error} Check the spelling and the connection, or pass a local directory,"
+            " a GGUF file, 'smollm2' or 'gemma3-270m'."
+        ) from error
