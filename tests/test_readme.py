@@ -221,7 +221,7 @@ def test_table_of_circuits_is_what_the_tutorial_prints() -> None:
         share, cpr, cmd = (
             [float(number) for number in re.findall(r"[\d.]+", cell)] for cell in table[name][2:]
         )
-        measured = points.set_index("method").loc[name, "faithfulness"]
+        measured = points.set_index("method").loc[name, "recovered"]
         np.testing.assert_allclose(share, [measured], atol=0.0051, err_msg=name)
         np.testing.assert_allclose(cpr + cmd, areas.loc[name].to_numpy(float), atol=0.00051, err_msg=name)
 
