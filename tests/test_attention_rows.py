@@ -157,7 +157,7 @@ def test_no_tensor_of_rows_and_keys_is_made(
 def test_memory_grows_with_the_length(
     host: str, blocks: list[Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice the tokens, twice the bytes at the peak; in full, nearly three times."""
+    """Twice the tokens, twice the bytes at the peak; in full more, though one pattern at a time is held."""
     model = zoo.shared(host, "gpt2", torch.float32)
     refusal(model, resolve(model))
 
@@ -166,9 +166,9 @@ def test_memory_grows_with_the_length(
             low_of(model, zoo.prompt_tokens(1, length), ATTN_LRP, names_filter="hook_embed")
         return max(counter.timeline)
 
-    assert peak(120) < 2.3 * peak(60)
+    assert peak(120) < 2.05 * peak(60)
     monkeypatch.setattr("lrp_lens.run.low_memory.rows_of_a_block", lambda *given: None)
-    assert peak(120) > 2.8 * peak(60)
+    assert peak(120) > 2.5 * peak(60)
 
 
 def test_rows_of_a_block() -> None:

@@ -137,7 +137,7 @@ def test_unknown_command() -> None:
 
 
 def test_a_hub_name_without_network(run) -> None:
-    assert_one_line(run("--model", "gpt2", "--prompt", "a"), "Cannot load the model 'gpt2'")
+    assert_one_line(run("--model", "gpt2", "--prompt", "a"), "The hub gave no model 'gpt2'")
 
 
 @pytest.mark.parametrize(

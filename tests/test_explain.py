@@ -173,7 +173,8 @@ def test_hosts_agree() -> None:
     ("arguments", "error", "message"),
     [
         (dict(), InputError, "needs a prompt"),
-        (dict(prompt="  "), InputError, "needs a prompt"),
+        (dict(prompt=""), InputError, "needs a prompt"),
+        (dict(prompt="  "), InputError, "of which this tokenizer makes none"),
         (dict(prompt="lucy", case=demo_cases()[0]), InputError, "either the case or those"),
         (dict(prompt=demo_cases()[0], target="lucy"), InputError, "either the case or those"),
         (dict(prompt="lucy went", target="john", contrast="john"), InputError, "both are 'john'"),

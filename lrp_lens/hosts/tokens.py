@@ -82,12 +82,15 @@ def _row(model: Any, prompt: object, prepend_bos: bool | None, options: ChatOpti
 def _prompt_ids(model: Any, prompt: object, prepend_bos: bool | None) -> list[int]:
     if isinstance(prompt, str):
         with exclusive(model):
-            if not (prompt and string_ids(model, prompt)):
+            ids = _text_ids(model, prompt, prepend_bos) if prompt else []
+            if len(ids) < 3 and not (
+                prompt and string_ids(model, prompt)
+            ):  # begin and end are not the text's
                 received = f"{prompt!r}, of which this tokenizer makes none" if prompt else "an empty string"
                 raise InputError(
                     f"A prompt has at least one token besides BOS; received {received}. Pass some text."
                 )
-            return _text_ids(model, prompt, prepend_bos)
+            return ids
     if isinstance(prompt, Tensor):
         if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
             raise InputError(f"Token ids are integers; received a tensor of {prompt.dtype}.")

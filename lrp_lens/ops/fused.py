@@ -129,9 +129,12 @@ def is_causal(mask: Tensor | None, start: int) -> bool:
         >>> is_causal(torch.full((1, 1, 2, 3), -torch.inf).triu(2), 1)
         True
     """
-    if mask is None or mask.shape[:-2].numel() != 1:
+    if mask is None:
         return False
-    mask, stop = mask[0, 0], start + mask.shape[-2]
+    each = mask.flatten(0, -3)  # some hosts repeat the mask for each prompt of a batch
+    if not bool((each == each[:1]).all()):
+        return False
+    mask, stop = each[0], start + mask.shape[-2]
     least = torch.finfo(mask.dtype).min / 2
     before, own, behind = mask[:, :start], mask[:, start:stop], mask[:, stop:]
     seen = torch.ones_like(own, dtype=torch.bool).tril()
