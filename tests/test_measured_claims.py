@@ -95,6 +95,16 @@ def test_readme_says_what_was_measured() -> None:
     assert f"<!-- peers -->{peer_tables.sentence(rows)}<!-- end of peers -->" in PAGES["README.md"]
 
 
+def test_readme_says_what_a_long_prompt_takes() -> None:
+    rows = Store(RESULTS / "scaling").every("scaling").query("model == 'smollm2' and tokens == 8192")
+    low, graph = (rows.set_index("work").loc[name] for name in ("low", "graph"))
+    said = (
+        f"every view of SmolLM2-135M took {low['peak_mb'] / 1000:.1f} GB above the model and {low['cpu']:.0f} "
+        f"processor seconds of one thread, its state graph {graph['peak_mb'] / 1000:.1f} GB and {graph['cpu']:.0f} seconds."
+    )
+    assert said in PAGES["README.md"]
+
+
 def test_the_page_shows_no_other_rows() -> None:
     known = {
         line for name in claims.TABLES["docs/scaling.md"] for line in claims.committed(name).splitlines()
