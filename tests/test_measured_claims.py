@@ -100,7 +100,8 @@ def test_readme_says_what_a_long_prompt_takes() -> None:
     low, graph = (rows.set_index("work").loc[name] for name in ("low", "graph"))
     said = (
         f"every view of SmolLM2-135M took {low['peak_mb'] / 1000:.1f} GB above the model and {low['cpu']:.0f} "
-        f"processor seconds of one thread, its state graph {graph['peak_mb'] / 1000:.1f} GB and {graph['cpu']:.0f} seconds."
+        f"processor seconds of one thread, its state graph {graph['peak_mb'] / 1000:.1f} GB and {graph['cpu']:.0f} "
+        "seconds."
     )
     assert said in PAGES["README.md"]
 
