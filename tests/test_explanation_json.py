@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,20 @@ def test_every_field_comes_back_exactly(explanation: Explanation) -> None:
     assert again.masking.to_dict() == explanation.masking.to_dict()
     assert again.to_json_dict() == explanation.to_json_dict()
     assert repr(again) == repr(explanation) and again.top_words().equals(explanation.top_words())
+
+
+def test_a_file_comes_back(explanation: Explanation, tmp_path: Path) -> None:
+    page, numbers = explanation.save(tmp_path / "one")
+    assert Explanation.load(numbers).to_json_dict() == explanation.to_json_dict()
+    (tmp_path / "other.json").write_text('{"schema": "of something else"}')
+    for path, words in (
+        (page, "is read as JSON, and is none"),
+        (tmp_path / "none.json", "Cannot read .*none.json"),
+        (tmp_path, "Cannot read"),
+        (tmp_path / "other.json", "received 'of something else'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Explanation.load(path)
 
 
 def test_a_chat_with_hostile_tokens_and_missing_values(explanation: Explanation) -> None:

@@ -132,7 +132,10 @@ def test_pages_in_a_browser(running: Any, found: Verification) -> None:
 def test_saving(found: Verification, tmp_path: Path) -> None:
     assert found.save(tmp_path / "a.htm") == (tmp_path / "a.htm",)
     page, numbers = found.save(tmp_path / "b")
-    assert Verification.from_dict(json.loads(numbers.read_text())) == found
+    assert Verification.from_dict(json.loads(numbers.read_text())) == found == Verification.load(numbers)
+    for other, words in ((page, "is read as JSON, and is none"), (tmp_path / "none", "Cannot read .*none")):
+        with pytest.raises(InputError, match=words):
+            Verification.load(other)
     assert page.read_text() == str(verification_html(found))
     for path, words in (("c.pdf", "A verification is written as .html"), ("none/d.json", "Cannot write to")):
         with pytest.raises(InputError, match=words):

@@ -19,6 +19,7 @@ from lrp_lens.failures.explanation_json import (
     view_from_json,
     view_to_json,
 )
+from lrp_lens.files import read_json
 from lrp_lens.views import View
 from lrp_lens.views.groups import Group, groups_of
 from lrp_lens.views.table import table_of
@@ -216,6 +217,15 @@ class Explanation:
         from lrp_lens.report.saving import save_explanation
 
         return save_explanation(self, path, palette=palette)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Explanation":
+        """The explanation that `save` wrote as .json.
+
+        Raises:
+            InputError: no such file, or none of an explanation.
+        """
+        return cls.from_json_dict(read_json(path))
 
     def plot(self, **options: Any) -> Any:
         """The heat map of its tokens; options are those of `View.plot`.  The report (`save`) holds every figure."""

@@ -5,12 +5,14 @@
    an interruption leaves what was there before.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from lrp_lens.errors import InputError
 
@@ -110,6 +112,20 @@ def write_text(path: AnyPath, text: str) -> Path:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
     return Path(path).resolve()
+
+
+def read_json(path: AnyPath) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read {fspath(path)!r}: {error.strerror or error}.") from error
+    except ValueError as error:  # UnicodeDecodeError, JSONDecodeError
+        raise InputError(f"{fspath(path)!r} is read as JSON, and is none: {error}.") from error
 
 
 def _path(path: AnyPath) -> Path:

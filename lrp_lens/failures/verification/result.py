@@ -14,6 +14,7 @@ from lrp_lens.failures.explanation import Choice
 from lrp_lens.failures.verification.check import DEEDS, Check, listed
 from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion, Pattern
 from lrp_lens.failures.verification.outcomes import Repair, Variant
+from lrp_lens.files import read_json
 
 SCHEMA = "lrp_lens.verification/1"
 """What the JSON form is called, its first entry."""
@@ -181,6 +182,15 @@ class Verification:
         from lrp_lens.report.saving import save_verification
 
         return save_verification(self, path, palette=palette)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Verification":
+        """The verification that `save` wrote as .json.
+
+        Raises:
+            InputError: no such file, or none of a verification.
+        """
+        return cls.from_dict(read_json(path))
 
     def _repr_html_(self) -> str:
         from lrp_lens.report.glance import verification_glance
