@@ -403,6 +403,12 @@ def test_moving(build: Callable[[str], Any]) -> None:
     assert {tensor.device.type for tensor in (*held, moved.metric_value)} == {"meta"}
 
 
+def test_two_caches_are_two(build: Callable[[str], Any]) -> None:
+    one, other = (run_with_relevance(build("gpt2"), zoo.prompt_tokens(1, 7), METRIC)[1] for _ in range(2))
+    for first, second in ((one, other), (one.activations, other.activations)):
+        assert first == first and first != second and len({first, second}) == 2
+
+
 # ------------------------------------------------------------------------------- what is refused
 TOKENS = zoo.prompt_tokens(1, 6)
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {

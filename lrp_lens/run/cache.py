@@ -41,6 +41,8 @@ class RelevanceCache(Mapping[str, Tensor]):
         rel["blocks.5.attn.hook_z"], rel["z", 5], rel.tokens(), rel.heads(), rel.ledger()
     """
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a Mapping's would compare tensors
+
     def __init__(
         self,
         activations: Mapping[str, Tensor],

@@ -15,6 +15,8 @@ Key = str | tuple[Any, ...]
 class TensorsByName(Mapping[str, Tensor]):
     """Hook name → tensor, read-only; also takes ActivationCache's short forms such as ("z", 5)."""
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a Mapping's would compare tensors
+
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
