@@ -32,14 +32,15 @@ def opened(options: argparse.Namespace) -> Store:
     return Store(options.out)
 
 
-def tell(rows: pd.DataFrame, out: Path, tables: Callable[[pd.DataFrame], str]) -> None:
-    """Write the tables of the rows into the folder and print them."""
+def tell(rows: pd.DataFrame, out: Path, tables: Callable[[pd.DataFrame], str]) -> str:
+    """Write the tables of the rows into the folder, print and return them; "" where there are no rows."""
     if not len(rows):
         print("There are no rows yet.")
-        return
+        return ""
     text = tables(rows)
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    return text
 
 
 def lines_in_order(path: Path, seed: int) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks._page import PAGE, README, block, pasted
 from benchmarks._passes import HOSTS
+from benchmarks._results import tell
 from benchmarks._worker import ROOT, Worker, apart, in_turns, machine
 from benchmarks.evidence.store import Store
 from benchmarks.peers.tables import every_table, sentence
@@ -131,12 +132,7 @@ def main() -> None:
             for worker in workers.values():
                 worker.close()
     rows = store.every("peers")
-    if rows.empty:
-        print("There are no rows yet.")
-        return
-    text = every_table(rows, store.options("peers"))
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
-    if options.out == RESULTS:
+    text = tell(rows, options.out, lambda found: every_table(found, store.options("peers")))
+    if text and options.out == RESULTS:
         pasted(PAGE, "peers", block(text))
         pasted(README, "peers", sentence(rows))
-    print(text)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks._page import PAGE, block, pasted
 from benchmarks._passes import HOSTS
+from benchmarks._results import tell
 from benchmarks._worker import ROOT, Worker, apart, in_turns, machine
 from benchmarks.evidence.store import Store
 from benchmarks.scaling.figure import picture
@@ -151,13 +152,10 @@ def main() -> None:
     if not options.tables:
         measure(options, store)
     rows = store.every("scaling")
-    if rows.empty:
-        print("There are no rows yet.")
+    text = tell(rows, options.out, lambda found: every_table(found, store.options("scaling")))
+    if not text:
         return
-    text = every_table(rows, store.options("scaling"))
-    (options.out / "tables.md").write_text(text + "\n", encoding="utf-8")
     drawn = PICTURE if options.out == RESULTS else options.out / PICTURE.name
     drawn.write_text(picture(rows) + "\n", encoding="utf-8")
     if options.out == RESULTS:
         pasted(PAGE, "scaling", block(text))
-    print(text)
