@@ -11,6 +11,7 @@ Only operations that treat rows one by one are known; any other is refused.
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -235,12 +236,8 @@ class ByRows(TorchFunctionMode):
         node, parts = node_of(tensor), index if isinstance(index, tuple) else (index,)
         if isinstance(index, Tensor) and index.ndim == 1 and node.meta.ndim > 2:
             meta = node.meta[:1].expand(len(index), *node.meta.shape[1:])
-            return self._deferred(
-                lambda block, part_of: _rows(part_of(node), index),
-                meta,
-                tensor.device,
-                _of_the_same(node, meta),
-            )
+            run = partial(_rows_of, node, index)
+            return self._deferred(run, meta, tensor.device, _of_the_same(node, meta))
         length = node.meta.shape[-2]
         whole = (slice(None), slice(None, length), slice(-length, None))
         if parts != (Ellipsis, slice(None, -1)):
@@ -293,7 +290,8 @@ def _never(block: Block, part_of: PartOf) -> Tensor:
     raise NotByRowsError("A program of attention is given the product of q and kᵀ. Report the architecture.")
 
 
-def _rows(part: Tensor, index: Tensor) -> Tensor:
+def _rows_of(node: Node, index: Tensor, block: Block, part_of: PartOf) -> Tensor:
+    part: Tensor = part_of(node)  # of a mask, perhaps one for all prompts
     return part if len(part) == 1 else part[index]
 
 
