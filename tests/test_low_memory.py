@@ -30,6 +30,7 @@ from lrp_lens import (
     run_with_relevance,
 )
 from lrp_lens.errors import UnknownNameError
+from lrp_lens.hosts import resolve
 from lrp_lens.hosts.scope import modules_of
 from lrp_lens.ops.live_bytes import Counter
 from lrp_lens.rules import as_rule_set
@@ -499,6 +500,7 @@ def test_what_the_host_computes_outside_the_graph(build: Callable[[str], Any]) -
             )
             assert list(rest) == ["blocks.0.attn.hook_v"]
     assert messages[0] == messages[1] and name in messages[0]
+    assert ("or use HookedTransformer" in messages[0]) == (resolve(model).host == "TransformerBridge")
 
 
 def test_an_interrupted_pass_leaves_nothing(

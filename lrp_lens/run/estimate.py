@@ -84,7 +84,8 @@ class Estimate:
         return told(str(self))
 
     def __str__(self) -> str:
-        prompts = f"{self.batch} prompt{'s' if self.batch > 1 else ''} of {self.n_tokens} tokens"
+        tokens = f"{self.n_tokens} token{'s' if self.n_tokens > 1 else ''}"
+        prompts = f"{self.batch} prompt{'s' if self.batch > 1 else ''} of {tokens}"
         prompts += f" and {self.metrics} metrics" if self.metrics > 1 else ""
         lines = [f"Estimate for {prompts}, beyond the model's {in_words(self.model)}"]
         for way in WAYS:

@@ -175,11 +175,12 @@ def require_reached(unreached: set[str], sites: Sites, lenient: bool) -> None:
         SiteError: names them.
     """
     if unreached and not lenient:
+        other = "" if sites.host == "HookedTransformer" else ", or use HookedTransformer"
         raise SiteError(
             f"Relevance needs a gradient at every recorded point; {sites.host} computes "
-            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter, or use "
-            "HookedTransformer; a hook on the model may cut it off (model.reset_hooks() removes them all); a rule of "
-            "your own that does says so in `cuts`."
+            f"{', '.join(sorted(unreached))} outside the graph. Leave it out of names_filter{other}; a hook on the "
+            "model may cut it off (model.reset_hooks() removes them all); a rule of your own that does says so in "
+            "`cuts`."
         )
 
 
