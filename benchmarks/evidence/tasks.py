@@ -4,7 +4,8 @@
    its tokenizer. The BLiMP paradigms are the exception: they come from the benchmark data, where it is there.
 2. A prompt is kept if both answers are one token each, different, and the twin has as many tokens as the prompt, in
    *every* tokenizer asked for: all models meet the same prompts.
-3. The kept prompts are shuffled by the same seed and cut in half: development and held out. This happens before any
+3. Of prompts with one text, which differ in the twin or the answers, the first is kept: no text is in both halves.
+4. The kept prompts are shuffled by the same seed and cut in half: development and held out. This happens before any
    model is run.
 
 The span of the evidence (what the right answer is read from) and of the distractor (what pulls towards the wrong one)
@@ -119,11 +120,14 @@ def capitals(random: np.random.Generator) -> Iterator[Prompt]:
         "The capital of {country} is", "The capital city of {country} is called",
         "People in {country} say that its capital is",
         "Q: What is the capital of {country}?\nA: The capital is", "We flew to {country} and stayed in its capital,",
+        "As everybody knows, the capital of {country} is", "The government of {country} sits in the city of",
+        "The largest airport of {country} is near its capital,", "Our teacher said that the capital of {country} is",
+        "Last year we saw {country} and its capital,", "On the map of {country}, the capital is marked as",
+        "The embassy in {country} is in the capital,",
     )  # fmt: skip
-    pairs = list(permutations(CAPITALS, 2))
-    for index in random.permutation(len(pairs)):
-        country, other = pairs[index]
-        template = templates[random.integers(len(templates))]
+    asked = [(template, *pair) for template in templates for pair in permutations(CAPITALS, 2)]
+    for index in random.permutation(len(asked)):
+        template, country, other = asked[index]
         text, twin = template.format(country=country), template.format(country=other)
         yield Prompt(
             "capitals", text, twin, f" {CAPITALS[country]}", f" {CAPITALS[other]}", _every(text, country)
@@ -232,21 +236,19 @@ def reading(random: np.random.Generator) -> Iterator[Prompt]:
 
 
 def arithmetic(random: np.random.Generator) -> Iterator[Prompt]:
-    """Sums and differences of one digit through the chat template; the twin has another second number."""
-    found = set()
+    """Results of one digit, of numbers below 100, through the chat template; the twin has another second number."""
     for _ in range(40 * ENOUGH):
         plus = bool(random.random() < 0.5)
-        a, b, c = (int(n) for n in random.integers(1, 10, 3))
-        results = (a + b, a + c) if plus else (a - b, a - c)
-        if b == c or not all(0 <= n <= 9 for n in results) or (a, b, c, plus) in found:
+        a = int(random.integers(1, 9)) if plus else int(random.integers(1, 100))
+        results = [int(one) for one in random.choice(10, 2, replace=False)]
+        b, c = (result - a if plus else a - result for result in results)
+        if min(b, c) < 1 or len(str(b)) != len(str(c)):
             continue
-        found.add((a, b, c, plus))
         sign = "+" if plus else "-"
-        text, twin = (f"What is {a} {sign} {n}?" for n in (b, c))
-        start = text.index(f"{a} {sign}")
-        spans = ((start, start + 5),)
+        sums = [f"{a} {sign} {n}" for n in (b, c)]
+        text, twin = (f"What is {one}?" for one in sums)
         yield Prompt(
-            "arithmetic", text, twin, f"{results[0]}", f"{results[1]}", spans, chat=True, opening=f"{a} {sign} {b} = ",
+            "arithmetic", text, twin, *map(str, results), _first(text, sums[0]), chat=True, opening=f"{sums[0]} = ",
         )  # fmt: skip
 
 
@@ -285,9 +287,13 @@ def prompts(task: str, tokenizers: list[Any], data: Path | None = None) -> dict[
         raise ValueError(f"{task!r} needs the benchmark data (--data, a folder with blimp/).")
     else:
         made = blimp(task.removeprefix("BLiMP "), data / "blimp")
-    kept = list(dict.fromkeys(one for one in made if all(fits(one, tokenizer) for tokenizer in tokenizers)))
+    first: dict[str, Prompt] = {}
+    for one in made:
+        if one.text not in first and all(fits(one, tokenizer) for tokenizer in tokenizers):
+            first[one.text] = one
+    kept = list(first.values())
     if len(kept) < 200:
-        raise ValueError(f"A task needs 200 prompts that every tokenizer holds; {task!r} has {len(kept)}.")
+        raise ValueError(f"A task needs 200 texts that every tokenizer holds; {task!r} has {len(kept)}.")
     kept = [kept[index] for index in random.permutation(len(kept))[:ENOUGH]]
     return {"development": kept[: len(kept) // 2], "held out": kept[len(kept) // 2 :]}
 
