@@ -1,6 +1,8 @@
 """The prompts of benchmarks/evidence, and what its tables make of rows, without a language model."""
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,14 +32,29 @@ def tokenizer(pattern: str = r" ?[A-Za-z]+|[^A-Za-z]") -> Any:
     return Words()
 
 
+def test_prompts_of_one_text_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text twice, with another alternative: without the rule some would be in both halves."""
+
+    def twice(random: np.random.Generator) -> Iterator[Prompt]:
+        for index in range(210):
+            for wrong in (" b", " c"):
+                yield Prompt("twice", f"{index}", "", " a", wrong, ((0, 1),))
+
+    monkeypatch.setitem(TASKS, "twice", twice)
+    halves = prompts("twice", [tokenizer()])
+    assert {len({one.text for one in half}) for half in halves.values()} == {105}
+    assert {one.wrong for half in halves.values() for one in half} == {" b"}
+    monkeypatch.setitem(TASKS, "twice", lambda random: islice(twice(random), 398))
+    with pytest.raises(ValueError, match="needs 200 texts that every tokenizer holds; 'twice' has 199"):
+        prompts("twice", [tokenizer()])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_both_halves_are_other_prompts_and_the_same_every_time(task: str) -> None:
     halves, again = prompts(task, [tokenizer()]), prompts(task, [tokenizer()])
     assert halves == again and min(map(len, halves.values())) >= 100
-    assert not {one.text for one in halves["development"] if one.twin == ""} & {
-        one.text for one in halves["held out"]
-    }
-    assert not set(halves["development"]) & set(halves["held out"])
+    development, held_out = ({one.text for one in half} for half in halves.values())
+    assert not development & held_out and len(development | held_out) >= 200
     for one in (*halves["development"], *halves["held out"]):
         text, twin = whole(one, tokenizer()), whole(one, tokenizer(), twin=True)
         assert one.right != one.wrong and text != twin
@@ -47,7 +64,7 @@ def test_both_halves_are_other_prompts_and_the_same_every_time(task: str) -> Non
 
 
 def test_answers_of_several_tokens_are_left_out() -> None:
-    with pytest.raises(ValueError, match="needs 200 prompts"):
+    with pytest.raises(ValueError, match="needs 200 texts"):
         prompts("capitals", [tokenizer(), tokenizer(r".")])
 
 

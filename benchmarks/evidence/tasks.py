@@ -25,11 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._blimp import Span, spans
+from benchmarks.evidence.words import CAPITALS, HEADS, JOBS, NAMES, NEAR, PLACES, PLAIN_WORDS, THINGS
+
 SEED = 0
 """Of the word lists' order and of the cut into halves."""
 ENOUGH = 240
 """Prompts a task: at most so many are kept, so that each half has at least 100."""
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -52,48 +54,6 @@ class Prompt:
     chat: bool = False
     """Whether `text` is a question to go through the chat template, where there is one, and `opening` its answer."""
     opening: str = ""
-
-
-NAMES = (
-    "Mary", "John", "Anna", "Peter", "Paul", "Sarah", "David", "Emma", "James", "Laura", "Mark", "Lucy", "Tom", "Jane",
-    "Robert", "Alice", "Michael", "Kate", "Daniel", "Susan",
-)  # fmt: skip
-PLACES = ("store", "park", "school", "station", "garden", "office", "library", "market")
-THINGS = ("drink", "book", "letter", "ring", "key", "ball", "gift", "ticket")
-CAPITALS = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "England": "London", "Russia": "Moscow",
-    "Japan": "Tokyo", "China": "Beijing", "Egypt": "Cairo", "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw",
-    "Portugal": "Lisbon", "Ireland": "Dublin", "Norway": "Oslo", "Sweden": "Stockholm", "Cuba": "Havana",
-    "Canada": "Ottawa", "Turkey": "Ankara", "Iraq": "Baghdad", "Iran": "Tehran", "Syria": "Damascus", "Peru": "Lima",
-    "Kenya": "Nairobi", "Hungary": "Budapest", "Belgium": "Brussels", "Denmark": "Copenhagen", "Finland": "Helsinki",
-    "Afghanistan": "Kabul", "Lebanon": "Beirut", "Thailand": "Bangkok", "Chile": "Santiago",
-}  # fmt: skip
-HEADS = (
-    ("key", "keys"), ("teacher", "teachers"), ("book", "books"), ("doctor", "doctors"), ("picture", "pictures"),
-    ("song", "songs"), ("door", "doors"), ("letter", "letters"), ("student", "students"), ("report", "reports"),
-)  # fmt: skip
-NEAR = (
-    ("cabinet", "cabinets"), ("room", "rooms"), ("child", "children"), ("friend", "friends"), ("house", "houses"),
-    ("car", "cars"), ("artist", "artists"), ("window", "windows"),
-)  # fmt: skip
-JOBS = (
-    "doctor",
-    "farmer",
-    "teacher",
-    "lawyer",
-    "writer",
-    "baker",
-    "nurse",
-    "pilot",
-    "singer",
-    "soldier",
-    "painter",
-)
-PLAIN_WORDS = (
-    "apple", "river", "stone", "paper", "window", "summer", "horse", "music", "table", "ocean", "silver", "garden",
-    "winter", "bread", "castle", "forest", "mirror", "bottle", "engine", "camera", "market", "pencil", "jacket",
-    "island",
-)  # fmt: skip
 
 
 def indirect_objects(random: np.random.Generator) -> Iterator[Prompt]:
@@ -253,11 +213,11 @@ def arithmetic(random: np.random.Generator) -> Iterator[Prompt]:
 
 
 def blimp(paradigm: str, folder: Path) -> Iterator[Prompt]:
-    """Minimal pairs of the benchmark; no twin. The first noun is not marked there, so neither is the evidence."""
+    """Minimal pairs of the benchmark; no twin."""
     for line in (folder / f"{paradigm}.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        right, wrong = row["one_prefix_word_good"], row["one_prefix_word_bad"]
-        yield Prompt(f"BLiMP {paradigm}", row["one_prefix_prefix"], "", f" {right}", f" {wrong}", ())
+        text, right, wrong = (row[f"one_prefix_{name}"] for name in ("prefix", "word_good", "word_bad"))
+        yield Prompt(f"BLiMP {paradigm}", text, "", f" {right}", f" {wrong}", *spans(paradigm, text))
 
 
 TASKS: dict[str, Callable[[np.random.Generator], Iterator[Prompt]]] = {
