@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,12 +101,12 @@ def test_differences_are_paired_by_case() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=12)
     rows = pd.DataFrame(
-        {"model": "m", "task": "t", "half": "h", "case": case, "method": method, "replacement": how}
-        | {"delta_a": base[case] + (1 if method == "B" else 0)}
+        {"model": "m", "task": "t", "half": "held out", "case": case, "method": method, "replacement": how}
+        | {"delta_a": base[case] + (1 if method == "B" else 0), "correct": True}
         for case in range(12) for method in ("A", "B") for how in ("mean", "resample")
     )  # fmt: skip
     said = tables.token_differences(rows, "A", ["A", "B"])
-    assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said
+    assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said and said.endswith("| – | – | – |")  # no failures
 
 
 def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
@@ -123,7 +124,7 @@ def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
     assert tables.task_table(rows).splitlines()[-1] == "| m | t | 2 | 3.00 | 0.50 | – |"
 
 
-def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Groups of several sizes: the mean is over pairs, not over groups, and stability is of all of them."""
     chosen = [one for one in demo_prompts(200) if one.words[0] == "then"][:7]
     clean = [one.text for one in chosen]
@@ -155,7 +156,9 @@ def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch)
     assert (f"{below.jaccard:.2f} [{below.low:.2f}, {below.high:.2f}] ⚠" in table) == (below.jaccard < 0.8)
     # without pairs there is an empty table, and no error
     task.__dict__ |= {"development": [], "found": []}
-    assert not len(parts.components(task, count=4)) and not len(parts.circuits(task, count=9, judged=4))
+    assert not len(parts.components(task, count=4, checkpoint=tmp_path)) and not len(
+        parts.circuits(task, count=9, judged=4)
+    )
 
 
 def test_published_values_are_marked_as_not_ours() -> None:
