@@ -1,6 +1,9 @@
 """The prompts of benchmarks/evidence, and what its tables make of rows, without a language model."""
 
 import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,14 +33,29 @@ def tokenizer(pattern: str = r" ?[A-Za-z]+|[^A-Za-z]") -> Any:
     return Words()
 
 
+def test_prompts_of_one_text_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text twice, with another alternative: without the rule some would be in both halves."""
+
+    def twice(random: np.random.Generator) -> Iterator[Prompt]:
+        for index in range(210):
+            for wrong in (" b", " c"):
+                yield Prompt("twice", f"{index}", "", " a", wrong, ((0, 1),))
+
+    monkeypatch.setitem(TASKS, "twice", twice)
+    halves = prompts("twice", [tokenizer()])
+    assert {len({one.text for one in half}) for half in halves.values()} == {105}
+    assert {one.wrong for half in halves.values() for one in half} == {" b"}
+    monkeypatch.setitem(TASKS, "twice", lambda random: islice(twice(random), 398))
+    with pytest.raises(ValueError, match="needs 200 texts that every tokenizer holds; 'twice' has 199"):
+        prompts("twice", [tokenizer()])
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_both_halves_are_other_prompts_and_the_same_every_time(task: str) -> None:
     halves, again = prompts(task, [tokenizer()]), prompts(task, [tokenizer()])
     assert halves == again and min(map(len, halves.values())) >= 100
-    assert not {one.text for one in halves["development"] if one.twin == ""} & {
-        one.text for one in halves["held out"]
-    }
-    assert not set(halves["development"]) & set(halves["held out"])
+    development, held_out = ({one.text for one in half} for half in halves.values())
+    assert not development & held_out and len(development | held_out) >= 200
     for one in (*halves["development"], *halves["held out"]):
         text, twin = whole(one, tokenizer()), whole(one, tokenizer(), twin=True)
         assert one.right != one.wrong and text != twin
@@ -47,7 +65,7 @@ def test_both_halves_are_other_prompts_and_the_same_every_time(task: str) -> Non
 
 
 def test_answers_of_several_tokens_are_left_out() -> None:
-    with pytest.raises(ValueError, match="needs 200 prompts"):
+    with pytest.raises(ValueError, match="needs 200 texts"):
         prompts("capitals", [tokenizer(), tokenizer(r".")])
 
 
@@ -83,12 +101,12 @@ def test_differences_are_paired_by_case() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=12)
     rows = pd.DataFrame(
-        {"model": "m", "task": "t", "half": "h", "case": case, "method": method, "replacement": how}
-        | {"delta_a": base[case] + (1 if method == "B" else 0)}
+        {"model": "m", "task": "t", "half": "held out", "case": case, "method": method, "replacement": how}
+        | {"delta_a": base[case] + (1 if method == "B" else 0), "correct": True}
         for case in range(12) for method in ("A", "B") for how in ("mean", "resample")
     )  # fmt: skip
     said = tables.token_differences(rows, "A", ["A", "B"])
-    assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said
+    assert "| B | +1.00 [+1.00, +1.00] | 12 |" in said and said.endswith("| – | – | – |")  # no failures
 
 
 def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
@@ -106,7 +124,7 @@ def test_a_task_shows_its_mean_over_cases_and_replacements() -> None:
     assert tables.task_table(rows).splitlines()[-1] == "| m | t | 2 | 3.00 | 0.50 | – |"
 
 
-def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Groups of several sizes: the mean is over pairs, not over groups, and stability is of all of them."""
     chosen = [one for one in demo_prompts(200) if one.words[0] == "then"][:7]
     clean = [one.text for one in chosen]
@@ -138,7 +156,9 @@ def test_edges_of_groups_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch)
     assert (f"{below.jaccard:.2f} [{below.low:.2f}, {below.high:.2f}] ⚠" in table) == (below.jaccard < 0.8)
     # without pairs there is an empty table, and no error
     task.__dict__ |= {"development": [], "found": []}
-    assert not len(parts.components(task, count=4)) and not len(parts.circuits(task, count=9, judged=4))
+    assert not len(parts.components(task, count=4, checkpoint=tmp_path)) and not len(
+        parts.circuits(task, count=9, judged=4)
+    )
 
 
 def test_published_values_are_marked_as_not_ours() -> None:

@@ -47,7 +47,7 @@ def token_rows(
                     "method": method,
                     "replacement": how,
                 }
-                | {"delta_a": base[case] + own[case] + shift}
+                | {"delta_a": base[case] + own[case] + shift, "correct": case % 2 == 0}
                 for case in range(n)
                 for how, shift in (("mean", 0.5), ("resample", -0.5))
             ]
@@ -64,9 +64,29 @@ def test_the_best_that_conserves_wins_where_the_interval_says_so() -> None:
     assert decision.ranking.names == ("C", "B", "A")  # RELP does not conserve
     assert "its paired difference to the next, B, is +2.00 [" in decision.sentence
     assert "does not contain 0" in decision.sentence and "10 gemma3-270m + 40 smollm2" in decision.sentence
-    table = decision_table(decision)
+    table = decision_table(decision, token_rows(both(RELP=9, A=1, B=2, C=4), noise=0.1))
     assert "| C | 4.00 [" in table and "**The default is C" in table and "RELP" not in table
     assert "| B | 2.00 [" in table and "| -2.00 [" in table and "| +1.00 [" in table
+
+
+def test_right_answers_and_failures_are_shown_apart() -> None:
+    rows = token_rows(both(A=1, B=2, C=4), noise=0.1)
+    rows.loc[~rows["correct"] & (rows["method"] == "B"), "delta_a"] += 2.5  # ahead on failures alone
+    decision = decide(rows, ASKED)
+    assert decision.chosen == "C"
+    _, _, table = decision_table(decision, rows).rpartition("\n\n")
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    assert lines[0][1:] == [
+        f"ΔA: 5 gemma3-270m + 20 smollm2 {kind}" for kind in ("right answers", "failures")
+    ]
+    found = {name: [float(cell.split()[0]) for cell in cells] for name, *cells in lines[2:]}
+    np.testing.assert_allclose(found["B"], [2, -0.5], atol=0.15)
+    np.testing.assert_allclose(found["A"], [3, 3], atol=0.15)
+    # no failure was measured: said, not made up
+    right = rows[rows["correct"]]
+    assert decision_table(decide(right, ASKED), right).endswith(" |") and "ΔA: no failures" in decision_table(
+        decide(right, ASKED), right
+    )
 
 
 def test_the_simpler_wins_where_the_next_is_level() -> None:
@@ -104,7 +124,7 @@ def test_without_held_out_rows_of_everything_nothing_is_decided() -> None:
         pd.DataFrame(),
     ):
         decision = decide(lacking, ASKED)
-        assert decision.chosen == "" and decision_table(decision).startswith("No decision: ")
+        assert decision.chosen == "" and decision_table(decision, lacking).startswith("No decision: ")
     # development rows do not count beside held-out ones
     other = token_rows(both(A=50, B=0, C=0), half="development")
     assert decide(pd.concat([rows, other]), ASKED).chosen == "C"
@@ -275,7 +295,7 @@ def test_the_tables_of_a_folder_begin_with_the_decision(
 
     store = Store(tmp_path)
     found = parts()
-    zeros = dict.fromkeys(("comprehensiveness", "loo_correlation", "evidence_top1"), 0.0)
+    zeros = dict.fromkeys(("comprehensiveness", "loo_correlation", "evidence_top1", "evidence_iou"), 0.0)
     found["tokens"] = found["tokens"].assign(correct=True, **zeros)
     found["components"] = found["components"].assign(
         **dict.fromkeys(("spearman", "sign_agreement", "scale"), 0.0)

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks._blimp import PARADIGMS, spans
 from benchmarks.evidence.cases import answered
 from benchmarks.evidence.tasks import Prompt
-from benchmarks.minimal_pairs.prompts import PARADIGMS, prompts, spans
+from benchmarks.minimal_pairs.prompts import prompts
 from benchmarks.minimal_pairs.rows import question, relevance, row, rows
 from benchmarks.minimal_pairs.tables import every_table
 from lrp_lens.demo import demo_cases, load_demo_model

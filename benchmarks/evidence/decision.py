@@ -93,8 +93,13 @@ def decide(rows: pd.DataFrame, asked: pd.DataFrame) -> Decision:
     return Decision(ranking, chosen, f"The default is {chosen}: {said}; {apart}, which contains 0, {why}.")
 
 
-def decision_table(decision: Decision) -> str:
-    """One line per candidate, best first, and the decision as a sentence."""
+def decision_table(decision: Decision, rows: pd.DataFrame) -> str:
+    """One line per candidate, best first, the decision as a sentence, and right answers and failures apart.
+
+    Args:
+        decision: the criterion's.
+        rows: those it was taken from.
+    """
     ranking = decision.ranking
     if ranking is None:
         return decision.sentence
@@ -114,4 +119,23 @@ def decision_table(decision: Decision) -> str:
             ]
         )
     header = ["conserving rules", "ΔA", "minus the best", "minus the next", "p against the best (Holm)"]
-    return f"{markdown(lines, header)}\n\n{ranking.n} cases, held out. **{decision.sentence}**"
+    apart = apart_table(decision, rows)
+    return f"{markdown(lines, header)}\n\n{ranking.n} cases, held out. **{decision.sentence}**\n\n{apart}"
+
+
+def apart_table(decision: Decision, rows: pd.DataFrame) -> str:
+    """What was chosen minus each other candidate, on right answers and on failures apart; not part of the criterion."""
+    assert decision.ranking is not None
+    names = [decision.chosen, *(name for name in decision.ranking.names if name != decision.chosen)]
+    lines: dict[str, list[str]] = {name: [name] for name in names[1:]}
+    header = [f"{decision.chosen} minus"]
+    for kind, correct in (("right answers", True), ("failures", False)):
+        own = rows[(rows["correct"] == correct) & rows["model"].isin(MODELS)]
+        ranking = ranked(by_case(own, "delta_a", "replacement", REPLACEMENTS), names)
+        header.append(f"ΔA: {'no ' + kind if ranking is None else f'{ranking.n} {kind}'}")
+        for name, line in lines.items():
+            there = ranking is not None and {name, decision.chosen} <= set(ranking.names)
+            line.append(
+                estimate(ranking.difference(decision.chosen, name), "+") if ranking and there else "–"
+            )
+    return markdown(lines.values(), header)

@@ -1,11 +1,15 @@
 """The measurements, each a table with one row per case (or pair) and method.
 
 - tokens: do the tokens that a method blames matter? `faithfulness` on right answers and failures.
+- shares: how much of the metric do all tokens together hold under a preset? The same prompts as those of tokens.
 - components: does a method agree with activation patching, site by site? `compare`, denoising, by pair.
-- heads: does a head's relevance, or its direct part, tell what ablating it does? zero and mean ablation, by prompt.
+- missed: how large can the effect of a head be that a method does not rank among its first? `false_negative_bound`,
+  which the draws of `patch_subsets` give, for one group of pairs.
 - circuits: how much of the metric do the best k % of component edges carry? `circuit_curve` on indirect objects, in
   MIB's setting (Mueller et al. 2504.13151).
 - stability: would other pairs have given the same edges?
+
+The part heads is in `ablation`.
 """
 
 from dataclasses import replace
@@ -16,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks.evidence.cases import Answered, answered, decided, pairs
 from benchmarks.evidence.methods import (
@@ -26,15 +29,11 @@ from benchmarks.evidence.methods import (
     metric,
 )
 from benchmarks.evidence.tasks import Prompt
-from lrp_lens import compare, decompose, faithfulness, run_with_relevance
+from lrp_lens import LogitDiff, compare, faithfulness, run_with_relevance
 from lrp_lens.circuits import ComponentEdges, circuit_curve, component_edges, stability
-from lrp_lens.hosts import resolve
-from lrp_lens.hosts.forward import forward
-from lrp_lens.hosts.scope import attached
-from lrp_lens.hosts.sites import AttentionSite
-from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.methods import METHODS, Method, as_method, attention_of, integrated_gradients
-from lrp_lens.views.statistics.agreement import pearson, spearman
+from lrp_lens.patching import false_negative_bound, patch_subsets
+from lrp_lens.rules import PRESETS
 
 SITES = (
     "resid_pre", "attn_out", "mlp_out",
@@ -46,6 +45,11 @@ GROUP = 4
 CIRCUIT_METHODS = ("EAP", "EAP-IG (5 steps)", *(name for name in RULES if name != "GRADIENT"))
 PATH_STEPS = 32
 """Of integrated gradients over tokens."""
+DRAWS, PROBABILITY = 400, 0.1
+"""Of subsets of heads that are patched together; so that each head is in tens of them."""
+MISSED_SITE = "attn_head_out_all_pos"
+TOP = (5, 10, 20)
+"""Heads that are looked at before the others count as missed."""
 
 
 class Task:
@@ -68,6 +72,10 @@ class Task:
     def development(self) -> list[Answered]:
         """What it makes of the development half."""
         return answered(self.model, self._halves["development"])
+
+    def chosen(self, count: int) -> list[Answered]:
+        """The prompts of tokens and shares: right answers, then as many failures."""
+        return decided(self.found, True, count) + decided(self.found, False, count)
 
     @cached_property
     def token_methods(self) -> list[Method]:
@@ -128,7 +136,7 @@ def _remembered(method: Method) -> Method:
 
 def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: Path) -> pd.DataFrame:
     """Token faithfulness of `count` right answers and `count` failures of one task."""
-    chosen = decided(task.found, True, count) + decided(task.found, False, count)
+    chosen = task.chosen(count)
     result = faithfulness(
         task.model,
         [one.case() for one in chosen],
@@ -144,8 +152,25 @@ def tokens(task: Task, *, replacement: str, count: int, seed: int, checkpoint: P
     return result.cases.drop(columns=["auc_morf", "auc_lerf"])
 
 
-def components(task: Task, *, count: int) -> pd.DataFrame:
-    """Agreement with activation patching of `count` pairs of one task: a row per pair, site and method."""
+def shares(task: Task, *, count: int) -> pd.DataFrame:
+    """The tokens' share of the metric of `count` right answers and `count` failures: a row per prompt and preset."""
+    rows = []
+    for index, one in enumerate(task.chosen(count)):
+        case = one.case()
+        asked = LogitDiff(case.target, case.contrast)
+        for rules in PRESETS:
+            _, relevance = run_with_relevance(task.model, one.text, asked, rules=rules)
+            ledger = relevance.ledger()
+            share = float(ledger.tokens[0] / ledger.metric[0])
+            rows.append({"case": index, "correct": one.correct, "method": rules, "share": share})
+    return pd.DataFrame(rows, columns=["case", "correct", "method", "share"])
+
+
+def components(task: Task, *, count: int, checkpoint: Path) -> pd.DataFrame:
+    """Agreement with activation patching of `count` pairs of one task: a row per pair, site and method.
+
+    What a group of pairs gave is kept in a folder of its own in `checkpoint`.
+    """
     rows: list[dict[str, Any]] = []
     done = 0
     for group in pairs(task.found, count, GROUP):
@@ -159,6 +184,7 @@ def components(task: Task, *, count: int) -> pd.DataFrame:
             methods=COMPONENT_METHODS,
             ks=10,
             samples=0,
+            checkpoint=checkpoint / str(done),
         )
         for index, site, method in product(range(len(group)), SITES, COMPONENT_METHODS):
             values = {name: found.on_prompts("metric", site, method, [index], name) for name in STATISTICS}
@@ -167,86 +193,25 @@ def components(task: Task, *, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["case", "site", "method", *STATISTICS])
 
 
-def heads(task: Task, *, count: int) -> pd.DataFrame:
-    """Correlation over heads of the metric lost by ablating each with its relevance and its direct part."""
-    model = task.model
-    chosen = decided(task.found, True, count)
-    if not chosen:
-        return pd.DataFrame(columns=["case", "ablation", "method", "pearson", "spearman"])
-    means = _mean_outputs(model, task.found)
-    rows = []
-    for index, one in enumerate(chosen):
-        asked = metric([one])
-        scores = {"direct part": np.asarray(decompose(model, one.text, asked).heads("direct").values)}
-        for rules in RULES:
-            _, relevance = run_with_relevance(model, one.text, asked, rules=rules)
-            scores[rules] = np.asarray(relevance.heads().values)
-        for ablation, replacement in (("zero", torch.zeros_like(means)), ("mean", means)):
-            lost = _lost(model, one, asked, replacement)[None]
-            for method, values in scores.items():
-                row = values.reshape(1, -1)
-                rows.append(
-                    {
-                        "case": index,
-                        "ablation": ablation,
-                        "method": method,
-                        "pearson": float(pearson(row, lost)[0]),
-                        "spearman": float(spearman(row, lost)[0]),
-                    }
-                )
-    return pd.DataFrame(rows)
+def missed(task: Task, *, count: int, seed: int) -> pd.DataFrame:
+    """What a method may have missed among the heads, in logits: a row per method and number of heads looked at.
 
-
-def _mean_outputs(model: Any, found: list[Answered]) -> torch.Tensor:
-    """Mean of z over all positions of all prompts, [layer, head, d_head]."""
-    sites = list(resolve(model).of(AttentionSite))
-    totals: list[Any] = [0.0] * len(sites)
-    count = 0
-    for one in found:
-        kept: dict[int, torch.Tensor] = {}
-
-        def keep(value: torch.Tensor, hook: object = None, *, layer: int, kept: Any = kept) -> None:
-            kept[layer] = value[0].double().sum(0)
-
-        hooks = [(site.z.point, _with_layer(keep, index)) for index, site in enumerate(sites)]
-        batch = tokenize(model, one.text, None, None)
-        with torch.no_grad(), attached(model, hooks):
-            forward(model, batch.ids, None)
-        totals = [total + kept[index] for index, total in enumerate(totals)]
-        count += batch.ids.shape[1]
-    return torch.stack(totals) / count
-
-
-def _with_layer(function: Any, layer: int) -> Any:
-    def hook(value: torch.Tensor, hook: object = None) -> torch.Tensor | None:
-        found: torch.Tensor | None = function(value, hook, layer=layer)
-        return found
-
-    return hook
-
-
-def _lost(model: Any, one: Answered, asked: Any, replacement: torch.Tensor) -> np.ndarray:
-    """Metric lost by replacing each head's z at every position, [layer · head]; the heads of a layer are one batch."""
-    sites = list(resolve(model).of(AttentionSite))
-    batch = tokenize(model, one.text, None, None)
-    bound = asked.resolve(model)
-    with torch.no_grad():
-        whole = float(bound(forward(model, batch.ids, None))[0])
-        lost = []
-        for layer, site in enumerate(sites):
-            n_heads = replacement.shape[1]
-
-            def ablate(value: torch.Tensor, hook: object = None, *, layer: int) -> torch.Tensor:
-                changed = value.clone()
-                each = torch.arange(len(changed))
-                changed[each, :, each] = replacement[layer].to(value)[:, None]
-                return changed
-
-            with attached(model, [(site.z.point, _with_layer(ablate, layer))]):
-                logits = forward(model, batch.ids.repeat(n_heads, 1), None)
-            many = metric([one] * n_heads).resolve(model)
-            lost.append(whole - many(logits).double().cpu().numpy())
-    return np.concatenate(lost)
+    The first group of up to `count` pairs.  exact: the largest effect of a missed head, each patched by itself.
+    """
+    found = pairs(task.found, count, count)
+    if not found:
+        return pd.DataFrame(columns=["case", "method", "top", "missed", "bound", "exact"])
+    clean, corrupted = [one.text for one in found[0]], [one.twin for one in found[0]]
+    asked = metric(found[0])
+    scored = compare(
+        task.model, clean, corrupted, asked, sites=MISSED_SITE, methods=COMPONENT_METHODS, ks=10, samples=0
+    )
+    draws = patch_subsets(
+        task.model, clean, corrupted, asked, site=MISSED_SITE, draws=DRAWS, probability=PROBABILITY, seed=seed,
+        progress=False,
+    )  # fmt: skip
+    rows = false_negative_bound(scored, draws, top=TOP)
+    return rows.assign(case=0)[["case", "method", "top", "missed", "bound", "exact"]]
 
 
 def circuits(task: Task, *, count: int, judged: int) -> pd.DataFrame:

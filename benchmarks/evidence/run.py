@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.evidence import parts, tables
+from benchmarks.evidence import ablation, parts, tables
 from benchmarks.evidence.decision import MODELS, REPLACEMENTS, decide, decision_table, facts
 from benchmarks.evidence.methods import RULES
 from benchmarks.evidence.recommendations import recommendation_table
@@ -18,12 +19,15 @@ from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, prompts
 from lrp_lens import load_model
 
-PARTS = ("tokens", "heads", "components", "circuits", "stability")
+PARTS = ("tokens", "shares", "heads", "missed", "components", "circuits", "stability")
 RESULTS = Path(__file__).parent.parent / "results" / "evidence"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-COUNTS = {"tokens": 10, "heads": 8, "components": 32, "circuits": 32, "stability": 100}
-"""Cases of a task: right answers and failures each; prompts; pairs; judged pairs; pairs that edges are scored on."""
-QUICK = {"tokens": 2, "heads": 2, "components": 2, "circuits": 2, "stability": 2}
+COUNTS = {
+    "tokens": 10, "shares": 10, "heads": 4, "missed": 4, "components": 32, "circuits": 32, "stability": 100,
+}  # fmt: skip
+"""Cases of a task: right answers and failures each (twice); prompts; pairs of one group; pairs; judged pairs; pairs
+that edges are scored on."""
+QUICK = dict.fromkeys(PARTS, 2)
 
 
 def measure(options: argparse.Namespace, store: Store) -> None:
@@ -47,26 +51,27 @@ def measure(options: argparse.Namespace, store: Store) -> None:
                 keys = (part, name, task, options.half)
                 if part == "tokens":
                     for replacement in REPLACEMENTS:
-                        checkpoint = store.path(*keys, replacement).with_suffix(".checkpoint")
-                        make: Any = partial(
-                            parts.tokens, asked, replacement=replacement, count=count, seed=options.seed,
-                            checkpoint=checkpoint,
-                        )  # fmt: skip
-                        _rows(store, (*keys, replacement), options, count, make)
-                        shutil.rmtree(checkpoint, ignore_errors=True)
+                        made = partial(
+                            parts.tokens, asked, replacement=replacement, count=count, seed=options.seed
+                        )
+                        _rows(store, (*keys, replacement), options, count, made, checkpointed=True)
+                elif part == "shares":
+                    _rows(store, keys, options, count, partial(parts.shares, asked, count=count))
                 elif part == "heads":
-                    make = partial(parts.heads, asked, count=count)
-                    _rows(store, keys, options, count, make)
+                    _rows(store, keys, options, count, partial(ablation.heads, asked, count=count))
+                elif part == "missed" and task not in blimp:
+                    made = partial(parts.missed, asked, count=count, seed=options.seed)
+                    _rows(store, keys, options, count, made)
                 elif part == "components" and task not in blimp:
-                    make = partial(parts.components, asked, count=count)
-                    _rows(store, keys, options, count, make)
+                    made = partial(parts.components, asked, count=count)
+                    _rows(store, keys, options, count, made, checkpointed=True)
                 elif part == "circuits" and task == "indirect objects":
                     scored = counts["stability"]
-                    make = partial(parts.circuits, asked, count=scored, judged=count)
-                    _rows(store, keys, options, count, make, scored=scored)
+                    made = partial(parts.circuits, asked, count=scored, judged=count)
+                    _rows(store, keys, options, count, made, scored=scored)
                 elif part == "stability" and task == "indirect objects":
-                    make = partial(parts.circuit_stability, asked, count=count)
-                    _rows(store, keys, options, count, make)
+                    made = partial(parts.circuit_stability, asked, count=count)
+                    _rows(store, keys, options, count, made)
 
 
 def ask_rules(store: Store, name: str, model: Any = None) -> None:
@@ -95,14 +100,15 @@ def part_count(text: str) -> tuple[str, int]:
 
 
 def _rows(
-    store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, make: Any,
-    scored: int = COUNTS["stability"],
+    store: Store, keys: tuple[str, ...], options: argparse.Namespace, count: int, made: Callable[..., pd.DataFrame],
+    *, scored: int = COUNTS["stability"], checkpointed: bool = False,
 ) -> None:  # fmt: skip
     names = dict(zip(("part", "model", "task", "half", "replacement"), keys, strict=False))
     print(f"{', '.join(keys)}", flush=True)
+    checkpoint = store.path(*keys).with_suffix(".checkpoint")
 
     def table() -> pd.DataFrame:
-        rows = make()
+        rows = made(checkpoint=checkpoint) if checkpointed else made()
         for position, (name, key) in enumerate(list(names.items())[1:]):
             rows.insert(position, name, key)
         return rows
@@ -111,6 +117,7 @@ def _rows(
     if scored != COUNTS["stability"]:  # else it need not be said
         head["scored"] = scored
     store.rows(keys, head, table)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def show(store: Store, reference: str) -> str:
@@ -124,13 +131,19 @@ def show(store: Store, reference: str) -> str:
             ),
             ("Tokens: ΔA by task", tables.task_table),
         ],
+        "shares": [("Tokens: how much of the metric they hold together", tables.share_table)],
         "components": [
             ("Components: agreement with activation patching", tables.component_table),
+            (
+                "Components: paired differences",
+                lambda rows: tables.component_differences(rows, "RELP", RULES),
+            ),
             ("Components: ranks", partial(tables.component_table, statistic="spearman")),
             ("Components: signs", partial(tables.component_table, statistic="sign_agreement")),
             ("Components: slope", partial(tables.component_table, statistic="scale")),
         ],
         "heads": [("Heads: agreement with ablation", tables.head_table)],
+        "missed": [("Heads that a method may have missed", tables.missed_table)],
         "circuits": [("Circuits of component edges", tables.circuit_table)],
         "stability": [("Are circuits the same with other prompts?", tables.stability_table)],
     }
@@ -138,13 +151,15 @@ def show(store: Store, reference: str) -> str:
     decision = decide(found["tokens"], store.every("rules"))
     said = [
         f"## Recommended rule sets\n\n{recommendation_table(found, decision)}",
-        f"## The default rule set\n\n{decision_table(decision)}",
+        f"## The default rule set\n\n{decision_table(decision, found['tokens'])}",
     ]
     for part, made in makers.items():
         rows = found[part]
         if len(rows):
             how = "; ".join(map(str, store.options(part)))
-            said += [f"## {title}\n\n{make(rows)}\n\nMade with {how}." for title, make in made]
+            count = store.options(part)[0]["count"]
+            command = f"`python -m benchmarks evidence --parts {part} --count {part}={count}`"
+            said += [f"## {title}\n\n{make(rows)}\n\nMade by {command}: {how}." for title, make in made]
     return "\n\n".join(said)
 
 

@@ -1,7 +1,7 @@
 """Results by case, one CSV file for each part, model, task and half; what is there is not measured again.
 
-Every file begins with a comment line that says how it was made: command, version, seed and options.  A file that was
-made otherwise is refused, not mixed in.
+Every file begins with a comment line that says how it was made: version, seed and counts, from which the tables give
+the command.  A file that was made otherwise is refused, not mixed in.
 """
 
 import json

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.parts import SITES
-from benchmarks.evidence.ranking import KEY, estimate, markdown
+from benchmarks.evidence.ranking import KEY, by_case, estimate, markdown
 from lrp_lens.circuits.curve import cmd, cpr
 from lrp_lens.views.statistics.intervals import bootstrap_weights, mean_interval, paired_differences
 
@@ -19,8 +19,12 @@ TOKEN_MEASURES = {
     "delta_a": "ΔA",
     "comprehensiveness": "compr.",
     "loo_correlation": "LOO ρ",
-    "evidence_top1": "top-1",
+    "evidence_top1": "precision@1",
+    "evidence_precision": "precision@k",
 }
+"""Column → heading.  precision@k: of as many top tokens as there is evidence, the share that is evidence."""
+KINDS = {"right answers": True, "failures": False}
+STREAM_AND_ATTENTION = {"residual stream, attention and MLP outputs": SITES[:3], "heads, q, k, v": SITES[3:]}
 
 
 def cell(values: pd.Series) -> str:
@@ -32,21 +36,40 @@ def cell(values: pd.Series) -> str:
 
 
 def token_table(rows: pd.DataFrame) -> str:
-    """One line per method: the measures, right answers and failures apart, for each model and replacement."""
+    """One line per method: the measures, for each model, replacement, and right answers and failures apart.
+
+    Of two sets of k tokens with the overlap IoU, the share of the one that lies in the other is 2 IoU / (1 + IoU).
+    """
+    rows = rows.assign(evidence_precision=2 * rows["evidence_iou"] / (1 + rows["evidence_iou"]))
     parts = []
     for (model, replacement), own in rows.groupby(["model", "replacement"], sort=False):
-        n = {kind: own[own["correct"] == kind].drop_duplicates(KEY).shape[0] for kind in (True, False)}
-        header = ["rules or method", *(f"{name}, right" for name in TOKEN_MEASURES.values()), "ΔA, failures"]
+        for kind, correct in KINDS.items():
+            asked = own[own["correct"] == correct]
+            n = asked.drop_duplicates(KEY).shape[0]
+            lines = [
+                [str(method), *(cell(found[name]) for name in TOKEN_MEASURES)]
+                for method, found in asked.groupby("method", sort=False)
+            ]
+            parts.append(
+                f"**{model}**, masked embeddings become: {replacement}; {n} {kind}\n\n"
+                + markdown(lines, ["rules or method", *TOKEN_MEASURES.values()])
+            )
+    return "\n\n".join(parts)
+
+
+def share_table(rows: pd.DataFrame) -> str:
+    """One line per rule set: median share of the metric that all tokens hold, and how far it lies from one."""
+    parts = []
+    for model, own in rows.groupby("model", sort=False):
         lines = []
         for method, found in own.groupby("method", sort=False):
-            right, wrong = found[found["correct"]], found[~found["correct"]]
-            lines.append(
-                [str(method), *(cell(right[name]) for name in TOKEN_MEASURES), cell(wrong["delta_a"])]
-            )
-        parts.append(
-            f"**{model}**, masked embeddings become: {replacement}; {n[True]} right answers, {n[False]} failures\n\n"
-            + markdown(lines, header)
-        )
+            share = found["share"]
+            low, middle, high = (f"{100 * share.quantile(at):.0f} %" for at in (0.1, 0.5, 0.9))
+            beyond = ((share < 0.5) | (share > 2)).mean()
+            lines.append([str(method), middle, low, high, f"{100 * beyond:.0f} %"])
+        cases, tasks = own.drop_duplicates(KEY).shape[0], own["task"].nunique()
+        header = ["rules", "median", "a tenth below", "a tenth above", "below ½ or above 2"]
+        parts.append(f"**{model}**, {cases} prompts of {tasks} tasks\n\n{markdown(lines, header)}")
     return "\n\n".join(parts)
 
 
@@ -68,22 +91,38 @@ def task_table(rows: pd.DataFrame) -> str:
 
 
 def token_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]) -> str:
-    """ΔA of each rule set minus that of the reference, paired by case, over everything in `rows`."""
-    wide = rows.pivot(index=[*KEY, "replacement"], columns="method", values="delta_a")
-    wide = wide.groupby(level=KEY).mean()
-    found = paired_differences(
-        wide[[reference, *(one for one in methods if one != reference and one in wide)]], reference
-    )
-    lines = [
-        [
-            str(row.method),
-            f"{row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}]",
-            str(row.n),
-            f"{row.p_holm:.3g}",
-        ]
-        for row in found.itertuples()
-    ]
-    return markdown(lines, ["rules", f"ΔA minus that of {reference}", "cases", "p (Holm)"])
+    """ΔA of each rule set minus that of the reference, paired by case: all cases, right answers, failures."""
+    found = {"all cases": rows} | {kind: rows[rows["correct"] == value] for kind, value in KINDS.items()}
+    return _differences(
+        {kind: by_case(own, "delta_a", "replacement", own["replacement"].unique()) for kind, own in found.items()},
+        f"ΔA minus that of {reference}", reference, methods,
+    )  # fmt: skip
+
+
+def component_differences(rows: pd.DataFrame, reference: str, methods: Iterable[str]) -> str:
+    """Pearson with patching of each rule set minus that of the reference, paired by pair, mean over sites."""
+    return _differences(
+        {group: by_case(rows, "pearson", "site", sites) for group, sites in STREAM_AND_ATTENTION.items()},
+        f"Pearson minus that of {reference}", reference, methods,
+    )  # fmt: skip
+
+
+def _differences(cases: dict[str, pd.DataFrame], measure: str, reference: str, methods: Iterable[str]) -> str:
+    """One line per rule set; for each group of cases the paired difference, how many cases, and p (Holm)."""
+    lines: dict[str, list[str]] = {name: [name] for name in methods if name != reference}
+    for wide in cases.values():
+        known = [name for name in (reference, *lines) if name in wide and wide[name].notna().any()]
+        found = paired_differences(wide[known], reference) if reference in known and len(wide) > 1 else None
+        rows = {} if found is None else {str(row.method): row for row in found.itertuples()}
+        for name, line in lines.items():
+            row = rows.get(name)
+            line += (
+                ["–", "–", "–"]
+                if row is None
+                else [f"{row.mean:+.2f} [{row.low:+.2f}, {row.high:+.2f}]", str(row.n), f"{row.p_holm:.3g}"]
+            )
+    header = [column for group in cases for column in (f"{measure}: {group}", "cases", "p (Holm)")]
+    return markdown([line for line in lines.values() if set(line[1:]) != {"–"}], ["rules", *header])
 
 
 def component_table(rows: pd.DataFrame, statistic: str = "pearson") -> str:
@@ -117,6 +156,27 @@ def head_table(rows: pd.DataFrame) -> str:
         ]
         parts.append(
             f"**{model}**, {n} prompts\n\n" + markdown(lines, ["rules", "zero ablation", "mean ablation"])
+        )
+    return "\n\n".join(parts)
+
+
+def missed_table(rows: pd.DataFrame) -> str:
+    """One line per method: for each number of heads looked at, bound and largest effect of the others, in logits."""
+    parts = []
+    for model, own in rows.groupby("model", sort=False):
+        tops = sorted(own["top"].unique())
+        lines = []
+        for method, found in own.groupby("method", sort=False):
+            by_top = [found[found["top"] == top] for top in tops]
+            lines.append(
+                [str(method), *(f"{one['exact'].mean():.2f} (≤ {one['bound'].mean():.2f})" for one in by_top)]
+            )
+        groups = own.drop_duplicates(KEY).shape[0]
+        header = [f"first {top} of {top + int(own.loc[own['top'] == top, 'missed'].max())}" for top in tops]
+        parts.append(
+            f"**{model}**, outputs of heads, the first pairs of {groups} tasks: the largest effect of a head that is "
+            "not among the first, in logits, mean over tasks (and its 95 % bound from subsets patched together, which "
+            f"needs no patch of a single head)\n\n{markdown(lines, ['rules or method', *header])}"
         )
     return "\n\n".join(parts)
 

@@ -4,7 +4,8 @@
    its tokenizer. The BLiMP paradigms are the exception: they come from the benchmark data, where it is there.
 2. A prompt is kept if both answers are one token each, different, and the twin has as many tokens as the prompt, in
    *every* tokenizer asked for: all models meet the same prompts.
-3. The kept prompts are shuffled by the same seed and cut in half: development and held out. This happens before any
+3. Of prompts with one text, which differ in the twin or the answers, the first is kept: no text is in both halves.
+4. The kept prompts are shuffled by the same seed and cut in half: development and held out. This happens before any
    model is run.
 
 The span of the evidence (what the right answer is read from) and of the distractor (what pulls towards the wrong one)
@@ -24,11 +25,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks._blimp import Span, spans
+from benchmarks.evidence.words import CAPITALS, HEADS, JOBS, NAMES, NEAR, PLACES, PLAIN_WORDS, THINGS
+
 SEED = 0
 """Of the word lists' order and of the cut into halves."""
 ENOUGH = 240
 """Prompts a task: at most so many are kept, so that each half has at least 100."""
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -51,48 +54,6 @@ class Prompt:
     chat: bool = False
     """Whether `text` is a question to go through the chat template, where there is one, and `opening` its answer."""
     opening: str = ""
-
-
-NAMES = (
-    "Mary", "John", "Anna", "Peter", "Paul", "Sarah", "David", "Emma", "James", "Laura", "Mark", "Lucy", "Tom", "Jane",
-    "Robert", "Alice", "Michael", "Kate", "Daniel", "Susan",
-)  # fmt: skip
-PLACES = ("store", "park", "school", "station", "garden", "office", "library", "market")
-THINGS = ("drink", "book", "letter", "ring", "key", "ball", "gift", "ticket")
-CAPITALS = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "England": "London", "Russia": "Moscow",
-    "Japan": "Tokyo", "China": "Beijing", "Egypt": "Cairo", "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw",
-    "Portugal": "Lisbon", "Ireland": "Dublin", "Norway": "Oslo", "Sweden": "Stockholm", "Cuba": "Havana",
-    "Canada": "Ottawa", "Turkey": "Ankara", "Iraq": "Baghdad", "Iran": "Tehran", "Syria": "Damascus", "Peru": "Lima",
-    "Kenya": "Nairobi", "Hungary": "Budapest", "Belgium": "Brussels", "Denmark": "Copenhagen", "Finland": "Helsinki",
-    "Afghanistan": "Kabul", "Lebanon": "Beirut", "Thailand": "Bangkok", "Chile": "Santiago",
-}  # fmt: skip
-HEADS = (
-    ("key", "keys"), ("teacher", "teachers"), ("book", "books"), ("doctor", "doctors"), ("picture", "pictures"),
-    ("song", "songs"), ("door", "doors"), ("letter", "letters"), ("student", "students"), ("report", "reports"),
-)  # fmt: skip
-NEAR = (
-    ("cabinet", "cabinets"), ("room", "rooms"), ("child", "children"), ("friend", "friends"), ("house", "houses"),
-    ("car", "cars"), ("artist", "artists"), ("window", "windows"),
-)  # fmt: skip
-JOBS = (
-    "doctor",
-    "farmer",
-    "teacher",
-    "lawyer",
-    "writer",
-    "baker",
-    "nurse",
-    "pilot",
-    "singer",
-    "soldier",
-    "painter",
-)
-PLAIN_WORDS = (
-    "apple", "river", "stone", "paper", "window", "summer", "horse", "music", "table", "ocean", "silver", "garden",
-    "winter", "bread", "castle", "forest", "mirror", "bottle", "engine", "camera", "market", "pencil", "jacket",
-    "island",
-)  # fmt: skip
 
 
 def indirect_objects(random: np.random.Generator) -> Iterator[Prompt]:
@@ -119,11 +80,14 @@ def capitals(random: np.random.Generator) -> Iterator[Prompt]:
         "The capital of {country} is", "The capital city of {country} is called",
         "People in {country} say that its capital is",
         "Q: What is the capital of {country}?\nA: The capital is", "We flew to {country} and stayed in its capital,",
+        "As everybody knows, the capital of {country} is", "The government of {country} sits in the city of",
+        "The largest airport of {country} is near its capital,", "Our teacher said that the capital of {country} is",
+        "Last year we saw {country} and its capital,", "On the map of {country}, the capital is marked as",
+        "The embassy in {country} is in the capital,",
     )  # fmt: skip
-    pairs = list(permutations(CAPITALS, 2))
-    for index in random.permutation(len(pairs)):
-        country, other = pairs[index]
-        template = templates[random.integers(len(templates))]
+    asked = [(template, *pair) for template in templates for pair in permutations(CAPITALS, 2)]
+    for index in random.permutation(len(asked)):
+        template, country, other = asked[index]
         text, twin = template.format(country=country), template.format(country=other)
         yield Prompt(
             "capitals", text, twin, f" {CAPITALS[country]}", f" {CAPITALS[other]}", _every(text, country)
@@ -232,30 +196,28 @@ def reading(random: np.random.Generator) -> Iterator[Prompt]:
 
 
 def arithmetic(random: np.random.Generator) -> Iterator[Prompt]:
-    """Sums and differences of one digit through the chat template; the twin has another second number."""
-    found = set()
+    """Results of one digit, of numbers below 100, through the chat template; the twin has another second number."""
     for _ in range(40 * ENOUGH):
         plus = bool(random.random() < 0.5)
-        a, b, c = (int(n) for n in random.integers(1, 10, 3))
-        results = (a + b, a + c) if plus else (a - b, a - c)
-        if b == c or not all(0 <= n <= 9 for n in results) or (a, b, c, plus) in found:
+        a = int(random.integers(1, 9)) if plus else int(random.integers(1, 100))
+        results = [int(one) for one in random.choice(10, 2, replace=False)]
+        b, c = (result - a if plus else a - result for result in results)
+        if min(b, c) < 1 or len(str(b)) != len(str(c)):
             continue
-        found.add((a, b, c, plus))
         sign = "+" if plus else "-"
-        text, twin = (f"What is {a} {sign} {n}?" for n in (b, c))
-        start = text.index(f"{a} {sign}")
-        spans = ((start, start + 5),)
+        sums = [f"{a} {sign} {n}" for n in (b, c)]
+        text, twin = (f"What is {one}?" for one in sums)
         yield Prompt(
-            "arithmetic", text, twin, f"{results[0]}", f"{results[1]}", spans, chat=True, opening=f"{a} {sign} {b} = ",
+            "arithmetic", text, twin, *map(str, results), _first(text, sums[0]), chat=True, opening=f"{sums[0]} = ",
         )  # fmt: skip
 
 
 def blimp(paradigm: str, folder: Path) -> Iterator[Prompt]:
-    """Minimal pairs of the benchmark; no twin. The first noun is not marked there, so neither is the evidence."""
+    """Minimal pairs of the benchmark; no twin."""
     for line in (folder / f"{paradigm}.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        right, wrong = row["one_prefix_word_good"], row["one_prefix_word_bad"]
-        yield Prompt(f"BLiMP {paradigm}", row["one_prefix_prefix"], "", f" {right}", f" {wrong}", ())
+        text, right, wrong = (row[f"one_prefix_{name}"] for name in ("prefix", "word_good", "word_bad"))
+        yield Prompt(f"BLiMP {paradigm}", text, "", f" {right}", f" {wrong}", *spans(paradigm, text))
 
 
 TASKS: dict[str, Callable[[np.random.Generator], Iterator[Prompt]]] = {
@@ -285,9 +247,13 @@ def prompts(task: str, tokenizers: list[Any], data: Path | None = None) -> dict[
         raise ValueError(f"{task!r} needs the benchmark data (--data, a folder with blimp/).")
     else:
         made = blimp(task.removeprefix("BLiMP "), data / "blimp")
-    kept = list(dict.fromkeys(one for one in made if all(fits(one, tokenizer) for tokenizer in tokenizers)))
+    first: dict[str, Prompt] = {}
+    for one in made:
+        if one.text not in first and all(fits(one, tokenizer) for tokenizer in tokenizers):
+            first[one.text] = one
+    kept = list(first.values())
     if len(kept) < 200:
-        raise ValueError(f"A task needs 200 prompts that every tokenizer holds; {task!r} has {len(kept)}.")
+        raise ValueError(f"A task needs 200 texts that every tokenizer holds; {task!r} has {len(kept)}.")
     kept = [kept[index] for index in random.permutation(len(kept))[:ENOUGH]]
     return {"development": kept[: len(kept) // 2], "held out": kept[len(kept) // 2 :]}
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks._blimp import PARADIGMS
 from benchmarks._results import opened, tell, with_result_options
 from benchmarks.evidence.cases import answered
-from benchmarks.minimal_pairs.prompts import PARADIGMS, prompts
+from benchmarks.minimal_pairs.prompts import prompts
 from benchmarks.minimal_pairs.rows import rows
 from benchmarks.minimal_pairs.tables import every_table
 from lrp_lens import load_model
