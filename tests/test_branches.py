@@ -9,8 +9,11 @@ import torch
 from lrp_lens import InputError, tokenize
 from lrp_lens.hosts import branches
 from lrp_lens.hosts.branches import Branches, SharedText
-from lrp_lens.hosts.generation import Fork, Trunk, Until, grow, roll_out
+from lrp_lens.hosts.generation import Trunk, grow
+from lrp_lens.hosts.rollout import Until
+from lrp_lens.hosts.rollouts import Fork
 from tests import zoo
+from tests.rolled import roll_out
 
 LEARNED = {"gpt2", "opt"}
 """Architectures that add a vector for each position, as most native ones do: their rows go the other way."""
@@ -28,22 +31,30 @@ def whole(model: Any, ids: list[int]) -> torch.Tensor:
 
 
 def as_whole_passes(model: Any, tolerance: float) -> None:
-    """Three rows that leave at different places, one of which is let go of; windows are shorter than the text."""
+    """Rows that leave at different places; they end, and others join; windows are shorter than the text."""
     trunk = grown(model)
     text = trunk.shared(PROMPT + 2 * STEPS)
     assert text is not None, "the fast way is not gone"
     said = [*trunk.prompt[0].tolist(), *trunk.said.ids]
     rows = [said[:start] for start in (PROMPT + STEPS - 1, 1, PROMPT + 2)]
-    running = Branches(text, [len(one) for one in rows], 4)
-    for step, tokens in enumerate(([11, 12, 13], [14, 15, 16], [17, 18], [19, 20])):
+    running = Branches(text, 3, 4)
+    running.join([len(one) for one in rows])
+    for step, tokens in enumerate(([11, 12, 13], [14, 15, 16], [17, 18], [19, 20, 21], [22])):
         if step == 2:
-            running.keep([0, 2])
-            rows = [rows[0], rows[2]]
+            running.leave(0)
+            rows = [rows[2], rows[1]]  # the last one takes its place
+        if step == 3:  # another takes the place of one that said more
+            rows.append(said[: PROMPT + 1])
+            running.join([PROMPT + 1])
+        if step == 4:
+            running.leave(0)
+            running.leave(1)
+            rows = [rows[2]]
         rows = [[*one, token] for one, token in zip(rows, tokens, strict=True)]
         logits = running.extend(torch.tensor(tokens)[:, None])[:, 0]
         wanted = torch.stack([whole(model, one) for one in rows])
         torch.testing.assert_close(logits, wanted, atol=tolerance, rtol=tolerance)
-    assert running.forwarded == 3 + 3 + 2 + 2
+    assert running.forwarded == 3 + 3 + 2 + 3 + 1
 
 
 @pytest.mark.parametrize(("host", "name"), zoo.models())

@@ -119,25 +119,40 @@ def literal(model: Any, checker: Any, *, budget: int, min_gap: float, batch: int
             [one for one in own if one[2] > min_gap], [one for one in own if one[2] <= min_gap]
         )
         order += [one for pair in turns for one in pair if one]
-    pivots, risen, tried, forwarded = [], [], 0, 0
+    rank = {one[3:]: place for place, one in enumerate(order)}
     start = float(known.score(wrong))
-    while order and not any(one[0] > min_gap for one in pivots):
-        chosen, cost = [], forwarded
-        for one in order[:batch]:
-            cost += LIMIT - one[3] - 1
-            if cost > budget:
+    # one rollout at a time, each alone, and when: a row a token, and a token a step
+    pivots, risen, going, forwarded, began = [], [], [], 0, 0
+    while order or going:
+        longest = sum(LIMIT - len(ids) + left for *_, ids, left in going)
+        while order and len(going) < batch:
+            _, _, gap, at, token = order[0]
+            longest += LIMIT - at - 1
+            if forwarded + longest > budget:
                 break
-            chosen.append(one)
-        if not chosen:
-            break
-        order = order[len(chosen) :]
-        for _, _, gap, at, token in chosen:
+            order = order[1:]
             ids = further([*said[:at], token], lambda ids: known.already(text(ids)) is not None)
-            tried, forwarded = tried + 1, forwarded + len(ids) - at - 1
+            going.append([began, gap, at, token, ids, len(ids) - at - 1])
+        began += 1
+        if not going:
+            break
+        if all(one[-1] for one in going):
+            forwarded += len(going)
+            for one in going:
+                one[-1] -= 1
+        ended, going = [one for one in going if not one[-1]], [one for one in going if one[-1]]
+        for when, gap, at, token, ids, _ in ended:
             score = float(known.score(text(ids)))
-            (pivots if score >= 1 else risen).append((gap, at, token, score, text(ids)))
+            (pivots if score >= 1 else risen).append((gap, at, token, score, text(ids), when))
         if pivots:
             order = [one for one in order if one[2] > min_gap]
+        if usable := [one for one in pivots if one[0] > min_gap]:
+            order = []
+            going = [one for one in going if one[0] <= min(other[-1] for other in usable)]
+    tried = len(pivots) + len(risen)
+    pivots, risen = (
+        [one[:-1] for one in sorted(own, key=lambda one: rank[one[1:3]])] for own in (pivots, risen)
+    )
     if not pivots:
         better = sorted(
             (one for one in risen if one[3] > start),
@@ -161,15 +176,18 @@ SETTINGS: list[dict[str, Any]] = [
     dict(batch=1, budget=10**6, min_gap=1.0),
     dict(batch=5, budget=10**6, min_gap=-math.inf),
     dict(batch=16, budget=50, min_gap=0.4),
+    dict(batch=3, budget=40, min_gap=math.inf),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        pytest.param(name, place, marks=[pytest.mark.full] * ((at + place) % 3 != 0))
+        pytest.param(
+            name, place, marks=[pytest.mark.full] * ((at + place) % 3 != 0 and (name, place) != ("lost", 3))
+        )
         for at, name in enumerate(CHECKERS)
-        for place in range(3)
+        for place in range(4)
     ],
 )
 def test_it_is_the_literal_search(model: Any, name: str, settings: int) -> None:
@@ -207,12 +225,12 @@ def test_the_best_rise_is_taken_where_none_is_accepted(model: Any) -> None:
 
 def test_a_search_that_saw_other_keys_would_be_noticed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: rollouts that leave one position too early find other completions."""
-    start = Branches.__init__
+    join = Branches.join
     monkeypatch.setattr(
         Branches,
-        "__init__",
+        "join",
         # not of the one token that is said again to see whether this way is the model's
-        lambda self, text, starts, room: start(self, text, [one - (room > 1) for one in starts], room),
+        lambda self, starts: join(self, [one - (self.room > 1) for one in starts]),
     )
     options: dict[str, Any] = dict(budget=10**6, min_gap=-math.inf, batch=5)
     differ = 0

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from lrp_lens import Generation, InputError, generate, tokenize
 from lrp_lens.hosts.branches import Branches
-from lrp_lens.hosts.generation import Fork, end_ids, greedy, grow, roll_out, teach
+from lrp_lens.hosts.generation import end_ids, greedy, grow, teach
 from lrp_lens.hosts.loading import load_model
 from lrp_lens.hosts.prefix import KeyValues
 from lrp_lens.hosts.rollout import Until
+from lrp_lens.hosts.rollouts import Fork
 from tests import zoo
 from tests.chat_model import TEMPLATE, chat_tokenizer, save_chat_model
+from tests.rolled import roll_out
 
 TWO = [("bridge", "llama"), *([("hooked", "gpt2")] if zoo.HAS_HOOKED_TRANSFORMER else [("bridge", "gpt2")])]
 HOSTS = ["TransformerBridge", *(["HookedTransformer"] if zoo.HAS_HOOKED_TRANSFORMER else [])]
@@ -75,9 +77,8 @@ def test_forks_are_the_literal_loop_behind_another_token(host: str, name: str) -
     assert forwarded == sum(len(one) - fork.at - 1 for one, fork in zip(wanted, forks, strict=True))
     for at in (0, 1, STEPS - 1):
         torch.testing.assert_close(trunk.logits(at), logits[at], atol=3e-5, rtol=0)
-    assert [
-        one.ids for one in roll_out(trunk, forks, Until(STEPS, {14}))[0]
-    ] == wanted  # the trunk is as it was
+    again, cost = roll_out(trunk, forks, Until(STEPS, {14}), most=2)  # in the place of those that ended
+    assert [one.ids for one in again] == wanted and cost == forwarded
 
 
 @pytest.mark.parametrize(("host", "name"), TWO)
@@ -111,15 +112,11 @@ def test_a_fork_that_saw_other_keys_would_be_noticed(name: str, monkeypatch: pyt
     trunk = grow(model, tokenize(model, prompt), Until(12), 4)
     forks = [Fork(at, token) for at in (2, 3, 4) for token in (11, 12, 13)]
     right = [one.ids for one in roll_out(trunk, forks, Until(12))[0]]
-    join, start = KeyValues.join, Branches.__init__
+    join, start = KeyValues.join, Branches.join
     monkeypatch.setattr(
         KeyValues, "join", lambda self, other, after, copies: join(self, other, after - 1, copies)
     )
-    monkeypatch.setattr(
-        Branches,
-        "__init__",
-        lambda self, text, starts, room: start(self, text, [one - 1 for one in starts], room),
-    )
+    monkeypatch.setattr(Branches, "join", lambda self, starts: start(self, [one - 1 for one in starts]))
     assert [one.ids for one in roll_out(trunk, forks, Until(12))[0]] != right
 
 

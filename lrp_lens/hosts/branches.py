@@ -6,7 +6,9 @@
 3. q and k are normed and turned to each row's own position (`ScoreGeometry`), k and v kept behind the row's own ones,
    and z is replaced: softmax over the shared keys before the place where the row leaves, and its own.  The first part
    is one product for all rows.
-4. Whether that is the model's attention is measured: the last token of the text is said again, from the keys before it,
+4. A row joins and leaves at any step, so that others can take the place of those that have ended: how many tokens each
+   has said is counted by row, and what lies behind them is not seen.
+5. Whether that is the model's attention is measured: the last token of the text is said again, from the keys before it,
    and the logits have to be those that were noted when it was said.
 
 The split of the softmax's keys into shared and own ones: Hydragen, Juravsky et al. 2024, arXiv 2402.05099.
@@ -72,39 +74,43 @@ class SharedText:
         return cls(model, tuple(layers))
 
     def said_again(self, token: int) -> Float[Tensor, " d_vocab"]:
-        """Step 4: the logits behind the text, whose last token this is."""
+        """Step 5: the logits behind the text, whose last token this is."""
         last = self.layers[0].keys.shape[1] - 1
-        return Branches(self, [last], 1).extend(torch.tensor([[token]], device=self.layers[0].keys.device))[
-            0, -1
-        ]
+        again = Branches(self, 1, 1)
+        again.join([last])
+        return again.extend(torch.tensor([[token]], device=self.layers[0].keys.device))[0, -1]
 
 
 class Branches:
     """Rows that leave a text, and what each says behind it."""
 
-    def __init__(self, text: SharedText, starts: Sequence[int], room: int) -> None:
+    def __init__(self, text: SharedText, most: int, room: int) -> None:
         """Args:
         text: that the rows leave.
-        starts: how many of its tokens each row keeps, at least one.
+        most: how many rows there are at once.
         room: how many tokens a row says at most.
         """
-        self.text, self.forwarded = text, 0
-        self._starts = torch.tensor(starts, device=text.layers[0].keys.device)
-        self._longest = max(starts)
-        self._said = 0  # by each row: all begin together
-        self._own = [
-            tuple(
-                kept.new_empty(len(starts), len(kept), room, kept.shape[-1])
-                for kept in (one.keys, one.values)
-            )
+        self.text, self.room, self.forwarded = text, room, 0
+        self._count = 0
+        self._starts = torch.zeros(most, dtype=torch.long, device=text.layers[0].keys.device)
+        self._said = torch.zeros_like(self._starts)
+        self._own = [  # zeros: what is not seen is multiplied by 0, and has to be a number
+            tuple(kept.new_zeros(most, len(kept), room, kept.shape[-1]) for kept in (one.keys, one.values))
             for one in text.layers
         ]
 
-    def keep(self, rows: list[int]) -> None:
-        """Let go of all rows but these."""
-        self._starts = self._starts[rows]
-        self._longest = int(self._starts.max())
-        self._own = [(keys[rows], values[rows]) for keys, values in self._own]
+    def join(self, starts: Sequence[int]) -> None:
+        """Append rows, which keep so many of the text's tokens, at least one."""
+        new = slice(self._count, self._count + len(starts))
+        self._starts[new] = self._starts.new_tensor(starts)
+        self._said[new] = 0
+        self._count += len(starts)
+
+    def leave(self, row: int) -> None:
+        """Let go of a row; the last one takes its place."""
+        self._count -= 1
+        for one in (self._starts, self._said, *(own for layer in self._own for own in layer)):
+            one[row] = one[self._count]
 
     def extend(self, tokens: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows 1 d_vocab"]:
         """Logits behind one token more of each row.
@@ -117,7 +123,7 @@ class Branches:
         hooks = [hook for at, _ in enumerate(self.text.layers) for hook in self._hooks(at, masks)]
         with torch.no_grad(), attached(self.text.model, hooks):
             logits = forward(self.text.model, tokens, None)
-        self._said += 1
+        self._said[: self._count] += 1
         require_finite(logits)
         return logits
 
@@ -136,19 +142,20 @@ class Branches:
 
     def _attend(self, at: int, q: Tensor, k: Tensor, v: Tensor, masks: dict[int | None, Tensor]) -> Tensor:
         """Step 3: z of each row, [row, head, d_value]."""
-        layer, (own_keys, own_values) = self.text.layers[at], self._own[at]
-        geometry, rows, groups, stop = layer.geometry, len(q), len(layer.keys), self._said + 1
-        places = self._starts + self._said
+        layer, geometry, rows = self.text.layers[at], self.text.layers[at].geometry, len(q)
+        own_keys, own_values = (one[:rows] for one in self._own[at])
+        starts, said, groups = self._starts[:rows], self._said[:rows], len(layer.keys)
+        places, length, stop = starts + said, int(starts.max()), int(said.max()) + 1
         if geometry.rotary is not None:
             cos, sin = geometry.rotary
             geometry = replace(geometry, rotary=(cos[places.to(cos.device)], sin[places.to(sin.device)]))
         q, k = (wide(one).reshape(rows, -1, layer.keys.shape[-1]) for one in (q, k))
         q = q if geometry.query_norm is None else geometry.query_norm.norm.forward(q)
         k = k if geometry.key_norm is None else geometry.key_norm.norm.forward(k)
-        own_keys[:, :, self._said] = geometry.rotate(k)
-        own_values[:, :, self._said] = wide(v).reshape(rows, groups, -1)
+        each = torch.arange(rows, device=said.device)
+        own_keys[each, :, said] = geometry.rotate(k)
+        own_values[each, :, said] = wide(v).reshape(rows, groups, -1)
         query = geometry.rotate(q).reshape(rows, groups, -1, q.shape[-1]) * geometry.scale
-        length = self._longest
         shared = self._shared(query, layer.keys[:, :length].mT)
         scores = torch.cat([shared, query @ own_keys[:, :, :stop].mT], dim=-1)
         if geometry.softcap is not None:
@@ -175,10 +182,8 @@ class Branches:
 
     def _distances(self, window: int | None) -> Tensor:
         """How far each key is behind the query, [row, key]; -1 where it is not seen."""
-        shared = torch.arange(self._longest, device=self._starts.device)
-        own = torch.arange(self._said + 1, device=self._starts.device)
-        places, starts = (self._starts + self._said)[:, None], self._starts[:, None]
-        behind = torch.cat(
-            [(places - shared).where(shared < starts, -1), (self._said - own).expand(len(starts), -1)], 1
-        )
+        starts, said = self._starts[: self._count, None], self._said[: self._count, None]
+        shared = torch.arange(int(starts.max()), device=starts.device)
+        own = torch.arange(int(said.max()) + 1, device=starts.device)
+        behind = torch.cat([(starts + said - shared).where(shared < starts, -1), said - own], 1)
         return behind if window is None else behind.where(behind < window, -1)

@@ -1,4 +1,4 @@
-"""Greedy completions of a batch of prompts, and what follows if another token is said.
+"""Greedy completions of a batch of prompts, and what is kept of one of them.
 
 1. At each position the token with the largest logit.  Prompts of one length run together, each with its keys and
    values kept (`KeyValues`): a further token is one pass over that token alone.  Prompts of other lengths are runs of
@@ -9,10 +9,7 @@
 4. A row ends behind a token that ends a text or an answer (`end_ids`), behind the token that completes a stop text, or
    at the largest number of tokens; what it kept is let go of.
 5. A `Trunk` is one prompt with what was said behind it, by the model (`grow`) or by somebody (`teach`, one pass), and
-   all its keys and values.  `roll_out` says another token at some of its positions and goes on greedily: such rollouts
-   run together, and what they share with the trunk is never run again, nor copied (`branches`).  Where that way is not
-   the model's, each joins, with a copy, where the others' length reaches its own: rows of one length need no padding.
-   So every rollout is what the model says alone.
+   all its keys and values.  `Rollouts` leave it and go another way (`rollouts`).
 """
 
 from collections import defaultdict
@@ -26,7 +23,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
-from lrp_lens.hosts.branches import Branches, SharedText
+from lrp_lens.hosts.branches import SharedText
 from lrp_lens.hosts.chat import turn_end
 from lrp_lens.hosts.forward import require_eval, require_finite
 from lrp_lens.hosts.prefix import KeyValues
@@ -41,15 +38,6 @@ class Begun(NamedTuple):
     past: KeyValues
     logits: Float[Tensor, "rows d_vocab"]
     """Behind each prompt."""
-
-
-class Fork(NamedTuple):
-    """Where a completion goes another way."""
-
-    at: int
-    """How many of its tokens are kept."""
-    token: int
-    """What is said behind them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +71,7 @@ class Trunk:
         if after:
             past.join(self.past, after, 1)
         before = self.prompt[0, -1:] if at == 0 else self.prompt.new_tensor(self.said.ids[at - 1 : at])
-        return _last_logits(past, before[None])[0, -1]
+        return logits_behind(past, before[None])[0, -1]
 
 
 def end_ids(model: Any) -> frozenset[int]:
@@ -138,7 +126,7 @@ def begin(model: Any, prompts: Int[Tensor, "rows pos"]) -> Begun:
     """
     require_eval(model)
     past = KeyValues(model)
-    return Begun(past, _last_logits(past, prompts)[:, -1])
+    return Begun(past, logits_behind(past, prompts)[:, -1])
 
 
 def go_on(begun: Begun, until: Until) -> list[Rollout]:
@@ -167,62 +155,14 @@ def teach(model: Any, batch: TokenBatch, ids: Sequence[int], top_k: int) -> Trun
     require_room(model, batch, len(ids))
     trunk = Trunk(model, _prompt(batch, 0), Rollout(stopped="given"), KeyValues(model))
     forced = torch.cat([trunk.prompt, trunk.prompt.new_tensor(ids)[None, :-1]], dim=1)
-    for row, token in zip(_last_logits(trunk.past, forced, len(ids))[0], ids, strict=True):
-        _note([trunk.said], row[None], trunk.prompt.new_tensor([token]), top_k)
+    for row, token in zip(logits_behind(trunk.past, forced, len(ids))[0], ids, strict=True):
+        note([trunk.said], row[None], trunk.prompt.new_tensor([token]), top_k)
     return trunk
 
 
 def last_logits(model: Any, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
     """What the model thinks of the token behind one prompt; raises as `greedy`."""
     return begin(model, _prompt(batch, 0)).logits[0]
-
-
-def roll_out(trunk: Trunk, forks: Sequence[Fork], until: Until) -> tuple[list[Rollout], int]:
-    """What the model says if it says another token first: one rollout for each fork, in this order.
-
-    Args:
-        trunk: whose tokens before each fork are kept.
-        forks: positions and tokens, any number; the largest batch is all of them.
-        until: where rollouts end; of `max_new_tokens` those of the trunk count, too.
-
-    Returns:
-        The rollouts, whose ids begin with the trunk's, and how many tokens were run.
-
-    Raises:
-        InputError: logits that are not finite.
-    """
-    rollouts = [Rollout([*trunk.said.ids[: fork.at], fork.token]) for fork in forks]
-    going = [one for one in rollouts if not until.over(one)]
-    reach = trunk.prompt.shape[1] + max(until.max_new_tokens, len(trunk.said.ids))
-    text = trunk.shared(reach) if going else None
-    return rollouts, _joined(trunk, going, until) if text is None else _branched(trunk, text, going, until)
-
-
-def _branched(trunk: Trunk, text: SharedText, going: list[Rollout], until: Until) -> int:
-    """Say what follows in all rows at once, each at its own place; how many tokens were run."""
-    said = [len(one.ids) for one in going]
-    rows = Branches(text, [trunk.prompt.shape[1] + one - 1 for one in said], until.max_new_tokens - min(said))
-    while going:
-        tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
-        going = _said(rows, rows.extend(tokens)[:, -1], going, until)
-    return rows.forwarded
-
-
-def _joined(trunk: Trunk, going: list[Rollout], until: Until) -> int:
-    """The same with copies of the keys and values: a row joins where the length of the others reaches its own."""
-    waiting, past = sorted(going, key=lambda one: len(one.ids)), KeyValues(trunk.model)
-    going = []
-    while going or waiting:
-        if not going:
-            past.keep([])
-        length = len((going or waiting)[0].ids)
-        joining = [one for one in waiting if len(one.ids) == length]
-        if joining:
-            past.join(trunk.past, trunk.prompt.shape[1] + length - 1, len(joining))
-            waiting, going = waiting[len(joining) :], going + joining
-        tokens = trunk.prompt.new_tensor([one.ids[-1:] for one in going])
-        going = _said(past, _last_logits(past, tokens)[:, -1], going, until)
-    return past.forwarded
 
 
 def require_room(model: Any, batch: TokenBatch, count: int) -> None:
@@ -251,26 +191,30 @@ def _together(begun: Begun, going: list[Rollout], until: Until, top_k: int = 0) 
     going = _said(past, logits, going, until, top_k)
     while going:
         tokens = torch.tensor([one.ids[-1:] for one in going], device=logits.device)
-        going = _said(past, _last_logits(past, tokens)[:, -1], going, until, top_k)
+        going = _said(past, logits_behind(past, tokens)[:, -1], going, until, top_k)
 
 
 def _said(
-    past: KeyValues | Branches,
+    past: KeyValues,
     logits: Float[Tensor, "rows d_vocab"],
     going: list[Rollout],
     until: Until,
     top_k: int = 0,
 ) -> list[Rollout]:
     """One token more for each row; those that go on."""
-    _note(going, logits, logits.argmax(-1), top_k)  # of several largest, the first
+    note(going, logits, logits.argmax(-1), top_k)  # of several largest, the first
     kept = [row for row, rollout in enumerate(going) if not until.over(rollout)]
     if 0 < len(kept) < len(going):
         past.keep(kept)
     return [going[row] for row in kept]
 
 
-def _last_logits(past: KeyValues, tokens: Tensor, count: int = 1) -> Float[Tensor, "rows count d_vocab"]:
-    """Logits of the last positions of what follows each row; of whole rows, if none was run."""
+def logits_behind(past: KeyValues, tokens: Tensor, count: int = 1) -> Float[Tensor, "rows count d_vocab"]:
+    """Logits of the last positions of what follows each row; of whole rows, if none was run.
+
+    Raises:
+        InputError: logits that are not finite.
+    """
     last = resolve(past.model).unembed_input.point
     with torch.no_grad(), attached(past.model, [(last, lambda tensor, hook: tensor[:, -count:])]):
         logits = past.extend(tokens) if past.filled else past.forward(tokens)
@@ -278,7 +222,7 @@ def _last_logits(past: KeyValues, tokens: Tensor, count: int = 1) -> Float[Tenso
     return logits[:, -count:]
 
 
-def _note(
+def note(
     going: Sequence[Rollout], logits: Float[Tensor, "rows d_vocab"], said: Int[Tensor, " rows"], top_k: int
 ) -> None:
     """Append the tokens that were said, and what else was likely there."""

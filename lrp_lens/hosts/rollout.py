@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 
-@dataclass
+@dataclass(eq=False)
 class Rollout:
-    """What is said behind one prompt."""
+    """What is said behind one prompt; equal to itself alone."""
 
     ids: list[int] = field(default_factory=list)
     """The tokens, that which ended it included."""

@@ -5,8 +5,8 @@ from lrp_lens.failures.decision.code import HumanEval
 from lrp_lens.failures.decision.find import find_decision
 from lrp_lens.failures.decision.found import Attempt, Decision
 from lrp_lens.failures.decision.harness import GSM8K, IFEval
-from lrp_lens.failures.decision.pivot import Pivot
 from lrp_lens.failures.decision.texts import Contains, Exact, MultipleChoice, Number, Regex
+from lrp_lens.failures.decision.trying import Pivot
 
 __all__ = [
     "find_decision",

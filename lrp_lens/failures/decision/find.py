@@ -21,8 +21,9 @@ from lrp_lens.checks import is_whole
 from lrp_lens.errors import InputError
 from lrp_lens.failures.decision.checker import Checker, Verdict, as_checker, judge
 from lrp_lens.failures.decision.found import Attempt, Decision, Way, judged
-from lrp_lens.failures.decision.pivot import Candidate, Limits, Pivot, Search, find_pivots, tried
+from lrp_lens.failures.decision.pivot import Search, find_pivots
 from lrp_lens.failures.decision.spoken import Spoken
+from lrp_lens.failures.decision.trying import Candidate, Limits, Pivot, Trying
 from lrp_lens.failures.decision.ways import Found, by_answer, by_choice, by_model, by_runner_up, by_tokens
 from lrp_lens.hosts.forward import require_eval, vocabulary_size
 
@@ -168,24 +169,24 @@ def _with_model(
 ) -> Decision:
     """4. What a second model would say; with a checker the first of it that is accepted, if any is."""
     found, forwarded, reason = by_model(spoken, other, len(spoken.trunk.said.top_ids[0]))
-    search, pivots = Search(), list[Pivot]()
+    pivots = list[Pivot]()
     if found and checker is not None:
         chosen = [Candidate(at, token, gap, True) for at, token, gap in found][: limits.batch]
-        wrong = spoken.told(spoken.ids)
-        rolled = tried(spoken, checker, chosen, wrong, None, limits, search)
-        pivots = [one for one in rolled if one.score >= 1]
-        reason = search.reason or (
+        trying = Trying(spoken, checker, None, limits, len(chosen))
+        pivots = [one for one in trying.to_the_end(chosen).values() if one.score >= 1]
+        forwarded += trying.forwarded
+        reason = trying.failure or (
             "" if pivots else "the checker accepts no rollout of it: its first choice is taken"
         )
     if pivots:
-        attempt = Attempt("contrast model", forwarded + search.forwarded, True)
+        attempt = Attempt("contrast model", forwarded, True)
         made = replace(made, attempts=(*made.attempts, attempt))
         return _at_pivot(made, "contrast model", spoken, pivots, made.notes)
     if not found:
         return _after(made, "contrast model", Found(forwarded, reason=reason))
     at, token, gap = found[0]
     case = spoken.decided(at, token, gap)
-    return _after(made, "contrast model", Found(forwarded + search.forwarded, case, gap, reason=reason))
+    return _after(made, "contrast model", Found(forwarded, case, gap, reason=reason))
 
 
 def _require(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lrp_lens.cases import Case
 from lrp_lens.characters import shown
-from lrp_lens.failures.decision.pivot import Pivot
+from lrp_lens.failures.decision.trying import Pivot
 from lrp_lens.markup import Html, told
 
 Way = Literal["given", "choice", "pivot", "answer", "contrast model", "runner-up"]
