@@ -1,7 +1,7 @@
 """A worker with lrp_lens' passes over one model: `python -m benchmarks._passes MODEL HOST [--layers N]`.
 
 1. MODEL: what `load_model` takes, or one of `SHAPES`: random weights in an architecture's shape (`llama-small`: a tiny
-   one).
+   one; `qwen2-1.5b`: Qwen2.5-1.5B's, in bfloat16 from the start).
 2. "plain": forward and backward to the embeddings, no rule, the logits of the last position.
 3. "full", "low": `run_with_relevance` with memory="full" or "low", then tokens, layers, heads and the ledger;
    "full tokens", "low tokens": the tokens only.  "graph": the pruned attribution graph.  All under AttnLRP.
@@ -25,19 +25,24 @@ from lrp_lens.hosts.scope import attached, parameters_frozen
 
 HOSTS = ("TransformerBridge", "HookedTransformer")
 METRIC = LogitDiff(11, 22)
-LONGEST = 8192
+LONGEST = 12288
 SHAPES = {
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "words": 50257},
     "llama": {"layers": 8, "width": 512, "heads": 8, "words": 8192},
     "qwen3": {"layers": 8, "width": 512, "heads": 8, "words": 8192},
-}
-SMALL = {"layers": 2, "width": 64, "heads": 4, "words": 256}
+    "qwen2-1.5b": {
+        "layers": 28, "width": 1536, "heads": 12, "words": 151936, "key_value_heads": 2, "mlp": 8960, "tied": True,
+    },
+} | {
+    f"{family}-small": {"layers": 2, "width": 64, "heads": 4, "words": 256} for family in ("gpt2", "llama", "qwen3")
+}  # fmt: skip
+DTYPES = {"qwen2-1.5b": torch.bfloat16}
+"""Of the weights, where that is not float32."""
 
 
 def shape(name: str, layers: int | None) -> Any:
     """The Hugging Face configuration of an architecture; `gpt2-small` is the small one of `gpt2`."""
-    family, _, small = name.partition("-")
-    size = dict(SMALL if small else SHAPES[family])
+    family, size = name.partition("-")[0], SHAPES[name]
     depth, width, heads = layers or size["layers"], size["width"], size["heads"]
     marks = dict(vocab_size=size["words"], bos_token_id=1, eos_token_id=2)
     if family == "gpt2":
@@ -49,11 +54,12 @@ def shape(name: str, layers: int | None) -> Any:
         )
         return config
     fields = dict(
-        hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=depth, num_attention_heads=heads,
-        num_key_value_heads=heads // 2, max_position_embeddings=LONGEST, tie_word_embeddings=False, **marks,
+        hidden_size=width, intermediate_size=size.get("mlp", 11 * width // 4), num_hidden_layers=depth,
+        num_attention_heads=heads, num_key_value_heads=size.get("key_value_heads", heads // 2),
+        max_position_embeddings=LONGEST, tie_word_embeddings=size.get("tied", False), **marks,
     )  # fmt: skip
-    if family == "llama":
-        return transformers.LlamaConfig(**fields)
+    if family in ("llama", "qwen2"):
+        return {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}[family](**fields)
     return transformers.Qwen3Config(**fields, head_dim=2 * width // heads)
 
 
@@ -61,12 +67,15 @@ def loaded(
     name: str, host: Literal["TransformerBridge", "HookedTransformer"], layers: int | None = None
 ) -> Any:
     """A model by its name or shape, on a host."""
-    if name.partition("-")[0] not in SHAPES:
+    if name not in SHAPES:
         return load_model(name, host=host, device="cpu")
     torch.manual_seed(0)
+    dtype = DTYPES.get(name, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        transformers.AutoModelForCausalLM.from_config(shape(name, layers)).save_pretrained(folder)
-        return load_model(folder, host=host, device="cpu")
+        transformers.AutoModelForCausalLM.from_config(shape(name, layers), dtype=dtype).save_pretrained(
+            folder
+        )
+        return load_model(folder, host=host, device="cpu", dtype=dtype)
 
 
 def token_ids(words: int, count: int) -> torch.Tensor:

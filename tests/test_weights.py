@@ -1,6 +1,5 @@
-"""Weights that cannot be read are refused by name: offloaded by accelerate, or quantised."""
+"""Weights that cannot be read are refused by name: placeholders that nothing fills, or quantised."""
 
-from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -14,26 +13,22 @@ from tests import zoo
 METRIC = LogitDiff(3, 7)
 
 
-def dispatched(device_map: dict[str, str], folder: Path | None = None) -> Any:
+def dispatched(device_map: dict[str, str]) -> Any:
     """A bridge around a model that accelerate spread."""
     model: Any = zoo.hugging_face("llama", torch.float32)
     with zoo._quietly():
-        options: dict[str, Any] = {} if folder is None else {"offload_dir": folder, "main_device": "cpu"}
-        model = accelerate.dispatch_model(model, device_map=device_map, force_hooks=True, **options)
+        model = accelerate.dispatch_model(model, device_map=device_map, force_hooks=True)
         return build_bridge_from_module(
             model, type(model).__name__, hf_config=model.config, dtype=torch.float32
         ).eval()
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_offloaded_weights_are_refused_by_name(tmp_path: Path) -> None:
-    parts = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
-    model = dispatched(dict.fromkeys(parts, "cpu") | {"model.layers.1": "disk"}, tmp_path)
-    for memory in ("full", "low"):
-        with pytest.raises(
-            SiteError, match=r"weight is not in memory \(device 'meta'\): accelerate offloaded it"
-        ):
-            run_with_relevance(model, zoo.prompt_tokens(1, 7), METRIC, memory=memory)
+@pytest.mark.parametrize("host", zoo.HOSTS)
+def test_placeholders_that_nothing_fills_are_refused_by_name(host: str) -> None:
+    model = zoo.BUILD[host]("llama", torch.float32)
+    model.blocks[1].add_module("away", torch.nn.Linear(2, 2, device="meta"))
+    with pytest.raises(SiteError, match=r"Linear.weight is not in memory \(device 'meta'\), and no hook"):
+        run_with_relevance(model, zoo.prompt_tokens(1, 7), METRIC)
 
 
 @pytest.mark.filterwarnings("ignore")

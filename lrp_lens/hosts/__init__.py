@@ -6,6 +6,7 @@ from typing import Any
 from lrp_lens.hosts.forward import is_bridge
 from lrp_lens.hosts.hooked_transformer import resolve_hooked_transformer
 from lrp_lens.hosts.liveness import dead_ports
+from lrp_lens.hosts.offload import failure_named
 from lrp_lens.hosts.scope import exclusive
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.hosts.transformer_bridge import resolve_transformer_bridge
@@ -62,7 +63,8 @@ def _entry(model: Any) -> tuple[tuple[Any, ...], Sites, dict[str, str]]:
         if entry is None or entry[0] != fingerprint:
             require_readable(model)
             sites = resolve_transformer_bridge(model) if bridge else resolve_hooked_transformer(model)
-            entry = (fingerprint, sites, dead_ports(model, sites))
+            with failure_named(model):
+                entry = (fingerprint, sites, dead_ports(model, sites))
             _cache[model] = entry
         return entry
 

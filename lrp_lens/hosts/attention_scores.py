@@ -128,7 +128,7 @@ def _rotary_tables(
     module = unwrap(owner.rotary_emb)
     layered = (kind,) if hasattr(module, "full_attention_inv_freq") else ()
     positions = torch.arange(length, device=device_of(model))[None]
-    sample = next(model.original_model.parameters())
+    sample = torch.empty(0, dtype=next(model.original_model.parameters()).dtype, device=device_of(model))
     with torch.no_grad():
         cos, sin = module(sample, positions, *layered)
     cos, sin = cos[0], sin[0]

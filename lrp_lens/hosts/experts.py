@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from lrp_lens.hosts.offload import weights_present
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.hosts.sites import ExpertsSite
 from lrp_lens.hosts.transformer_bridge import unwrap
 from lrp_lens.ops.ratios import GPT_OSS_SLOPE
@@ -46,12 +48,13 @@ def mixture(
     _, weights, indices = router(flat)
     weights = routing(weights)
     result = torch.zeros_like(flat)
-    for expert in indices.unique().tolist():
-        token, slot = torch.where(indices == expert)
-        pre, up = _branches(bank, expert, flat[token], site.limit)
-        hidden = inner(pre, up, lambda pre, up: _product(bank, pre, up, site.limit))
-        written = output(_down(bank, expert, hidden, site.limit))
-        result = result.index_add(0, token, (written * weights[token, slot, None]).to(result.dtype))
+    with weights_present(modules_of(bank)):
+        for expert in indices.unique().tolist():
+            token, slot = torch.where(indices == expert)
+            pre, up = _branches(bank, expert, flat[token], site.limit)
+            hidden = inner(pre, up, lambda pre, up: _product(bank, pre, up, site.limit))
+            written = output(_down(bank, expert, hidden, site.limit))
+            result = result.index_add(0, token, (written * weights[token, slot, None]).to(result.dtype))
     return result
 
 

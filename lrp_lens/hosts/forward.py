@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.no_cache import without_cache
+from lrp_lens.hosts.offload import device_of_weight
 from lrp_lens.hosts.scope import exclusive, modules_of
 from lrp_lens.ops.gates import accumulation_dtype
 
@@ -32,7 +33,7 @@ def is_bridge(model: Any) -> bool:
 
 def device_of(model: Any) -> torch.device:
     """The device that token ids must be on."""
-    return next(model.parameters()).device
+    return device_of_weight(model, next(model.parameters()))
 
 
 def last_position(tensor: torch.Tensor, hook: Any = None) -> torch.Tensor:

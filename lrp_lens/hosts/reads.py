@@ -16,6 +16,7 @@ from torch import Tensor
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts.forward import is_bridge
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.offload import read
 from lrp_lens.hosts.sites import NormSite, Sites
 from lrp_lens.hosts.writes import post_norm
 
@@ -79,5 +80,4 @@ def _parameter(model: Any, layer: int, part: str, kind: Literal["W", "b"]) -> Te
     )
     if part != "q" and one_per_group:
         name = f"_{name}"
-    value = getattr(attention, name, None)
-    return value.detach() if isinstance(value, Tensor) else None
+    return read(attention, name)

@@ -108,15 +108,18 @@ def parameters_frozen(model: nn.Module, parts: Iterable[nn.Module] | None = None
     """
     with exclusive(model):
         parts = modules_of(model) if parts is None else parts
-        own = (parameter for module in parts for parameter in module._parameters.values())
-        trainable = [parameter for parameter in own if parameter is not None and parameter.requires_grad]
+        own = ((module._parameters, *item) for module in parts for item in module._parameters.items())
+        trainable = [(held, name, one) for held, name, one in own if one is not None and one.requires_grad]
         try:
-            for parameter in trainable:
+            for _, _, parameter in trainable:
                 parameter.requires_grad_(False)
             yield
         finally:
-            for parameter in trainable:
+            for held, name, parameter in trainable:
                 parameter.requires_grad_(True)
+                now = held.get(name)  # another object, where accelerate brought weights in and let go of them
+                if now is not None:
+                    now.requires_grad_(True)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from lrp_lens.hosts.offload import offloaded, read
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.ops.norms import Norm
 
 Parameter = Callable[[], Tensor | None]
@@ -30,16 +32,12 @@ def parameter_of(module: nn.Module, name: str) -> Parameter:
 
     The module is held weakly: sites are cached per model and must not keep it alive.
     """
-    owner = weakref.ref(module)
+    owner, elsewhere = weakref.ref(module), [weakref.ref(part) for part in offloaded(modules_of(module))]
 
-    def read() -> Tensor | None:
-        try:
-            value = getattr(owner(), name)
-        except AttributeError:
-            return None
-        return value.detach() if isinstance(value, Tensor) else None
+    def parameter() -> Tensor | None:
+        return read(owner(), name, [part for one in elsewhere if (part := one()) is not None])
 
-    return read
+    return parameter
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ class _Resolver(SiteCollector):
             architecture=self.architecture,
             parallel=parallel,
             softcap=getattr(self.config, "final_logit_softcapping", None),
-            unembed=model,
+            unembed=model.unembed,
         )
 
 

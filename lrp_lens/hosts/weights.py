@@ -1,13 +1,14 @@
 """Weights that can be read: gains, biases and projections are part of every rule, ledger and edge.
 
-1. accelerate's `device_map` with parts on "disk" or "cpu" beside an accelerator leaves placeholders (device "meta")
-   where the weights were, and brings them in while a module runs.  Nothing can be read from a placeholder.
+1. Weights that accelerate offloaded are brought in where they are read (`lrp_lens.hosts.offload`); of any other
+   placeholder (device "meta") nothing can be read.
 2. Quantised layers (bitsandbytes, GPTQ, MXFP4) hold integers that only they can read.
 """
 
 from typing import Any
 
 from lrp_lens.errors import SiteError
+from lrp_lens.hosts.offload import brings_in
 from lrp_lens.hosts.scope import modules_of
 
 
@@ -22,11 +23,11 @@ def require_readable(model: Any) -> None:
             if weight is None:
                 continue
             where = f"{type(module).__name__}.{name}"
-            if weight.is_meta:
+            if weight.is_meta and not brings_in(module):
                 raise SiteError(
-                    f"Rules, the ledger and edges read the model's weights; {where} is not in memory (device 'meta'): "
-                    "accelerate offloaded it. Load the model without 'disk' or 'cpu' in device_map beside another "
-                    "device; to save memory use dtype=torch.bfloat16 and memory='low'."
+                    f"Rules, the ledger and edges read the model's weights; {where} is not in memory (device 'meta'), "
+                    "and no hook of accelerate's brings it in (TransformerBridge takes a fused q, k and v apart, and "
+                    "accelerate does not know the parts). Keep its layer in memory."
                 )
             if not weight.is_floating_point() or weight.element_size() < 2:
                 raise SiteError(

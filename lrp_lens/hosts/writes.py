@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lrp_lens.errors import SiteError
 from lrp_lens.hosts.names import Names
+from lrp_lens.hosts.offload import read
 from lrp_lens.hosts.sites import NormSite, Sites
 
 _NORMS_AFTER = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
@@ -37,10 +38,10 @@ def output_weights(model: Any, layer: int) -> Float[Tensor, "head d_head d_model
     Raises:
         SiteError: if the host does not give it per head (quantised weights).
     """
-    weight = getattr(model.blocks[layer].attn, "W_O", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 3 or not weight.is_floating_point():
+    weight = read(model.blocks[layer].attn, "W_O")
+    if weight is None or weight.ndim != 3 or not weight.is_floating_point():
         raise SiteError(
             f"A head's output needs W_O as [head, d_head, d_model]; {Names.attention_module(layer)}W_O is "
-            f"{tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__}. Load unquantised weights."
+            f"{'missing' if weight is None else tuple(weight.shape)}. Load unquantised weights."
         )
-    return weight.detach()
+    return weight

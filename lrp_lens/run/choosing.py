@@ -2,6 +2,7 @@
 
 1. In full where that takes at most half of the memory that is free, else block by block (Chen et al. 2016,
    1604.06174).  Prompts far below by a rough bound are not estimated at all; of a way that is asked for, only that way.
+   Where accelerate offloads weights it is block by block: a pass in full would bring in all of them.
 2. Where it does not fit, options are tried one after the other on the estimate, least loss first: low memory, fewer
    logits, no hook points kept, fewer metrics, fewer prompts, shorter prompts.  The first that fits is named.
 """
@@ -13,6 +14,8 @@ from typing import Any
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.forward import device_of, vocabulary_size
 from lrp_lens.hosts.memory import free_bytes
+from lrp_lens.hosts.offload import offloaded
+from lrp_lens.hosts.scope import modules_of
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.counting import Way
@@ -52,6 +55,14 @@ class Asked:
             self.metrics,
         )
 
+    @property
+    def offloaded(self) -> bool:
+        """Whether accelerate offloads weights of the model."""
+        remembered = self.sites.remembered
+        if "offloaded" not in remembered:
+            remembered["offloaded"] = bool(offloaded(modules_of(self.model)))
+        return bool(remembered["offloaded"])
+
 
 def choose(asked: Asked, memory: str) -> tuple[Way, str, bool]:
     """Which way a pass goes, why, and whether it could go in full.
@@ -64,6 +75,8 @@ def choose(asked: Asked, memory: str) -> tuple[Way, str, bool]:
         InputError: if it does not fit in the memory that is free.
     """
     free = free_bytes(device_of(asked.model))
+    if memory == "auto" and asked.offloaded:
+        return *choose(asked, "low")[:1], "weights are offloaded, and one block's brought in at a time", True
     way: Way = "low" if memory == "low" else "full"
     if free is None or _rough(asked, way) <= _SHARE_FOR_FULL * free:
         if memory != "auto":
@@ -143,5 +156,5 @@ def _rough(asked: Asked, way: Way) -> int:
     rows = size * asked.batch * (numbers + 8 * n_tokens * vocabulary_size(asked.model))
     remembered = asked.sites.remembered
     if "weights" not in remembered:
-        remembered["weights"] = weights(asked.model)
+        remembered["weights"] = weights(asked.model, elsewhere=True)
     return asked.metrics * (rows + 2 * int(remembered["weights"]))

@@ -1,7 +1,8 @@
 """estimate: what a pass will need, in bytes and operations, before it runs.
 
 1. Short passes of either kind are counted (`run.counting`).
-2. What they say of a long one is split by what holds it: logits, inputs of the blocks, graph and temporaries.
+2. What they say of a long one is split by what holds it: logits, inputs of the blocks, graph and temporaries; offloaded
+   weights are among these while they are in the graph.
 3. A process holds more than its tensors: what the allocator of a CPU keeps between them is a share of these, measured
    (`python -m benchmarks scaling` sets estimates beside peaks).
 
@@ -170,12 +171,13 @@ def needed(
     return Need(peak + parts[ALLOCATOR], parts, kept, flops)
 
 
-def weights(model: Any) -> int:
-    """Bytes of the parameters and buffers, each once."""
+def weights(model: Any, elsewhere: bool = False) -> int:
+    """Bytes of the parameters and buffers in memory, each once; `elsewhere` adds those that accelerate offloads."""
     held = (
         one for part in modules_of(model) for one in (*part._parameters.values(), *part._buffers.values())
     )
-    return sum({id(one): one.nbytes for one in held if one is not None}.values())
+    counted = {id(one): one.nbytes for one in held if one is not None and (elsewhere or not one.is_meta)}
+    return sum(counted.values())
 
 
 def in_words(size: int) -> str:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_lens.hosts import resolve
+from lrp_lens.hosts.offload import named_weights
 from lrp_lens.hosts.scope import functions_attached
 
 _SAMPLED = 4096
@@ -121,7 +122,7 @@ def _code(kind: type) -> dict[str, Any]:
 
 def _weights(module: nn.Module) -> str:
     total = hashlib.blake2b(digest_size=16)
-    for name, one in module.named_parameters():
+    for name, one in named_weights(module):
         total.update(f"{name} {tuple(one.shape)} {one.dtype} {_values(one)}\n".encode())
     return total.hexdigest()
 

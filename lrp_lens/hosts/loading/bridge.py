@@ -6,6 +6,7 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from lrp_lens.hosts.loading.original import Original, read_from_hub
+from lrp_lens.hosts.loading.placed import Placement, bridge_of_placed
 
 
 def bridge_from_hub(name: str, dtype: torch.dtype, device: str) -> Any:
@@ -18,17 +19,20 @@ def bridge_from_hub(name: str, dtype: torch.dtype, device: str) -> Any:
         return TransformerBridge.boot_transformers(name, dtype=dtype, device=device).eval()
 
 
-def bridge_from_original(original: Original, dtype: torch.dtype, device: str) -> Any:
+def bridge_from_original(
+    original: Original, dtype: torch.dtype, device: str, placement: Placement | None = None
+) -> Any:
     """A local model; without a tokenizer, a bridge that takes token ids only.
 
     Raises:
-        InputError: weights that are missing or broken.
+        InputError: weights that are missing or broken, or cannot be placed so.
     """
-    bridge = (
-        _with_tokenizer(original, dtype, device)
-        if original.has_tokenizer
-        else _without(original, dtype, device)
-    )
+    if placement is not None:
+        bridge = bridge_of_placed(original, dtype, placement)
+    elif original.has_tokenizer:
+        bridge = _with_tokenizer(original, dtype, device)
+    else:
+        bridge = _without(original, dtype, device)
     bridge.cfg.model_name = original.name
     return bridge.eval()
 

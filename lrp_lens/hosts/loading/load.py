@@ -21,6 +21,7 @@ from lrp_lens.hosts.loading.options import (
     require_options,
 )
 from lrp_lens.hosts.loading.original import Original
+from lrp_lens.hosts.loading.placed import DeviceMap, Placement, require_placeable
 
 
 def load_model(
@@ -29,6 +30,8 @@ def load_model(
     host: HostName = "auto",
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    offload_folder: str | Path | None = None,
     **processing: bool,
 ) -> Any:
     """Load a model into HookedTransformer or TransformerBridge, in eval mode.
@@ -41,6 +44,10 @@ def load_model(
             TransformerLens has it and it can hold the model exactly, else TransformerBridge.
         dtype: Type of the weights, also of those that a GGUF file holds quantised; float32 if None.
         device: Where to put the model; CUDA if there is any and CPU otherwise, if None.
+        device_map: In place of device, which part of a local directory's model goes where, as transformers takes it:
+            `{"model.layers.0": 0, "model.layers.1": "disk", ...}` or "auto". What goes to "disk", or to "cpu" beside an
+            accelerator, is brought in when it is needed. TransformerBridge only.
+        offload_folder: Where what goes to disk is written, for weights that are no safetensors files.
         processing: HookedTransformer's `fold_ln`, `center_writing_weights`, `center_unembed` and
             `fold_value_biases`, all False by default. They make "auto" insist on HookedTransformer.
 
@@ -61,6 +68,11 @@ def load_model(
     require_options(host, processing)
     require_name(name_or_path)
     dtype = as_dtype(dtype)
+    if device_map is not None:
+        require_placeable(name_or_path, device_map, device, host, processing)
+        folder = None if offload_folder is None else Path(offload_folder)
+        original = Original(Path(name_or_path).expanduser().resolve())
+        return bridge_from_original(original, dtype, "", Placement(device_map, folder))
     device = str(as_device(device))
     with _opened(name_or_path, dtype) as source:
         if host == "TransformerBridge" or not HAS_HOOKED_TRANSFORMER:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -49,8 +50,8 @@ class Original:
         said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return {"add_bos_token": True} if said.get("add_bos_token") and said.get("bos_token") else {}
 
-    def weights(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The Hugging Face model on the CPU, in eval mode, with plain attention.
+    def weights(self, dtype: torch.dtype, **placed: Any) -> PreTrainedModel:
+        """The Hugging Face model in eval mode, with plain attention; on the CPU, or placed as transformers is told.
 
         Raises:
             InputError: weights that are missing or broken.
@@ -59,7 +60,7 @@ class Original:
         if model is None:
             try:
                 model = AutoModelForCausalLM.from_pretrained(
-                    self.directory, dtype=dtype, local_files_only=True, attn_implementation="eager"
+                    self.directory, dtype=dtype, local_files_only=True, attn_implementation="eager", **placed
                 )
             except OSError as error:
                 raise self.unreadable(error) from error
