@@ -37,9 +37,11 @@ from lrp_lens.patching import (
     get_lrp_patch_mlp_out,
     patch_subsets,
     patching_pass,
+    storage,
     suggest_rules,
 )
 from lrp_lens.patching.activation import activation_values
+from lrp_lens.patching.compare import _pieces
 from lrp_lens.patching.comparison import Comparison
 from lrp_lens.patching.cost import Meter
 from lrp_lens.patching.scored import Cost, Scores
@@ -419,13 +421,26 @@ def test_positions_have_the_tokens_of_all_clean_prompts(model, found):
     assert longer.view("mlp_out").labels["position"] == ("<1>", "<5>/<6>", "<7>", "<3>/<4>", "<5>/<7>")
 
 
-def test_a_saved_comparison_is_the_same(found, tmp_path):
+def test_a_comparison_knows_words_where_the_prompts_agree_on_them():
+    """Pieces as tokens are told; none where a word begins in one prompt and goes on in the other."""
+
+    told = _pieces([(" un", "happy", " cat"), (" un", "like", " dog")])
+    assert told == (" un", "happy/like", " cat/ dog")
+    assert _pieces([(" un", "happy", " cat"), (" a", " dog", " sat")]) == ()
+    assert _pieces([]) == ()
+
+
+def test_a_saved_comparison_is_the_same(found, tmp_path, monkeypatch):
     path = tmp_path / "comparison.safetensors"
     found.save(path)
     again = Comparison.load(path)
     assert again.table().equals(found.table()) and again.noise_floor().equals(found.noise_floor())
     assert again.losses().equals(found.losses()) and repr(again) == repr(found)
-    assert again.tokens == found.tokens
+    assert (again.tokens, again.pieces) == (found.tokens, found.pieces) and again.pieces
+    monkeypatch.setattr(storage, "_LATER", {})  # a file of the time before
+    found.save(path)
+    monkeypatch.undo()
+    assert Comparison.load(path).pieces == () and Comparison.load(path).tokens == found.tokens
     assert np.array_equal(again.view("resid_pre", "RANDOM").values, found.view("resid_pre", "RANDOM").values)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
     again.with_floor(0).save(path)

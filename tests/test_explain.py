@@ -67,8 +67,8 @@ def test_the_check_masks_what_the_claim_names(explanation) -> None:
     never = explanation.tokens.special.copy()
     never[-1] = True  # the answer is read there
     order = np.argsort(-np.where(never, -np.inf, explanation.tokens.values))
-    assert [step.position for step in steps[1:]] == order[: len(steps) - 1].tolist()
-    assert f"{steps[1].token!r} (position {steps[1].position}" in explanation.claim()
+    assert [step.positions for step in steps[1:]] == [(at,) for at in order[: len(steps) - 1].tolist()]
+    assert f"{steps[1].text!r} (position {steps[1].where}" in explanation.claim()
 
 
 def test_right_and_wrong_only_where_a_case_knows(model: torch.nn.Module) -> None:
@@ -211,8 +211,11 @@ def test_what_the_tokens_do_not_hold_is_a_note(model: torch.nn.Module) -> None:
     lossy = explain(model, *asked, seeds=1, rules="ATTN_LRP")
     (said,) = lossy.tokens.cautions
     assert said.startswith("the tokens hold 29 % of the metric") and said in lossy.notes
+    assert repr(lossy).count(said) == 1 and f"\n  caution: {said}" in repr(lossy)
+    assert all(f"\n  note: {note}" in repr(lossy) for note in lossy.notes if note != said)
     kept = explain(model, *asked, seeds=1)
     assert kept.tokens.cautions == ("",) and not any("of the metric" in note for note in kept.notes)
+    assert "caution" not in repr(kept)
 
 
 def test_nothing_is_left_in_the_model(model: torch.nn.Module) -> None:

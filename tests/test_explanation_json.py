@@ -85,5 +85,5 @@ def test_a_chat_with_hostile_tokens_and_missing_values(explanation: Explanation)
 
 @pytest.mark.parametrize("plain", [{"schema": "lrp_lens.explanation/1"}, {}])
 def test_another_form_is_refused(plain: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"has the schema 'lrp_lens.explanation/3'; received"):
+    with pytest.raises(InputError, match=r"has the schema 'lrp_lens.explanation/4'; received"):
         Explanation.from_json_dict(plain)

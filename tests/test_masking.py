@@ -1,5 +1,6 @@
 """The check of the claim: masked tokens are replaced, the control is random, the verdict judges the whole curve."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from lrp_lens.masking import Question, replacement
 from lrp_lens.masking.check import MaskingCheck, masking_check, plan
 from lrp_lens.masking.replacement import masked_logits, mean_embedding
 from lrp_lens.metrics import LogitDiff
+from lrp_lens.views.groups import Group
 from lrp_lens.views.statistics.verdict import Outcome, Verdict, judge
 from tests import zoo
 
@@ -144,8 +146,8 @@ def test_the_blamed_tokens_are_masked_in_order() -> None:
     relevance = np.array([9.0, 0.5, -3.0, 2.0, 0.0, 1.0, 7.0])
     ticks: list[int] = []
     check = masking_check(asked, relevance, text_of=str, top_k=5, seeds=3, progress=False)
-    assert [one.position for one in check.steps] == [None, 3, 5, 1]
-    assert [one.token for one in check.steps[1:]] == [str(int(asked.tokens[i])) for i in (3, 5, 1)]
+    assert [one.positions for one in check.steps] == [(), (3,), (5,), (1,)] and check.unit == "token"
+    assert [one.text for one in check.steps[1:]] == [str(int(asked.tokens[i])) for i in (3, 5, 1)]
     assert check.maskable == 5 and all(len(one.random) == 3 for one in check.steps)
     assert check.steps[0].gap == check.steps[0].control and check.steps[0].control_spread == 0
     mask = torch.zeros(1, 7, dtype=torch.bool)
@@ -156,6 +158,45 @@ def test_the_blamed_tokens_are_masked_in_order() -> None:
     again = question(model, never=(0, 6))
     again.masked(np.zeros((2, 7), dtype=bool), ticks.append)
     assert ticks == [1]  # identical prompts are run once
+
+
+def test_words_are_masked_whole_and_beside_as_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claim's words, their order by sums, and what is not maskable left out, spelled out; random words mask as many
+    tokens at least, and not a word more than that takes."""
+    model, seen = zoo.bridge("gpt2", torch.float32), []
+    asked = question(model, never=(0, 6))
+    masked = Question.masked
+    monkeypatch.setattr(
+        Question, "masked", lambda self, masks, tick=None: (seen.append(masks), masked(self, masks, tick))[1]
+    )
+    words = [Group("never", (0,), True), Group("ab", (1, 2)), Group("c", (3,)), Group("def", (4, 5, 6))]
+    relevance = np.array([9.0, 2.0, -1.5, 0.75, 0.5, 0.5, 7.0])
+    check = masking_check(asked, relevance, text_of=str, words=words, seeds=6, progress=False)
+    ids = asked.tokens.tolist()
+    assert [one.positions for one in check.steps] == [
+        (),
+        (4, 5),
+        (3,),
+    ]  # 1 > 0.75 > 0.5, one of three is left
+    assert [one.text for one in check.steps] == ["", f"{ids[4]}{ids[5]}", "c"]  # what is masked of the word
+    assert (check.unit, check.maskable, check.steps[1].where) == ("word", 3, "4–5")
+    assert "Masking the 2 blamed words one after another" in str(check) and "random words" in str(check)
+    (masks,) = seen
+    assert [np.flatnonzero(row).tolist() for row in masks[:3]] == [[], [4, 5], [3, 4, 5]]
+    sizes = {(1, 2): 2, (3,): 1, (4, 5): 2}
+    for k, row in zip([1, 2] * 6, masks[3:], strict=True):
+        held = [at for at in sizes if row[list(at)].all()]
+        assert sum(sizes[at] for at in held) == row.sum() >= (2, 3)[k - 1]  # whole words, tokens enough
+        assert min(row.sum() - sizes[at] for at in held) < (2, 3)[k - 1]  # and none too many
+    assert MaskingCheck.from_dict(json.loads(json.dumps(check.to_dict()))) == check
+    alone = masking_check(question(model, never=(0, 6)), relevance, text_of=str, seeds=6, progress=False)
+    assert [one.positions for one in alone.steps] == [
+        (),
+        (1,),
+        (3,),
+        (4,),
+        (5,),
+    ]  # control: token by token it differs
 
 
 def test_nothing_but_maskable_tokens_is_ever_masked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ def example(**changes: object) -> Explanation:
     special = np.array([True, False, False, False, False])
     position = {"position": TOKENS}
     steps = (
-        MaskingStep(0, None, "", 2.5, "John", (2.5,) * 5),
-        MaskingStep(1, 1, "John", -0.5, EVIL, (2.0, 2.5, 1.5, 2.2, 1.9)),
+        MaskingStep(0, (), "", 2.5, "John", (2.5,) * 5),
+        MaskingStep(1, (1,), "John", -0.5, EVIL, (2.0, 2.5, 1.5, 2.2, 1.9)),
     )
     ledger = pd.DataFrame(
         {
@@ -195,7 +195,7 @@ OUTCOMES = {
 def outcome(name: str, **changes: object) -> Explanation:
     gaps, random = OUTCOMES[name]
     steps = tuple(
-        MaskingStep(k, k or None, "John" if k else "", gap, "Mary", random if k else (gap,) * 5)
+        MaskingStep(k, (k,) if k else (), "John" if k else "", gap, "Mary", random if k else (gap,) * 5)
         for k, gap in enumerate(gaps)
     )
     return example(masking=MaskingCheck(steps, maskable=9), **changes)
@@ -258,7 +258,7 @@ def test_page_escapes_titles() -> None:
 
 def test_json_is_complete_and_plain() -> None:
     data = json.loads(json.dumps(example().to_json_dict(), allow_nan=False))
-    assert data["schema"] == "lrp_lens.explanation/3"
+    assert data["schema"] == "lrp_lens.explanation/4"
     assert data["target"] == {"text": "<John>", "id": 1, "logit": 5.0, "probability": 0.75, "rank": 1}
     assert data["views"]["tokens"]["values"] == [7.0, 1.5, -0.5, 0.25, None]
     assert data["views"]["tokens"]["special"] == [True, False, False, False, False]
@@ -271,7 +271,7 @@ def test_json_is_complete_and_plain() -> None:
         "share": 0.8,
     }
     assert next(iter(data)) == "schema"
-    assert data["masking"]["overtaken"] == [1] and data["masking"]["steps"][1]["position"] == 1
+    assert data["masking"]["overtaken"] == [1] and data["masking"]["steps"][1]["positions"] == [1]
     assert data["masking"]["steps"][1]["random"] == [2.0, 2.5, 1.5, 2.2, 1.9]
     assert data["correct"] is False and "wrong" not in data
 

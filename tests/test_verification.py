@@ -413,7 +413,7 @@ def test_what_a_template_writes_is_never_edited_also_after_explain(tmp_path: Pat
     )  # no role, no line break, and not the token of the decision
     assert of_explanation.maskable == of_case.maskable
     assert of_explanation.batch.segments == of_case.batch.segments and of_explanation.batch.segments
-    assert explanation.masking.maskable == len(of_case.maskable)
+    assert (explanation.masking.maskable, explanation.masking.unit) == (7, "word")  # Say one . Say two . On
     seen = verify(chat, explanation, draws=2, stability=False, thorough=False)
     named = {at for one in (seen.hide, seen.amplify) for step in one.steps for at in step.positions}
     assert named and named <= set(of_case.maskable)

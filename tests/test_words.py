@@ -11,19 +11,34 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lrp_lens import LogitDiff, SequenceLogitDiff, decompose, load_demo_model, run_with_relevance
+from lrp_lens.attribution_graphs.arrays import AttributionGraph
+from lrp_lens.attribution_graphs.arrays.nodes import place_name
+from lrp_lens.attribution_graphs.closed_form import attribution_graph
 from lrp_lens.errors import InputError
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.pieces import decoded, looked_up, token_pieces
 from lrp_lens.hosts.token_batch import Segment
 from lrp_lens.hosts.tokens import tokenize
 from lrp_lens.hosts.vocabulary import token_strings
-from lrp_lens.plots import plot_layers, plot_sources, token_heatmap_html, token_heatmap_text
+from lrp_lens.plots import (
+    graph_html,
+    plot_components,
+    plot_graph,
+    plot_layers,
+    plot_segments,
+    plot_sources,
+    token_heatmap_html,
+    token_heatmap_text,
+)
+from lrp_lens.plots.comparison import plot_comparison
+from lrp_lens.plots.graph_data import graph_data
 from lrp_lens.plots.wording import worded
 from lrp_lens.rules import DEFAULT_RULES, PRESETS, conserving
 from lrp_lens.views import View
-from lrp_lens.views.groups import groups_of
+from lrp_lens.views.groups import groups_of, words_of
 from lrp_lens.views.segmentation import begins
 from tests import zoo
+from tests.frozen_network import FrozenNetwork
 
 CORPUS = ["the unhappiness of playing players is unplayable", "don't stop at 3.14 or 42", "foo_bar(x)"] * 20
 TEXTS = {
@@ -350,6 +365,34 @@ def test_figures_show_words_and_their_tokens_on_hover() -> None:
     assert plot_sources(sources).layout.xaxis.ticktext[1] == "·unhappy"
 
 
+def test_a_comparison_and_a_graph_tell_a_piece_with_its_word(tmp_path: Path) -> None:
+    """Effects and states are of single tokens: they are not summed, but one reads the word."""
+    view = pieces_view()
+    assert words_of(view) == ("", " unhappy", " unhappy", "")
+    assert words_of(replace(view, pieces=None)) == ("",) * 4
+    cells = replace(
+        view, values=np.ones((2, 4)), dims=("layer", "position"), special=None, labels=view.labels
+    )
+    hover = plot_comparison(cells, [cells]).data[0].customdata
+    assert list(hover[0][1:3]) == ["L0, position 1: ·un of ·unhappy", "L0, position 2: happy of ·unhappy"]
+    assert hover[1][3] == "L1, position 3: ·cat"
+
+    whole = FrozenNetwork(positions=4, layers=2).graph()
+    strings = view.labels["position"]
+    graph = replace(whole, token_strings=strings, pieces=strings)
+    graph.save(tmp_path / "graph.npz")
+    for one in (graph, graph.prune(mass=0.5), AttributionGraph.load(tmp_path / "graph.npz")):
+        assert (
+            one.words == ("", " unhappy", " unhappy", "") and place_name(one, 2) == "'happy'@2 of ' unhappy'"
+        )
+    assert graph_data(graph, 100)["words"] == ["", "·unhappy", "·unhappy", ""]
+    assert "happy @2 of ·unhappy" in plot_graph(graph).to_json()
+    silent = replace(graph, pieces=())
+    assert not any(silent.words) and " of " not in " ".join(silent.paths(5)["text"])
+    with pytest.raises(InputError, match="a piece of text for each of its 4 tokens, or none; received 3"):
+        replace(graph, pieces=strings[:3])
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_figures_know_words_and_tokens_only() -> None:
     with pytest.raises(InputError, match="by='word' or by='position'"):
@@ -381,10 +424,34 @@ def test_a_view_that_hardly_accounts_for_the_metric_says_so() -> None:
         and said in repr(cache.layers())
     )
     assert said.partition(":")[0] in plot_layers(cache.layers()).layout.title.text
-    assert cache.heads().cautions == ()
+    parts = tokens.by({"start": (0, 5)})
+    assert said.partition(":")[0] in plot_segments(parts).layout.title.text and said in repr(parts)
+    assert (
+        cache.heads().cautions == ()
+        and "caution" not in plot_components(cache.components()).layout.title.text
+    )
     _, conserved = run_with_relevance(model, PROMPT, LogitDiff("mary", "john"))
     assert conserved.cautions == ("",) and "caution" not in repr(conserved.tokens()) + repr(conserved)
     assert "aution" not in token_heatmap_html(conserved.tokens())
+    assert "aution" not in plot_segments(conserved.tokens().by({"start": (0, 5)})).layout.title.text
+
+
+def test_a_graph_whose_tokens_hardly_account_for_the_metric_says_so() -> None:
+    """In its repr, in a notebook, on its page, above its figure and in its file; not from a later boundary on."""
+    model, metric = load_demo_model(), LogitDiff("mary", "john")
+    _, cache = run_with_relevance(model, PROMPT, metric, rules="ATTN_LRP")
+    (said,) = cache.cautions
+    graph = attribution_graph(model, PROMPT, metric, rules="ATTN_LRP")
+    for shown in (repr(graph), graph._repr_html_(), repr(AttributionGraph.from_bytes(graph.to_bytes()))):
+        assert f"caution: {said}" in shown and f"note: caution: {said}" not in shown
+    assert f'<p class="lrp-caution">caution: {said}</p>' in graph_html(graph)
+    assert f"caution: {said.partition(':')[0]}" in plot_graph(graph).layout.title.text
+    for other in (
+        attribution_graph(model, PROMPT, metric),
+        attribution_graph(model, PROMPT, metric, rules="ATTN_LRP", layers=[1, 2, 3]),
+    ):
+        assert "caution" not in repr(other) + plot_graph(other).layout.title.text
+        assert 'class="lrp-caution"' not in graph_html(other)
 
 
 def test_each_example_has_its_own(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _table(*columns: str, title: str | None = None) -> Table:
         show_edge=False,
     )
     for column in columns:
-        words = column in ("", "token", "kind", "token masked", "says now")
+        words = column in ("", "token", "kind", "word masked", "says now")
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     return table
 
@@ -149,13 +149,13 @@ def _share(amount: float, explanation: Explanation) -> str:
 
 
 def _masking(explanation: Explanation) -> Table:
-    table = _table("k", "token masked", "gap", "gap, random", "says now")
+    table = _table("k", "word masked", "gap", "gap, random", "says now")
     for step in explanation.masking.steps:
-        token = "" if step.position is None else f"{step.token!r} at {step.position}"
+        word = f"{step.text!r} at {step.where}" if step.positions else ""
         flipped = "bold red" if step.gap < 0 else ""
         table.add_row(
             str(step.masked),
-            Text(token),
+            Text(word),
             Text(signed(step.gap), style=flipped),
             step.control_words,
             Text(repr(step.first_choice)),

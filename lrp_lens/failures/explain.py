@@ -4,7 +4,7 @@
 2. One forward and one backward pass: the two tokens are fixed between them (`pair`), from the logits at the last
    position, the only ones that are unembedded.
 3. Views of that pass under a rule set: tokens, layers, heads, components, ledger.
-4. Check the claim: mask the tokens that relevance blames; does the preference give way? (see `masking`)
+4. Check the claim: mask the words that relevance blames; does the preference give way? (see `masking.check`)
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.generation import Generation
 from lrp_lens.run.relevance import Prompt, run_with_relevance
 from lrp_lens.views import View
+from lrp_lens.views.groups import groups_of
 
 _CANDIDATES = 5
 
@@ -62,8 +63,8 @@ def explain(
             text that stands there once.  Prompt and completion up to it are the context.
         case: prompt, target, contrast, completion and position together, instead of these.
         rules: a rule set or the name of a preset; the explanation names it.
-        top_k: how many of the blamed tokens the check masks at most.
-        seeds: random orders of the check's control, run after every masked token; None takes as many as the length
+        top_k: how many of the blamed words the check masks at most.
+        seeds: random orders of the check's control, run after every masked word; None takes as many as the length
             of the prompt affords in about the time of a relevance pass (`lrp_lens.masking.check.plan`).
         prepend_bos: whether a text gets BOS; None does what the model's configuration says.
         model_name: what to call the model; None takes its configuration's name.
@@ -118,8 +119,9 @@ def explain(
     del relevance  # the check needs its memory
     question = masking_question(model, batch, metric)
     question.know_unmasked(rows[0])
+    words = None if by_token.pieces is None else groups_of(by_token, "word")
     masking: MaskingCheck = masking_check(
-        question, by_token.values, text_of=text_of, top_k=top_k, seeds=seeds, progress=progress
+        question, by_token.values, text_of=text_of, words=words, top_k=top_k, seeds=seeds, progress=progress
     )
     best = logits.topk(min(_CANDIDATES, len(logits))).indices.tolist()
     seconds["masking"] = perf_counter() - start

@@ -21,7 +21,7 @@ from lrp_lens.failures.explanation_json import (
 )
 from lrp_lens.files import read_json
 from lrp_lens.views import View
-from lrp_lens.views.groups import Group, groups_of
+from lrp_lens.views.groups import Group, groups_of, places
 from lrp_lens.views.table import table_of
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class Explanation:
         """The k words with the largest |relevance|, largest first: columns text, positions ("3" or "3–4"), value."""
         groups = [one for one in self._words() if not one.special]
         values = [float(self.tokens.values[list(one.positions)].sum(dtype=float)) for one in groups]
-        places = ["–".join(map(str, sorted({one.positions[0], one.positions[-1]}))) for one in groups]
-        columns = {"text": [one.label for one in groups], "positions": places, "value": np.array(values)}
+        where = [places(one.positions) for one in groups]
+        columns = {"text": [one.label for one in groups], "positions": where, "value": np.array(values)}
         rows = table_of(columns).dropna(subset=["value"])
         order = np.argsort(-rows["value"].abs().to_numpy(), kind="stable")[: max(k, 0)]
         return rows.iloc[order].reset_index(drop=True)
@@ -244,12 +244,14 @@ class Explanation:
             f"  {self.claim()}",
             *(f"  {said}" for said in (self.shares(),) if said),
             f"  {self.masking}",
+            *(f"  caution: {said}" for said in self.tokens.cautions if said),
+            *(f"  note: {note}" for note in self.notes if note not in self.tokens.cautions),
         ]
         return shown("\n".join(lines))
 
 
 def _said(words: pd.DataFrame) -> str:
     return ", ".join(
-        f"{text!r} (position{'s' * ('–' in places)} {places}, {signed(value)})"
-        for text, places, value in zip(*(words[name].tolist() for name in words), strict=True)
+        f"{text!r} (position{'s' * ('–' in where)} {where}, {signed(value)})"
+        for text, where, value in zip(*(words[name].tolist() for name in words), strict=True)
     )

@@ -16,7 +16,7 @@ from lrp_lens.files.headers import as_tuples
 from lrp_lens.views import View
 from lrp_lens.views.storage import fields_of
 
-SCHEMA = "lrp_lens.explanation/3"
+SCHEMA = "lrp_lens.explanation/4"
 """What the JSON form is called, its first entry."""
 VIEWS = ("tokens", "layers", "heads", "components", "segments")
 

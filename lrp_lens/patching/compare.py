@@ -45,6 +45,7 @@ from lrp_lens.progress import progress_bar, require_show
 from lrp_lens.rules import ATTN_LRP, CP_LRP, DEFAULT_RULES, GRADIENT, RELP, RuleSet
 from lrp_lens.run.identity import model_identity, spelled
 from lrp_lens.run.pairs import Direction, require_aligned
+from lrp_lens.views.segmentation import begins
 from lrp_lens.views.statistics.agreement import require_floor
 
 SITES: tuple[str, ...] = ("resid_pre", "attn_out", "mlp_out", "attn_head_out_by_pos")
@@ -170,6 +171,7 @@ def compare(
             "engine": engine,
         },
     )
+    words = source if direction == "denoising" else tokens
     result = Comparison(
         n_prompts=tokens.n_examples,
         length=runs.length,
@@ -178,7 +180,8 @@ def compare(
         samples=samples,
         seed=seed,
         direction=direction,
-        tokens=_words(source if direction == "denoising" else tokens),
+        tokens=_told(words.strings),
+        pieces=_pieces(words.pieces or ()),
         floor=floor,
     )
     options = Options(engine, None if every else chosen, batch_tokens, progress, kept)
@@ -196,13 +199,19 @@ def compare(
     return result
 
 
-def _words(batch: TokenBatch) -> tuple[str, ...]:
+def _told(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """What stands at each position of all rows, answers included: the token, or the different ones, "mary/john"."""
     found = []
-    for column in zip(*batch.strings, strict=True):
+    for column in zip(*rows, strict=True):
         texts = list(dict.fromkeys(filter(None, column)))
         found.append("/".join(texts if len(texts) <= _VARIANTS else [texts[0], "…"]))
     return tuple(found)
+
+
+def _pieces(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What they add to the text; () where it is not known, or words begin at other positions in other rows."""
+    starts = {tuple(begins(row, "word").tolist()) for row in rows}
+    return _told(rows) if len(starts) == 1 else ()
 
 
 def _metrics(model: Any, clean: TokenBatch, named: Mapping[str, PatchingMetric | None]) -> dict[str, Metric]:

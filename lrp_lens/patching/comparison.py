@@ -183,6 +183,7 @@ class Comparison(Scored):
             values=found.values.mean(0),
             dims=dims,
             labels={dim: self.tokens for dim in ("position", "source") if dim in dims and self.tokens},
+            pieces=self.pieces or None if "position" in dims else None,
             name=name,
             units="change of the metric",
             notes=(f"metric: {metric}", f"site: {site}", f"{self.direction}, {self.n_prompts} prompts"),

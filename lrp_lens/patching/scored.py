@@ -68,6 +68,8 @@ class Scored:
     direction: Direction
     tokens: tuple[str, ...] = ()
     """What stands at each position, [position]: one token, or those of the clean prompts, "mary/john"."""
+    pieces: tuple[str, ...] = ()
+    """What each of these adds to the text, in the same form, from which a view has its words; () for not known."""
     floor: float | int = 0.01
     """Share of the largest |exact effect| of a site below which cells are left out of ranks, signs and top-k."""
     facets: dict[str, Facet] = field(default_factory=dict)

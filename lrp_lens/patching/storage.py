@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KIND = "Comparison/1"
 _OPTIONS = ("n_prompts", "length", "n_layers", "ks", "samples", "seed", "direction", "tokens", "floor")
+_LATER: dict[str, Any] = {"pieces": ()}
+"""What files written before do not have."""
 
 
 def save(comparison: "Comparison", path: AnyPath) -> None:
@@ -34,7 +36,12 @@ def save(comparison: "Comparison", path: AnyPath) -> None:
                 words[part] = f"{part}_{len(arrays)}"
                 arrays[words[part]] = array
         entries.append(words)
-    write(path, KIND, arrays, {"entries": entries} | {name: getattr(comparison, name) for name in _OPTIONS})
+    write(
+        path,
+        KIND,
+        arrays,
+        {"entries": entries} | {name: getattr(comparison, name) for name in (*_OPTIONS, *_LATER)},
+    )
 
 
 def load(path: AnyPath) -> dict[str, Any]:
@@ -49,7 +56,7 @@ def load(path: AnyPath) -> dict[str, Any]:
 
 
 def _fields(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> dict[str, Any]:
-    options = {name: header[name] for name in _OPTIONS}
+    options = {name: (_LATER | header)[name] for name in (*_OPTIONS, *_LATER)}
     facets, exact, scores = {}, {}, {}
     for words in header["entries"]:
         metric, site, *method = words["key"]

@@ -2,7 +2,7 @@
 
 Components lie one behind the other (what a head passes on has come from the embeddings), so the bars are not
 parts of a whole and are not added up; the ledger is the account that sums to the metric.  Segments are disjoint, and
-with the rest they do add up, to the relevance of all tokens.
+with the rest they do add up, to the relevance of all tokens; where that is far from the metric, the title says so.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrp_lens.characters import signed
-from lrp_lens.plots.figure import Figure
+from lrp_lens.plots.figure import Figure, headed
 from lrp_lens.plots.palette import (
     LIGHT,
     Palette,
@@ -21,6 +21,7 @@ from lrp_lens.plots.palette import (
     positive_hue,
     require_dims,
 )
+from lrp_lens.plots.wording import headline
 
 if TYPE_CHECKING:
     from lrp_lens.views import View
@@ -86,14 +87,14 @@ def _bars(view: "View", shown: list[int], note: str, palette: Palette) -> go.Fig
             name=plotly_text(view.name),
         )
     )
-    positive, negative = legend_words(view, palette)
+    words, said = plotly_text(", ".join(legend_words(view, palette))), plotly_text(headline(view))
     low, high = min([0.0, *amounts]), max([0.0, *amounts])
     room = 0.2 * ((high - low) or 1.0)
     figure.update_layout(
         template="plotly_white",
-        height=22 * len(names) + 110,
-        margin={"l": 10, "r": 10, "t": 40, "b": 10},
-        title={"text": plotly_text(f"{positive}, {negative}"), "font": {"size": 13}, "x": 0, "xref": "paper"},
+        height=22 * len(names) + (130 if said else 110),
+        margin={"l": 10, "r": 10, "t": 60 if said else 40, "b": 10},
+        title=headed(words + (f"<br><sup>{said}</sup>" if said else "")),
         bargap=0.25,
     )
     figure.update_xaxes(

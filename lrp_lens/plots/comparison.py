@@ -2,7 +2,8 @@
 
 Each row of the figure is one method: activation patching, the method, and the method against activation patching with
 the identity line.  All heat maps share one symmetric scale, so equal colours are equal effects.  Columns of tokens are
-labelled by them, and say their positions on hover.
+labelled by them, and say their positions on hover, and the word where they are a piece of one: effects of patching are
+of single tokens, and are not summed to words.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import GREY, Palette, colour_axis, plotly_text, visible_token
 from lrp_lens.plots.positions import cut_label
+from lrp_lens.views.groups import words_of
 
 if TYPE_CHECKING:
     from lrp_lens.views import View
@@ -134,15 +136,17 @@ def _flat(view: "View") -> _Flat:
 
 
 def _named(view: "View", dim: str) -> tuple[list[str], list[str]]:
-    """Each index of a dim in full and in short: position 3: ·Mary and ·Mary; a position without token by its number."""
+    """Each index of a dim in full, "position 3: happy of ·unhappy", and in short, "happy"; its number without token."""
     labels = [str(one) for one in view.labels[dim]]
     if dim not in _DEFAULT:
         return labels, labels
     full, short = [], []
-    for index, label in enumerate(labels):
+    words = words_of(view) if dim == "position" else ("",) * len(labels)
+    for index, (label, word) in enumerate(zip(labels, words, strict=True)):
         known = label != _DEFAULT[dim].format(index)
         token = visible_token(label)
-        full.append(f"{dim} {index}: {token}" if known else f"{dim} {index}")
+        piece = f" of {visible_token(word)}" if word else ""
+        full.append(f"{dim} {index}: {token}{piece}" if known else f"{dim} {index}")
         short.append(cut_label(token, _LONGEST) if known else str(index))
     return full, short
 

@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lrp_lens.attribution_graphs.arrays.nodes import answer_mark
+from lrp_lens.attribution_graphs.arrays.text import CAUTION, cautions
 from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
@@ -74,7 +75,7 @@ def plot_graph(
     lines = _lines(graph, shown, column, colours)
     figure = Figure([*lines, _middles(graph, shown, column), _nodes(graph, shown, column, colours)])
     positive, negative = legend_words(graph, palette)
-    words = "; ".join([f"{positive}, {negative}", *_left_out(graph, shown, places)])
+    words = "; ".join([f"{positive}, {negative}", *_left_out(graph, shown, places), *_cautions(graph)])
     boundaries, positions = len(graph.boundaries), len(places)
     levels = list(range(0, boundaries, max(1, -(-boundaries // 32))))
     labelled = list(range(0, positions, max(1, -(-positions * LABEL_PIXELS // (width or USUAL_WIDTH)))))
@@ -134,6 +135,11 @@ def _left_out(graph: "AttributionGraph", shown: np.ndarray, places: np.ndarray) 
     if len(places) < len(graph.token_strings):
         said.append(f"{len(places):,} of {len(graph.token_strings):,} tokens")
     return said
+
+
+def _cautions(graph: "AttributionGraph") -> list[str]:
+    """What a reader has to know first, without its details."""
+    return [CAUTION + one.removeprefix(CAUTION).partition(":")[0] for one in cautions(graph)]
 
 
 def _tick(label: str, special: bool) -> str:
@@ -247,6 +253,7 @@ def _nodes(
 
 
 def _name(graph: "AttributionGraph", position: int) -> str:
+    word = f" of {visible_token(graph.words[position])}" if graph.words[position] else ""
     return plotly_text(
-        f"{visible_token(graph.token_strings[position])} @{position}{answer_mark(graph, position)}"
+        f"{visible_token(graph.token_strings[position])} @{position}{word}{answer_mark(graph, position)}"
     )

@@ -38,6 +38,7 @@ def graph_data(graph: "AttributionGraph", max_edges: int) -> dict[str, Any]:
     return {
         "boundaries": [one.label for one in graph.boundaries],
         "tokens": [visible_token(one) + answer_mark(graph, at) for at, one in enumerate(graph.token_strings)],
+        "words": [visible_token(one) if one else "" for one in graph.words],
         "special": np.flatnonzero(graph.special).tolist(),
         "targets": [list(one) for one in graph.targets],
         "nodes": [

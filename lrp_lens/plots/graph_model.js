@@ -23,8 +23,9 @@ const makeModel = (data) => {
     (out.get(from(e)) || out.set(from(e), []).get(from(e))).push(e);
   }
 
-  // Isolates keep a token's writing direction to itself.
-  const token = (p) => `\u2068${clipped(data.tokens[p], 60)}\u2069\u00a0@${p}`;
+  // Isolates keep a token's writing direction to itself; a piece is told with its word.
+  const isolated = (text) => `\u2068${clipped(text, 60)}\u2069`;
+  const token = (p) => `${isolated(data.tokens[p])}\u00a0@${p}${data.words[p] ? ` of ${isolated(data.words[p])}` : ""}`;
   const nodeText = (b, p) => `${token(p)}, ${data.boundaries[b]}`;
 
   // Edge e shows at level s if need[e] ≤ s.  With `leading`, the weakest edge of its best chain to a target has to show, too.

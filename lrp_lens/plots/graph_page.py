@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrp_lens.attribution_graphs.arrays.text import facts, short_rules
+from lrp_lens.attribution_graphs.arrays.text import cautions, facts, short_rules
 from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.markup import Html, asset, hues, render, script_data, trusted
@@ -105,6 +105,7 @@ def _fragment(
         has_special=bool(graph.special.any()),
         has_target=bool(graph.targets),
         touched=len(graph.token_strings) > _ALL_TOKENS,
+        cautions=cautions(graph),
         notes=[*facts(graph), f"rules: {graph.rules_text}"],
         left_out=_left_out(graph, len(data["edges"][0])),
         style=graph_style(palette) if alone else "",

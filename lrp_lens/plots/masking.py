@@ -1,4 +1,4 @@
-"""The check of the claim as a line chart: logit gap after masking the top-k tokens, and k random tokens.
+"""The check of the claim as a line chart: logit gap after masking the top-k words, and random ones.
 
 1. The claim's curve, and one pale dot for every random draw at every k, with their mean.
 2. The verdict compares means over k: the claim's mean is a dashed line, the interval of random draws a band.
@@ -25,9 +25,10 @@ def plot_masking(
     target: str = "target",
     contrast: str = "contrast",
     random: Sequence[Sequence[float]] = (),
+    unit: str = "token",
     interval: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Gap against the number of masked tokens; below the dashed line at 0 the contrast is ahead.
+    """Gap against the number of masked words; below the dashed line at 0 the contrast is ahead.
 
     Args:
         table: columns masked (0, 1, …), gap, control (mean), control_spread (deviation), in logits.
@@ -35,6 +36,7 @@ def plot_masking(
         contrast: the token that it counts as negative.
         random: for each row of the table, the gaps of the random draws; NaN are left out.  Without them, the band
             is mean ± deviation.
+        unit: what is masked, one after another: "token" or "word".
         interval: lowest and highest mean gap of nine in ten random draws, drawn as a band.
 
     Raises:
@@ -71,7 +73,7 @@ def plot_masking(
             x=steps,
             y=table["control"].tolist(),
             mode="lines+markers",
-            name="random tokens, mean",
+            name=f"random {unit}s, mean",
             line={"color": _GREY, "dash": "dot"},
             hovertemplate=hover,
         )
@@ -96,7 +98,7 @@ def plot_masking(
             text=[signed(gap, "+.1f") for gap in table["gap"]],
             textposition="top center",
             cliponaxis=False,
-            name="blamed tokens",
+            name=f"blamed {unit}s",
             line={"color": _CLAIM, "width": 3},
             marker={"size": 8},
             hovertemplate=hover,
@@ -110,7 +112,7 @@ def plot_masking(
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     gap = f"logit of {target!r} − {contrast!r}"
-    figure.update_xaxes(title={"text": "masked tokens", "font": {"size": 12}}, dtick=1, zeroline=False)
+    figure.update_xaxes(title={"text": f"masked {unit}s", "font": {"size": 12}}, dtick=1, zeroline=False)
     figure.update_xaxes(range=[-0.4, max(steps, default=0) + 0.4])  # room for the numbers at both ends
     figure.update_yaxes(
         title={"text": plotly_text(gap), "font": {"size": 12}}, zeroline=False, automargin=True

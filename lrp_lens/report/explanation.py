@@ -129,15 +129,16 @@ def _check(explanation: "Explanation") -> Section:
         target=explanation.target.text,
         contrast=explanation.contrast.text,
         random=[step.random for step in check.steps],
+        unit=check.unit,
         interval=(check.steps[0].gap - verdict.high, check.steps[0].gap - verdict.low),
     )
     head: list[str | Cell] = [
-        Cell("k", kind="n"), "token masked", Cell("gap", kind="n"), Cell("random", kind="n"), "says now"
+        Cell("k", kind="n"), "word masked", Cell("gap", kind="n"), Cell("random", kind="n"), "says now"
     ]  # fmt: skip
     rows = [
         [
             Cell(str(step.masked), kind="n"),
-            "" if step.position is None else Cell(repr(step.token), code=True, after=f" at {step.position}"),
+            Cell(repr(step.text), code=True, after=f" at {step.where}") if step.positions else "",
             Cell(signed(step.gap), kind="n"),
             Cell(step.control_words, kind="n"),
             Cell(repr(step.first_choice), code=True),
@@ -153,6 +154,7 @@ def _check(explanation: "Explanation") -> Section:
         table=table(head, rows),
         baseline=check.baseline,
         draws=verdict.draws,
+        unit=check.unit,
         maskable=check.maskable,
     )
     return Section("Is it true? Mask those words and look again", body)

@@ -38,6 +38,35 @@ class Group:
     """Word for the answer that it belongs to."""
 
 
+def places(positions: Sequence[int]) -> str:
+    """Where a group stands: "3", or "3–4" for its first and last token; "" for no token.
+
+    Example:
+        >>> places((3,)), places((3, 4, 5))
+        ('3', '3–5')
+    """
+    return "–".join(map(str, sorted({positions[0], positions[-1]}))) if positions else ""
+
+
+def words_of(view: "View") -> tuple[str, ...]:
+    """Of each token the word that it is a piece of; "" where it is a whole word, or its text is not known.
+
+    Args:
+        view: with a position dim and no batch dim.
+
+    Example:
+        >>> from lrp_lens.views import View
+        >>> words_of(View(np.zeros(3), ("position",), {"position": (" un", "happy", " cat")},
+        ...               pieces=(" un", "happy", " cat")))
+        (' unhappy', ' unhappy', '')
+    """
+    found = [""] * view.shape[view.dims.index("position")]
+    for group in [] if view.pieces is None else groups_of(view, "word"):
+        for position in group.positions if len(group.positions) > 1 else ():
+            found[position] = group.label
+    return tuple(found)
+
+
 def by(view: "View", parts: Any) -> "View":
     """See View.by."""
     groups = [groups_of(one, parts) for one in _examples(view)]

@@ -178,7 +178,7 @@ class AttributionGraph(GraphContents):
         self,
         k: int = 10,
         *,
-        source: BoundaryKey | Node = 0,
+        source: BoundaryKey | Node | None = None,
         target: Node | None = None,
         by: Literal["relevance", "mass"] = "relevance",
         node_floor: float = 0.001,

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from lrp_lens.attribution_graphs.arrays import validation
+from lrp_lens.views import View
+from lrp_lens.views.groups import words_of
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class GraphContents:
     answers: tuple[str, ...] = ()
     """[n], word for the answer that a token belongs to (answer, target, contrast), "" in the prompt; () for none.  A
     token sees the prompt before it, and of two answers its own."""
+    pieces: tuple[str, ...] = ()
+    """[n], what each token adds to the text of those before it, from which its word is known; () for not known."""
     target_positions: tuple[int, ...] = ()
     """Positions whose logits the metric reads, e.g. (n - 1,)."""
     notes: tuple[str, ...] = ()
@@ -93,6 +98,12 @@ class GraphContents:
     def __post_init__(self) -> None:
         for name, value in validation.checked(self).items():
             object.__setattr__(self, name, value)
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """[n], the word that a token is a piece of; "" where it is a whole word, or its text is not known."""
+        labels, values = {"position": self.token_strings}, np.zeros(len(self.token_strings))
+        return words_of(View(values, ("position",), labels, special=self.special, pieces=self.pieces or None))
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy in another process gets: everything but the pass."""

@@ -2,8 +2,8 @@
 
 1. A boundary is an int (0 embedding, l + 1 after block l, -1 the last), a label, ("resid_mid", l), or a hook name.
 2. A node is (boundary, position), an edge a pair of nodes or its number in the arrays.
-3. As text: `L3@7` for a node, `L2@4 → L3@7` for an edge; `' to'@14` for a token where only the position matters, and
-   `L1H3 OV` for what carried most of an edge.
+3. As text: `L3@7` for a node, `L2@4 → L3@7` for an edge; `' to'@14` for a token where only the position matters, of a
+   piece of a word with the word, `'happy'@4 of ' unhappy'`; and `L1H3 OV` for what carried most of an edge.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -146,8 +146,9 @@ def edge_name(graph: "AttributionGraph", source: tuple[int, int], target: tuple[
 
 
 def place_name(graph: "AttributionGraph", position: int) -> str:
-    """`' to'@14`; of an answer that a metric appended, `' An'@15 (target)`."""
-    return f"{graph.token_strings[position]!r}@{position}{answer_mark(graph, position)}"
+    """`' to'@14`; of a piece of a word `'happy'@4 of ' unhappy'`, of an answer's token `' An'@15 (target)`."""
+    word = f" of {graph.words[position]!r}" if graph.words[position] else ""
+    return f"{graph.token_strings[position]!r}@{position}{word}{answer_mark(graph, position)}"
 
 
 def answer_mark(graph: "AttributionGraph", position: int) -> str:

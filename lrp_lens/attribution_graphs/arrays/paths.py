@@ -45,7 +45,7 @@ def top_paths(
     graph: "AttributionGraph",
     k: int = 10,
     *,
-    source: BoundaryKey | Node = 0,
+    source: BoundaryKey | Node | None = None,
     target: Node | None = None,
     by: Literal["relevance", "mass"] = "relevance",
     node_floor: float = 0.001,
@@ -56,7 +56,8 @@ def top_paths(
     Args:
         graph: any graph.
         k: how many paths at most.
-        source: a boundary (paths from any of its positions) or one node, (boundary key, position).
+        source: a boundary (paths from any of its positions) or one node, (boundary key, position); None takes the first
+            boundary of the graph.
         target: the node the paths lead to; None takes the targets of the metric.
         by: rank by |relevance| or by mass.
         node_floor: with by="relevance", nodes with |R| ≤ this share of |metric| are not passed through.
@@ -117,8 +118,10 @@ def top_paths(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _source(graph: "AttributionGraph", source: BoundaryKey | Node) -> tuple[int, int | None]:
+def _source(graph: "AttributionGraph", source: BoundaryKey | Node | None) -> tuple[int, int | None]:
     """Boundary of the source, and its position if it is one node."""
+    if source is None:
+        return 0, None
     if isinstance(source, tuple) and not (isinstance(source[0], str) and source[0].startswith("resid_")):
         return node_index(graph, source)
     return boundary_index(graph, source), None

@@ -19,6 +19,8 @@ from lrp_lens.markup import Html, render, table
 if TYPE_CHECKING:
     from lrp_lens.attribution_graphs.arrays.attribution_graph import AttributionGraph
 
+CAUTION = "caution: "
+"""What such a note begins with."""
 _MOVES = 8
 _PATHS = 3
 _SEARCHED = 100_000
@@ -26,7 +28,7 @@ _SEARCHED = 100_000
 
 
 def facts(graph: "AttributionGraph") -> list[str]:
-    """The lines above the tables: size, metric, sign, pruned mass, closure, notes."""
+    """The lines above the tables: size, metric, sign, pruned mass, closure, cautions, notes."""
     count, positions = graph.node_relevance.shape
     total, gone = float(graph.total_mass.sum()), float(graph.pruned_mass.sum())
     share = 100 * gone / total if total else 0.0
@@ -41,7 +43,13 @@ def facts(graph: "AttributionGraph") -> list[str]:
     lines.append(
         f"pruned: {share:.1f} % of the edges' mass (sum of |A| {total:.4g}); largest remainder {remainder:.2g}"
     )
-    return lines + [f"note: {note}" for note in graph.notes]
+    said = cautions(graph)
+    return lines + said + [f"note: {note}" for note in graph.notes if note not in said]
+
+
+def cautions(graph: "AttributionGraph") -> list[str]:
+    """The notes that a reader has to know before reading the numbers, shown first wherever the graph is shown."""
+    return [note for note in graph.notes if note.startswith(CAUTION)]
 
 
 def short_rules(graph: "AttributionGraph") -> str:

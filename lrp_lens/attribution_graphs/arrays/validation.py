@@ -45,6 +45,12 @@ def checked(graph: "GraphContents") -> dict[str, Any]:
             f"A graph says of each of its {len(fields['token_strings'])} tokens which answer it belongs to, or of "
             f"none; received {len(fields['answers'])} answers."
         )
+    fields["pieces"] = tuple(graph.pieces)
+    if len(fields["pieces"]) not in (0, len(fields["token_strings"])):
+        raise InputError(
+            f"A graph has a piece of text for each of its {len(fields['token_strings'])} tokens, or none; received "
+            f"{len(fields['pieces'])}. Leave them out where they are not known."
+        )
     fields["target_positions"] = tuple(int(one) for one in graph.target_positions)
     fields["refinements"] = dict(graph.refinements)
     fields["metric_value"] = float(graph.metric_value)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from lrp_lens.attribution_graphs.arrays import AttributionGraph, Boundary
+from lrp_lens.attribution_graphs.arrays.text import CAUTION
 from lrp_lens.attribution_graphs.closed_form.account import SINK_KINDS, LayerAccount
 from lrp_lens.attribution_graphs.closed_form.batch_packed import batch_packed
 from lrp_lens.attribution_graphs.closed_form.checkpoint import Ends, LayerCheckpoint
@@ -22,7 +23,8 @@ from lrp_lens.attribution_graphs.closed_form.transition import part_labels
 from lrp_lens.errors import InputError, SiteError
 from lrp_lens.hosts.names import Names
 from lrp_lens.progress import progress_bar
-from lrp_lens.rules import holds_patterns
+from lrp_lens.rules import conserving, holds_patterns
+from lrp_lens.run.conservation import caution
 from lrp_lens.views import View
 
 
@@ -179,6 +181,7 @@ class GraphBuilder:
             boundaries=self.boundaries,
             token_strings=run.batch.shown.strings[0],
             special=run.batch.shown.special[0].cpu().numpy(),
+            pieces=run.batch.shown.pieces[0] if run.batch.shown.pieces else (),
             answers=run.batch.shown.answers[0] if run.batch.forced else (),
             node_relevance=np.stack(
                 [self.relevance[one.name].double().cpu().numpy() for one in self.boundaries]
@@ -199,9 +202,23 @@ class GraphBuilder:
             rules_text=str(run.rules),
             towards=run.towards,
             target_positions=tuple(read if final else range(run.length)),
-            notes=(f"method: {self.options.method}", *_remarks(run), *self.options.words(run.metric_value)),
+            notes=(
+                *self._cautions(),
+                f"method: {self.options.method}",
+                *_remarks(run),
+                *self.options.words(run.metric_value),
+            ),
             made_by=self,
         )
+
+    def _cautions(self) -> tuple[str, ...]:
+        """A note where the states before the first block (a token and its position) hardly account for the metric."""
+        run = self.run
+        if self.boundaries[0].layer is not None:
+            return ()
+        held = self.relevance[self.boundaries[0].name].double().tolist()
+        said = caution(run.metric_value, held, conserving(run.sites), run.rules.name)
+        return (CAUTION + said,) if said else ()
 
     # ------------------------------------------------------------------------------- afterwards
     def matrix(self, source: int, target: int) -> np.ndarray:

@@ -85,7 +85,8 @@ def judge(
     *,
     deed: str = "",
     size: int | None = None,
-    others: str = "random tokens",
+    others: str | None = None,
+    unit: str = "token",
 ) -> Verdict:
     """The verdict on one claim.
 
@@ -95,7 +96,8 @@ def judge(
         maskable: how many tokens may be masked.
         deed: what was done, where it is something else than masking tokens one after another.
         size: how many were taken at once, where the curve has that one point only.
-        others: what the control did it to.
+        others: what the control did it to; None for random tokens, or whatever is masked.
+        unit: what is masked, one after another: "token" or "word".
 
     Example:
         >>> draws = [[3.9, 4.0], [4.2, 3.8], [4.1, 4.1], [3.7, 3.9], [4.2, 4.0]]
@@ -103,16 +105,17 @@ def judge(
         >>> verdict.outcome.value, verdict.drop, round(verdict.high, 2)
         ('supported', 4.0, 0.3)
     """
+    others = f"random {unit}s" if others is None else others
     steps = len(gaps) - 1
     count = steps if size is None else size
     if not steps:
-        why = "No token that may be masked pushes towards the target, so there is nothing to mask."
+        why = f"No {unit} that may be masked pushes towards the target, so there is nothing to mask."
         return Verdict(Outcome.UNDECIDED, why)
     drop = gaps[0] - fmean(gaps[1:])
     drops = [gaps[0] - fmean(gap for gap in draw if not isnan(gap)) for draw in random]
     if maskable <= count:
         limit = (
-            f"Only {_tokens(maskable)} may be masked and the check masks {count}"
+            f"Only {maskable} {unit}{'' if maskable == 1 else 's'} may be masked and the check masks {count}"
             if not deed
             else f"There are only {maskable} to draw from and the check takes {count}"
         )
@@ -139,7 +142,7 @@ def judge(
         outcome, words = Outcome.NOT_SUPPORTED, f"no more than {others} do"
     else:
         outcome, words = Outcome.UNDECIDED, f"which {others} may do as well"
-    one = "the blamed token" if count == 1 else f"the {count} blamed tokens one after another"
+    one = f"the blamed {unit}" if count == 1 else f"the {count} blamed {unit}s one after another"
     label = "" if others in words else f"{others}: "
     mean_of = "" if deed else " on average"
     reading = (
@@ -147,7 +150,3 @@ def judge(
         f"({label}{signed(-mean)}; nine in ten draws between {signed(-high)} and {signed(-low)})."
     )
     return Verdict(outcome, reading, drop, mean, low, high, len(drops))
-
-
-def _tokens(count: int) -> str:
-    return f"{count} token{'' if count == 1 else 's'}"

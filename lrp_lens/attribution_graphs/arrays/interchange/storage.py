@@ -30,8 +30,10 @@ _ARRAYS = (
 )  # fmt: skip
 _WORDS = (
     "token_strings", "parts", "sink_kinds", "metric_value", "metric_text", "rules_text", "towards", "answers",
-    "target_positions", "notes",
+    "target_positions", "notes", "pieces",
 )  # fmt: skip
+_LATER: dict[str, Any] = {"pieces": ()}
+"""What files written before do not have."""
 
 
 def save(graph: "AttributionGraph", path: AnyPath) -> None:
@@ -62,7 +64,7 @@ def load(path: AnyPath) -> dict[str, Any]:
     with understood(path, KIND, _FORMATS):
         arrays, words = _read_npz(path) if Path(path).suffix == ".npz" else read(path, KIND, _FORMATS)
         fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS} | {
-            name: words[name] for name in _WORDS
+            name: (_LATER | words)[name] for name in _WORDS
         }
         fields["boundaries"] = tuple(Boundary(**one) for one in words["boundaries"])
         fields["refinements"] = {
