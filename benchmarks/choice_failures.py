@@ -1,7 +1,8 @@
-"""A hundred wrong choices of a small language model through triage: what it costs, and what it says.
+"""Wrong choices of a model through triage, a hundred of a small language model: what it costs, and what it says.
 
 1. The prompts of `benchmarks.evidence`, their development halves, and BLiMP's minimal pairs where the data is there: of
-   each task in turn the next one at which the model gives the wrong answer more than one logit.
+   each task in turn the next one at which the model gives the wrong answer more than one logit.  Of the demo model
+   (`--model demo`) its own failures, which the package holds, of each suite in turn.
 2. Each is a case that says what was chosen and what is right, as a log of multiple choice does, and goes through the
    core of `lrp-lens triage` (`triage_batch`) under its default options: decision, explanation, graph, verification,
    stability, repairs.
@@ -12,7 +13,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from benchmarks.evidence.cases import MIN_GAP, answered
 from benchmarks.evidence.ranking import markdown
 from benchmarks.evidence.store import Store
 from benchmarks.evidence.tasks import BLIMP, TASKS, Prompt, prompts
-from lrp_lens import load_model
+from lrp_lens import demo_cases, load_demo_model, load_model
 from lrp_lens.cases import Case
 from lrp_lens.failures.triage import TriageRow
 from lrp_lens.failures.triage.batch import triage_batch
 from lrp_lens.failures.triage.options import TriageOptions
 
 RESULTS = Path(__file__).parent / "results" / "choice_failures"
+DEMO = "demo"
 _TOGETHER = 12
 
 
@@ -51,15 +53,25 @@ def _failures(model: Any, asked: list[Prompt]) -> Iterator[Case]:
     for start in range(0, len(asked), _TOGETHER):
         for number, one in enumerate(answered(model, asked[start : start + _TOGETHER]), start=start):
             if one.difference < -MIN_GAP:
-                yield replace(
-                    one.case(),
-                    target="",
-                    contrast="",
-                    choices=(one.prompt.right, one.prompt.wrong),
-                    right=0,
-                    chosen=1,
-                    id=f"{one.prompt.task} {number}",
+                yield _as_choice(
+                    one.case(), one.prompt.right, one.prompt.wrong, f"{one.prompt.task} {number}"
                 )
+
+
+def demo_failures() -> Iterator[Case]:
+    """The demo model's failures, of each suite in turn, as such cases."""
+    suites = dict[str, list[Case]]()
+    for case in demo_cases():
+        suites.setdefault(case.suite, []).append(case)
+    for number, some in enumerate(zip_longest(*suites.values())):
+        for case in some:
+            if case is not None:
+                yield _as_choice(case, case.contrast, case.target, f"{case.suite} {number}")
+
+
+def _as_choice(case: Case, right: str, wrong: str, name: str) -> Case:
+    """The case as a log of multiple choice tells it: the wrong one of two options was chosen."""
+    return replace(case, target="", contrast="", choices=(right, wrong), right=0, chosen=1, id=name)
 
 
 def measured(case: Case, row: TriageRow, seconds: float) -> dict[str, Any]:
@@ -81,23 +93,29 @@ def measured(case: Case, row: TriageRow, seconds: float) -> dict[str, Any]:
 
 
 def every_table(rows: pd.DataFrame) -> str:
-    """All tables of a run."""
-    made = {"Cost": cost(rows), "Verdicts": verdicts(rows), "Patterns and stability": patterns(rows)}
+    """All tables of the runs."""
+    made = {"Cost": cost(rows)}
+    for model, own in rows.groupby("model", sort=False):
+        made |= {f"Verdicts, {model}": verdicts(own), f"Patterns and stability, {model}": patterns(own)}
     return "\n\n".join(f"## {title}\n\n{table}" for title, table in made.items())
 
 
 def cost(rows: pd.DataFrame) -> str:
-    """Processor seconds a case, and minutes a hundred."""
-    seconds = rows["seconds"].to_numpy(dtype=np.float64)
-    told = [f"{one:.1f}" for one in (*np.quantile(seconds, [0.5, 0.9]), seconds.max())]
-    minutes = f"{100 * seconds.mean() / 60:.1f}"
-    lines = [[str(len(rows)), f"{rows['tokens'].median():.0f}", *told, minutes]]
+    """Processor seconds a case, minutes of all and of a hundred, of each model."""
+    lines = []
+    for model, own in rows.groupby("model", sort=False):
+        seconds = own["seconds"].to_numpy(dtype=np.float64)
+        told = [f"{one:.1f}" for one in (*np.quantile(seconds, [0.5, 0.9]), seconds.max())]
+        minutes = [f"{one / 60:.1f}" for one in (seconds.sum(), 100 * seconds.mean())]
+        lines.append([str(model), str(len(own)), f"{own['tokens'].median():.0f}", *told, *minutes])
     header = [
+        "model",
         "cases",
         "tokens (median)",
         "seconds (median)",
         "nine in ten below",
         "largest",
+        "minutes in all",
         "minutes a hundred",
     ]
     return markdown(lines, header)
@@ -115,7 +133,7 @@ def patterns(rows: pd.DataFrame) -> str:
 def main() -> None:
     """Measure what is missing, then print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--model", default="smollm2", help=f"a language model, or {DEMO!r}")
     parser.add_argument("--cases", type=int, default=100)
     options = with_result_options(parser, RESULTS).parse_args()
     store, keys = opened(options), ("choices", options.model)
@@ -126,19 +144,27 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, store: Store, keys: tuple[str, ...]) -> None:
     """The first cases, those left out that have a row."""
-    model = load_model(options.model, device="cpu")
-    names = [*TASKS, *(f"BLiMP {name}" for name in BLIMP if options.data.exists())]
-    tasks = {task: prompts(task, [model.tokenizer], options.data)["development"] for task in names}
+    model, cases = _asked(options)
     asked, head = TriageOptions(), {"options": TriageOptions().identity()}
     there = store.known(keys, head)
     known = set() if there is None else set(there["case"])
-    for case in islice(wrong_choices(model, tasks), options.cases):
+    for case in islice(cases, options.cases):
         if case.id not in known:
             start = time.process_time()
             (row,) = triage_batch(model, [case], asked)
             seconds = time.process_time() - start
             store.add(keys, head, {"model": options.model} | measured(case, row, seconds))
             print(f"{case.id}: {row.fate} {row.verdict} {seconds:.1f} s", flush=True)
+
+
+def _asked(options: argparse.Namespace) -> tuple[Any, Iterator[Case]]:
+    """The model, and its failures."""
+    if options.model == DEMO:
+        return load_demo_model(device="cpu"), demo_failures()
+    model = load_model(options.model, device="cpu")
+    names = [*TASKS, *(f"BLiMP {name}" for name in BLIMP if options.data.exists())]
+    tasks = {task: prompts(task, [model.tokenizer], options.data)["development"] for task in names}
+    return model, wrong_choices(model, tasks)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from benchmarks.choice_failures import every_table, measured, wrong_choices
+from benchmarks.choice_failures import demo_failures, every_table, measured, wrong_choices
 from benchmarks.evidence.tasks import Prompt
 from lrp_lens.demo import demo_cases, load_demo_model
 from lrp_lens.failures.triage.batch import triage_batch
@@ -30,15 +30,29 @@ def test_failures_of_each_task_come_in_turn_and_are_triaged_as_choices() -> None
     assert str(wrong.prompt) not in str(told)
 
 
+def test_failures_of_the_demo_model_are_asked_as_such_choices() -> None:
+    """Of each suite one, then of each the next: forty are of every suite."""
+    found, every = list(demo_failures()), demo_cases()
+    suites = list(dict.fromkeys(one.suite for one in every))
+    assert [one.suite for one in found[: 2 * len(suites)]] == 2 * suites and len(found) == len(every)
+    assert len({one.id for one in found}) == len(found)
+    wrong = next(one for one in every if one.suite == suites[1])
+    assert (found[1].prompt, found[1].choices) == (wrong.prompt, (wrong.contrast, wrong.target))
+    assert (found[1].right, found[1].chosen, found[1].decided) == (0, 1, False)
+
+
 def test_tables_say_what_rows_say() -> None:
-    key = {"task": "t", "tokens": 9, "pattern": "both", "stable": True, "repaired": False}
+    key = {"model": "m", "task": "t", "tokens": 9, "pattern": "both", "stable": True, "repaired": False}
     rows = pd.DataFrame(
         [
+            key | {"model": "demo", "task": "u", "verdict": "graph", "seconds": 3.0},
             key | {"verdict": "input", "seconds": 6.0},
             key | {"verdict": "none", "seconds": 12.0, "stable": False},
         ]
     )
     told = every_table(rows)
-    assert "| 2 | 9 | 9.0 | 11.4 | 12.0 | 15.0 |" in told
-    assert "| t | 1 | 0 | 1 | 0 |" in told and "| both | 2 |" in told
-    assert "| verdict stable | 0.50 [" in told
+    assert "| m | 2 | 9 | 9.0 | 11.4 | 12.0 | 0.3 | 15.0 |" in told
+    assert "| demo | 1 | 9 | 3.0 | 3.0 | 3.0 | 0.1 | 5.0 |" in told
+    demo, own = told.split("## Verdicts, ")[1:]
+    assert "| u | 0 | 1 | 0 | 0 |" in demo and "| t |" not in demo
+    assert "| t | 1 | 0 | 1 | 0 |" in own and "| both | 2 |" in own and "| verdict stable | 0.50 [" in own

@@ -43,7 +43,7 @@ def test_the_page_shows_the_tables() -> None:
     made = "\n".join((RESULTS / folder / "tables.md").read_text(encoding="utf-8") for folder in MADE)
     assert len(shown) > 30 and set(shown) <= set(made.splitlines())
     held = page.partition("## Results")[2]
-    for title in ("Coverage", "Goals, stated before the run", "Precision@k on all failures", "Cost"):
+    for title in ("Coverage", "Goals, stated before the run", "Precision@k on all failures, smollm2", "Cost"):
         (table,) = re.findall(rf"^## {re.escape(title)}\n\n(.*?)\n(?:\n|\Z)", made, re.DOTALL | re.MULTILINE)
         assert table in held, title
 
@@ -59,6 +59,7 @@ def test_readme_says_what_came_out() -> None:
         late = int((own["search_seconds"] > decisions.SECONDS).sum())
         assert f"{late} of {len(own)} at {task}" in said
     pairs = rows("minimal_pairs")
+    pairs = pairs[pairs["model"] == "smollm2"]
     ranked = {
         name: pairs[f"{name}@1"].mean() for name in ("RELP_FROZEN_PATTERN", "leave-one-out", "GRADIENT")
     }
@@ -66,6 +67,9 @@ def test_readme_says_what_came_out() -> None:
     assert f"{told}, chance {100 * pairs['evidence chance'].mean():.0f} %" in said
     assert f"{len(pairs)} of SmolLM2's failures at BLiMP" in said
     wrong = rows("choice_failures")
+    demo, wrong = wrong[wrong["model"] == "demo"], wrong[wrong["model"] == "smollm2"]
+    assert len(demo) >= 40 and demo["seconds"].sum() <= 300
+    assert f"{len(demo)} of the demo model take {demo['seconds'].sum() / 60:.1f} minutes" in said
     counts = wrong["verdict"].value_counts()
     shares = ", ".join(f"{counts[name]} {name}" for name in ("input", "graph", "none"))
     assert f"{len(wrong)} wrong choices through triage: {shares}" in said

@@ -36,7 +36,7 @@ from lrp_lens.ops.live_bytes import Counter
 from lrp_lens.rules import as_rule_set
 from lrp_lens.run import blocks
 from lrp_lens.run.blocks import BlockRun
-from lrp_lens.run.estimate import ALLOCATOR, Need
+from lrp_lens.run.estimate import ALLOCATOR, KERNELS, Need
 from tests import zoo
 from tests.test_own_rules import MUTE
 
@@ -229,7 +229,7 @@ def test_freed_memory_is_given_back(build: Callable[[str], Any], monkeypatch: py
     devices: list[Any] = []
     monkeypatch.setattr(blocks, "give_back", devices.append)
     for large, times in ((2**20, 0), (1, zoo.N_LAYERS)):
-        monkeypatch.setattr(blocks, "_LARGE", large)
+        monkeypatch.setattr(blocks, "GIVEN_BACK_FROM", large)
         run_with_relevance(build("gpt2"), zoo.prompt_tokens(1, 7), METRIC, memory="low")
         assert devices == [torch.device("cpu")] * times
 
@@ -274,9 +274,28 @@ def test_one_blocks_graph_is_held(host: str) -> None:
 
 
 def of_tensors(need: Need) -> int:
-    """The peak without what an allocator keeps between tensors, which are all that is counted."""
-    assert need.parts[ALLOCATOR] == pytest.approx(0.4 * (need.peak - need.parts[ALLOCATOR]), abs=1)
-    return need.peak - need.parts[ALLOCATOR]
+    """The peak without what an allocator keeps between tensors and kernels use: tensors are all that is counted."""
+    tensors = need.peak - need.parts[ALLOCATOR] - need.parts[KERNELS]
+    assert need.parts[ALLOCATOR] == pytest.approx(0.4 * tensors, abs=1)
+    assert need.parts[KERNELS] == min(25_000_000, tensors // 2)
+    return tensors
+
+
+def test_an_estimate_of_short_prompts_has_what_blocks_leave_in_pieces(
+    build: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between blocks whose memory is used again and those that give it back; in full no block frees anything."""
+    model = build("llama")
+    before = estimate(model, 20)
+    monkeypatch.setattr("lrp_lens.run.estimate._PIECES_FROM", 1)
+    short = estimate(model, 20)
+    tensors = of_tensors(before.low)
+    assert short.full == before.full and short.low.parts[KERNELS] == 0
+    assert short.low.parts[ALLOCATOR] == pytest.approx(
+        2.0 * tensors, abs=1
+    ) and short.low.peak == pytest.approx(3.0 * tensors, abs=1)
+    monkeypatch.setattr("lrp_lens.run.estimate.GIVEN_BACK_FROM", 1)
+    assert estimate(model, 20).low == before.low
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])

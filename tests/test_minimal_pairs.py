@@ -145,6 +145,7 @@ def test_tables_say_what_rows_say() -> None:
             key | {"paradigm": "p", "gap": 2.0, "RELP@1": 1.0, "ablation regression@1": 1.0},
             key | {"paradigm": "p", "gap": 0.5, "RELP@1": 0.0},
             key | {"paradigm": "q", "gap": 0.5, "RELP@1": 1.0, "evidence chance": 0.2},
+            key | {"model": "n", "paradigm": "q", "gap": 0.5, "RELP@1": 0.0, "ablation regression@1": 0.0},
         ]
     )
     for name in ("RELP", "ablation regression"):
@@ -152,9 +153,10 @@ def test_tables_say_what_rows_say() -> None:
             found[column] = found[f"{name}@1"]
     parts = {one.partition("\n")[0]: one for one in every_table(found).split("## ")[1:]}
     assert "| m | p | 9 | 2 | 1 |" in parts["Failures"] and "| m | q | 9 | 1 | 0 |" in parts["Failures"]
-    every = parts["Precision@k on all failures"]
+    every = parts["Precision@k on all failures, m"]
     assert "| RELP | 0.67 [" in every and "of 3" in every and "ablation" not in every
     assert "| chance | 0.40 [" in every
-    few = next(own for name, own in parts.items() if "every baseline" in name)
+    assert "| RELP | 0.00 [" in parts["Precision@k on all failures, n"]  # each model by itself
+    few = parts["Precision@k on the failures that every baseline was measured on, m"]
     assert "| ablation regression | 1.00" in few and "of 1" in few
-    assert "| p | 2 | 0.50 | 1.00 | 0.50 |" in parts["Precision@1 by paradigm"]
+    assert "| p | 2 | 0.50 | 1.00 | 0.50 |" in parts["Precision@1 by paradigm, m"]

@@ -11,14 +11,15 @@ _DEAR = {one.name for one in COSTLY}
 
 
 def every_table(rows: pd.DataFrame) -> str:
-    """All tables of a run."""
-    few = rows.dropna(subset=[f"{name}@1" for name in _DEAR if f"{name}@1" in rows])
-    made = {
-        "Failures": failures(rows),
-        "Precision@k on all failures": precision(rows.drop(columns=_columns(rows, _DEAR))),
-        "Precision@k on the failures that every baseline was measured on": precision(few),
-        "Precision@1 by paradigm": by_paradigm(rows),
-    }
+    """All tables of the runs, of each model its own."""
+    made = {"Failures": failures(rows)}
+    for model, own in rows.groupby("model", sort=False):
+        few = own.dropna(subset=[f"{name}@1" for name in _DEAR if f"{name}@1" in own])
+        made |= {
+            f"Precision@k on all failures, {model}": precision(own.drop(columns=_columns(own, _DEAR))),
+            f"Precision@k on the failures that every baseline was measured on, {model}": precision(few),
+            f"Precision@1 by paradigm, {model}": by_paradigm(own),
+        }
     return "\n\n".join(f"## {title}\n\n{table}" for title, table in made.items())
 
 
@@ -49,7 +50,7 @@ def precision(rows: pd.DataFrame) -> str:
 
 
 def by_paradigm(rows: pd.DataFrame) -> str:
-    """Precision@1 of each method in each paradigm, over both models."""
+    """Precision@1 of each method in each paradigm, of one model."""
     names = methods(rows.columns)
     lines = []
     for paradigm, own in rows.groupby("paradigm", sort=False):

@@ -56,9 +56,18 @@ def read(owner: Any, name: str, parts: Iterable[nn.Module] | None = None) -> Ten
         owner: the module.
         name: the attribute.
         parts: its modules, where the caller knows those that are offloaded; by default all are looked at.
+
+    Raises:
+        SiteError: TransformerBridge does not read it, as it is quantised.
     """
     with weights_present(modules_of(owner) if parts is None else parts):
-        value = getattr(owner, name, None)
+        try:
+            value = getattr(owner, name, None)
+        except NotImplementedError as error:
+            raise SiteError(
+                f"{name} is read as floating point numbers; that of {type(owner).__name__} is quantised: {error} "
+                "Passes, views and the ledger work; for this load unquantised weights (dtype=torch.bfloat16)."
+            ) from error
         return value.detach() if isinstance(value, Tensor) else None
 
 

@@ -6,7 +6,7 @@
 2. A long prompt's attention is formed in blocks of rows in low memory (`run.by_rows`).  Counted are passes of four
    blocks: what grows there with n² grows with 4 · n · rows.
 
-Not counted is what a kernel allocates and frees within one operation.
+Not counted is what a kernel allocates and frees within one operation (`run.estimate` adds it).
 """
 
 import weakref

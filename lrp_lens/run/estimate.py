@@ -3,10 +3,9 @@
 1. Short passes of either kind are counted (`run.counting`).
 2. What they say of a long one is split by what holds it: logits, inputs of the blocks, graph and temporaries; offloaded
    weights are among these while they are in the graph.
-3. A process holds more than its tensors: what the allocator of a CPU keeps between them is a share of these, measured
-   (`python -m benchmarks scaling` sets estimates beside peaks).
-
-Not counted is what a kernel allocates and frees within one operation.
+3. A process holds more than its tensors.  On a CPU its allocator keeps what lies between them: a share of these, larger
+   in low memory for prompts so short that blocks give nothing back; and kernels work in memory of their own, which
+   hardly grows.  Both are measured (`python -m benchmarks scaling` sets estimates beside peaks).
 """
 
 from dataclasses import dataclass
@@ -22,14 +21,21 @@ from lrp_lens.hosts.scope import modules_of
 from lrp_lens.hosts.sites import Sites
 from lrp_lens.markup import Html, told
 from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
+from lrp_lens.run.blocks import GIVEN_BACK_FROM
 from lrp_lens.run.by_rows import rows_of_a_block
 from lrp_lens.run.counting import BLOCKS, Way, count
 from lrp_lens.run.recording import NamesFilter, Wanted
 
 WAYS: tuple[Way, ...] = ("full", "low")
 ALLOCATOR = "kept by the allocator"
-_KEPT_BY_ALLOCATOR = 0.4
-"""Of the bytes that tensors hold at the peak, on a CPU."""
+KERNELS = "scratch of the kernels"
+_KEPT_BY_ALLOCATOR, _KEPT_IN_PIECES = 0.4, 2.0
+"""Of the bytes that tensors hold at the peak, on a CPU; in low memory where blocks do not give back what they freed."""
+_PIECES_FROM = 2**16
+"""Bytes of a block's input; what smaller blocks free is used again."""
+_OF_KERNELS = 25_000_000
+"""Bytes at most, on a CPU, where tensors are many times as large; of blocks that give nothing back they are among the
+pieces."""
 _GIGA = 1e9
 
 
@@ -166,9 +172,13 @@ def needed(
     square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
     peak = counted.alive.at(n_tokens, batch, square)
     parts["graph, gradients, temporaries"] = peak - sum(parts.values())
-    parts[ALLOCATOR] = round(_KEPT_BY_ALLOCATOR * peak) if device_of(model).type == "cpu" else 0
+    if device_of(model).type == "cpu":
+        block_input = batch * n_tokens * int(model.cfg.d_model) * size
+        in_pieces = way == "low" and _PIECES_FROM <= block_input < GIVEN_BACK_FROM
+        parts[ALLOCATOR] = round((_KEPT_IN_PIECES if in_pieces else _KEPT_BY_ALLOCATOR) * peak)
+        parts[KERNELS] = 0 if in_pieces else min(_OF_KERNELS, peak // 2)
     kept, flops = counted.kept.at(n_tokens, batch), counted.flops.at(n_tokens, batch)
-    return Need(peak + parts[ALLOCATOR], parts, kept, flops)
+    return Need(sum(parts.values()), parts, kept, flops)
 
 
 def weights(model: Any, elsewhere: bool = False) -> int:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from lrp_lens.hosts import resolve
 from lrp_lens.hosts.offload import named_weights
 from lrp_lens.hosts.scope import functions_attached
+from lrp_lens.hosts.weights import scales
 
 _SAMPLED = 4096
 _TOGETHER = 1 << 22
@@ -122,7 +124,7 @@ def _code(kind: type) -> dict[str, Any]:
 
 def _weights(module: nn.Module) -> str:
     total = hashlib.blake2b(digest_size=16)
-    for name, one in named_weights(module):
+    for name, one in chain(named_weights(module), scales(module)):
         total.update(f"{name} {tuple(one.shape)} {one.dtype} {_values(one)}\n".encode())
     return total.hexdigest()
 

@@ -6,11 +6,12 @@
 2. The control of each is run at one size, the first at which the event happens, or the largest: as many other tokens;
    as many other heads and as many other MLPs, as many of them at the position of the decision; the same edges of other
    heads in the layer.
+3. Whatever two rule sets ask for alike, of one replacement, is run once (`Readings`).
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from lrp_lens.failures.verification.criterion import CaseVerdict, Criterion
 from lrp_lens.failures.verification.edits import AttentionEdge, Edit, Place
 from lrp_lens.failures.verification.outcomes import Variant
 from lrp_lens.failures.verification.readings import Readings
+from lrp_lens.masking.replacement import Replacement
 from lrp_lens.progress import progress_bar
 
 PLACES: tuple[int, ...] = (1, 2, 4, 8)
@@ -70,12 +72,12 @@ class Plan:
     """Random draws of each control."""
     seed: int = 0
     progress: bool | None = None
+    _readings: dict[str, Readings] = field(default_factory=dict, repr=False)
+    """Replacement → its runs so far."""
 
     def checks(self, blamed: Blame, replacement: str, thorough: bool) -> Checks:
         """The checks of what was blamed."""
-        made, rows = self.asked.replacement(replacement, self.seed)
-        silence = blamed.means if replacement == "mean" else {}
-        readings = Readings(self.asked, rows, self.factor, silence, self.seed)
+        made, readings = self._runs(blamed, replacement)
         positions = self.asked.maskable
         steps = range(1, self.top_k + 1)
         supporters, opponents = (blamed.supporters(positions, self.top_k, sign) for sign in (1, -1))
@@ -87,6 +89,15 @@ class Plan:
             found = found._replace(silence=self._check("silence", readings, top, self.sizes, every, thorough))
             found = self._with_cut(found, readings, blamed, thorough)
         return found
+
+    def _runs(self, blamed: Blame, replacement: str) -> tuple[Replacement, Readings]:
+        """Under one replacement; those of other rules, if they silence the same parts (to the same values)."""
+        made, rows = self.asked.replacement(replacement, self.seed)
+        silence = blamed.means if replacement == "mean" else {}
+        known = self._readings.get(replacement)
+        if known is None or known.silence.keys() != silence.keys():
+            known = self._readings[replacement] = Readings(self.asked, rows, self.factor, silence, self.seed)
+        return made, known
 
     def _with_cut(self, found: Checks, readings: Readings, blamed: Blame, thorough: bool) -> Checks:
         """With the check of attention edges, or the reason why there is none."""
