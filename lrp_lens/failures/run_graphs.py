@@ -78,9 +78,8 @@ def mean_composition(folder: Path, cases: Set[str]) -> View:
             f"A composition is that of the graphs that a run keeps; {fspath(folder)!r} has none of the compared cases. "
             "Triage with graph=True."
         )
-    notes = (f"mean of {count} case{'s' * (count > 1)}",) + (
-        f"{others} of other layers or parts are left out",
-    ) * bool(others)
+    left_out = f"{others} of other layers or parts are left out"
+    notes = (f"mean of {count} case{'s' * (count > 1)}", *[left_out] * bool(others))
     name = "composition of the prediction token"
     return View(total / count, first.dims, first.labels, name, first.units, notes=notes)
 
