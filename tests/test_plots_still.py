@@ -76,6 +76,10 @@ DRAWN: dict[str, Callable[[], go.Figure]] = {
     "plot_profile_steps": lambda: plots.plot_profile_steps(view("layer")),
     "plot_run_means": lambda: plots.plot_run_means(RUN_MEANS, units="logits"),
     "plot_run_profiles": lambda: plots.plot_run_profiles({"a": view("batch", "layer")}),
+    "plot_gap_pairs": lambda: plots.plot_gap_pairs(pd.DataFrame({"a": [2.0, 1.0], "<b>": [-1.0, 3.0]})),
+    "plot_scores": lambda: plots.plot_scores(
+        pd.DataFrame({"example": ["p", "q"], "PC1": ROW, "PC2": -ROW}), ["a", "b"], [0.75, 0.25]
+    ),
     "plot_segments": lambda: plots.plot_segments(view("segment")),
     "plot_sources": lambda: plots.plot_sources(view("layer", "head", "position")),
     "plot_transitions": lambda: plots.plot_transitions(TRANSITIONS),

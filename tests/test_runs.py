@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lrp_lens import ATTN_LRP, CP_LRP, AttributionGraph, LogitDiff, attribution_graph, load_demo_model
+from lrp_lens.attribution_graphs.arrays import composition
 from lrp_lens.cli import app
 from lrp_lens.errors import InputError
 from lrp_lens.failures import run_graphs
@@ -20,7 +21,7 @@ from tests.triage_rows import write_folder
 
 EVIL = "<img src=x onerror=window.broken=1>\u202e"
 PROMPT = "mary and john went to the park . john gave the key to"
-NOTHING = {"explanation": "", "segment_shares": ""}
+NOTHING = {"explanation": "", "segment_shares": "", "segment_relevance": ""}
 
 
 def row(number: int, verdict: str, gap: float, profile: list[float], **changes: object) -> TriageRow:
@@ -36,6 +37,7 @@ def row(number: int, verdict: str, gap: float, profile: list[float], **changes: 
         pattern="neither",
         metric_value=gap,
         segment_shares=written({"question": gap / 10, "rest": 1 - gap / 10}),
+        segment_relevance=written({"question": -gap, "rest": 2 * gap}),
         case=written({"prompt": f"prompt {number}"}),
         explanation=written({"views": {"layers": layers}}),
     )
@@ -157,6 +159,27 @@ def test_graph_changes_are_the_differences_of_the_nodes(
             found.graph_difference(case)
 
 
+def test_compositions_are_means_over_a_runs_graphs(
+    tmp_path: Path, graphs: dict[str, AttributionGraph]
+) -> None:
+    """Of the graphs that rows keep, which are connected to the answer."""
+    runs = {"one": ("a", "a"), "two": ("a", "longer"), "mixed": ("a", "other rules")}
+    kept = {name: graph.subgraph() for name, graph in graphs.items()}
+    kept["other rules"] = replace(
+        kept["a"], sink_kinds=tuple(f"another {one}" for one in kept["a"].sink_kinds)
+    )
+    found = compare_runs(*graph_folders(tmp_path, kept, **runs))
+    alone = {name: composition(graph) for name, graph in kept.items()}
+    assert found.composition().labels == alone["a"].labels
+    np.testing.assert_allclose(found.composition("one").values, alone["a"].values)
+    both = (alone["a"].values + alone["longer"].values) / 2
+    np.testing.assert_allclose(found.composition("two").values, both)
+    assert found.composition("two").notes == ("mean of 2 cases",)
+    mixed = found.composition("mixed")
+    np.testing.assert_allclose(mixed.values, alone["a"].values)
+    assert mixed.notes == ("mean of 1 case", "1 of other layers or parts are left out")
+
+
 def test_profiles_clusters_and_directions(found: RunComparison) -> None:
     assert found.profiles["small"].values.tolist() == [[0, 0.5, 1], [0.25, 0, -1], [1, 1, 0.5]]
     together = found.all_profiles()
@@ -179,8 +202,12 @@ def test_models_of_different_depth_have_profiles_of_their_own(
     assert found.n_cases == 1 and found.plot("profiles").data[1].x.tolist() == pytest.approx(
         [0, 1 / 3, 2 / 3, 1]
     )
-    with pytest.raises(InputError, match=r"received \{'3 layers': 3, '4 layers': 4\}"):
-        found.clusters(1)
+    for asked in (lambda: found.clusters(1), lambda: found.plot("steps"), lambda: found.plot("directions")):
+        with pytest.raises(InputError, match=r"received \{'3 layers': 3, '4 layers': 4\}"):
+            asked()
+    with pytest.raises(InputError, match=r"keeps; .* has none of the compared cases"):
+        found.composition()
+    found.save(tmp_path / "page.html")  # without the figures that there is not enough for
 
 
 def test_runs_that_cannot_be_compared(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -201,6 +228,20 @@ def test_figures_hold_the_tables_numbers(found: RunComparison, unchecked: None) 
     assert [bar.y[0] for bar in found.plot("gaps").data] == found.gaps()["mean"].tolist()
     assert found.plot("segments").data[1].text == ("question", "rest")
     assert found.plot().data[0].z.sum() == 3
+    signed = found.segment_relevance().set_index(["run", "segment"])["mean"]
+    assert signed["small", "question"] == -2 and signed["large", "rest"] == 6  # of gaps 1, 2, 3 and of 2, 4
+    assert found.plot("relevance").data[0].y.tolist() == [-2, 4]
+    pairs = found.plot("pairs").data
+    assert list(pairs[0].x) == [1, 2, 3] and list(pairs[0].y) == [2, 4, 0.5] and pairs[0].text[2] == "case 2"
+    assert list(pairs[1].x) == list(pairs[1].y) == [0, 4]
+    scores = found.principal_components(2).scores
+    drawn = found.plot("directions").data
+    assert [one.name for one in drawn] == ["small", "large"] and list(drawn[1].x) == scores["PC1"][
+        3:
+    ].tolist()
+    assert sum(len(one.x) for one in found.plot("clusters").data) == 3 * 3  # three groups, three boundaries
+    steps = found.plot("steps")
+    assert steps.data[0].customdata[0].tolist() == pytest.approx([1 / 12, -1 / 3])  # of (5/12, 1/2, 1/6)
     with pytest.raises(InputError, match="received 'colours'"):
         found.plot("colours")  # type: ignore[arg-type]
 
@@ -225,7 +266,7 @@ def test_the_command_and_the_page(
     with browser() as running:
         for size in (DESKTOP, PHONE):
             with opened(running, page, size) as (tab, errors):
-                assert tab.locator(".figure .main-svg").count() >= 5 and errors == []
+                assert tab.locator(".figure .main-svg").count() >= 10 and errors == []
                 for one in tab.query_selector_all("details"):
                     one.evaluate("(details) => details.open = true")
                 assert sticks_out(tab) == [] and cut_off(tab) == []

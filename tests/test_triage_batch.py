@@ -56,6 +56,9 @@ def test_a_row_says_what_explain_and_verify_say(model: Any, explained: TriageRow
     shares, spans = json.loads(explained.segment_shares), WRONG.segments["evidence"]
     named = sum(magnitude[start:stop].sum() for start, stop in spans)
     assert shares["evidence"] == pytest.approx(named / magnitude[1:].sum())
+    signed = json.loads(explained.segment_relevance)["evidence"]
+    assert signed == pytest.approx(sum(explanation.tokens.values[start:stop].sum() for start, stop in spans))
+    assert abs(signed) < named  # some of its tokens speak against the others
 
 
 def test_the_graph_comes_back_and_explains_the_same_number(explained: TriageRow) -> None:

@@ -15,7 +15,8 @@ FULL = TriageRow(
     id=HOSTILE, number=7, fate="explained", file="a/b.jsonl", line=3, suite="gsm8k", way="pivot", checked=True,
     target=" 5", contrast=" 4", position="12", gap=1.25, metric_value=1.250001, target_rank=1, contrast_rank=2,
     verdict="input", pattern="both", confidence=0.9, stable=False, flipped=1, random_share=0.05, repair="hide 'x'",
-    n_tokens=40, bos_share=0.5, segment_shares=written({HOSTILE: 0.5}), forwarded=900, seconds='{"views": 0.1}',
+    n_tokens=40, bos_share=0.5, segment_shares=written({HOSTILE: 0.5}), segment_relevance=written({HOSTILE: -0.5}),
+    forwarded=900, seconds='{"views": 0.1}',
     seconds_total=0.1, rules="AttnLRP", content="ab", case=written({"prompt": HOSTILE}), decision="{}",
     explanation=written({"seconds": {"views": 0.1}, "metric": HOSTILE}), verification="{}", graph=b"\x00\xff",
 )  # fmt: skip

@@ -4,6 +4,7 @@
    kept.
 2. Graphs of the same boundaries and number of tokens are subtracted (`graph_difference`); others are named with the
    reason.
+3. What the prediction token's relevance consists of (`composition`) is averaged over the graphs of a run.
 """
 
 from collections.abc import Iterator, Set
@@ -15,9 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrp_lens.attribution_graphs.arrays import AttributionGraph, GraphDifference, graph_difference
+from lrp_lens.attribution_graphs.arrays import (
+    AttributionGraph,
+    GraphDifference,
+    composition,
+    graph_difference,
+)
 from lrp_lens.errors import InputError
 from lrp_lens.failures.triage.load import load_triage
+from lrp_lens.views import View
 from lrp_lens.views.table import table_of
 
 _TOGETHER = 256
@@ -50,6 +57,31 @@ def difference_of(case: str, first: Path, second: Path) -> GraphDifference:
                 "graph=True, and see the row's reason."
             )
     return graph_difference(found[0][case], found[1][case])
+
+
+def mean_composition(folder: Path, cases: Set[str]) -> View:
+    """See RunComparison.composition.
+
+    Args:
+        folder: of the run.
+        cases: ids of those that are compared.
+    """
+    first: View | None = None
+    total, count, others = np.zeros(()), 0, 0
+    for _, graph in _graphs(folder, cases):
+        one = composition(graph)
+        first = first or one
+        same = one.labels == first.labels
+        total, count, others = (total + one.values, count + 1, others) if same else (total, count, others + 1)
+    if first is None:
+        raise InputError(
+            f"A composition is that of the graphs that a run keeps; {fspath(folder)!r} has none of the compared cases. "
+            "Triage with graph=True."
+        )
+    left_out = f"{others} of other layers or parts are left out"
+    notes = (f"mean of {count} case{'s' * (count > 1)}", *[left_out] * bool(others))
+    name = "composition of the prediction token"
+    return View(total / count, first.dims, first.labels, name, first.units, notes=notes)
 
 
 def _graphs(folder: Path, cases: Set[str]) -> Iterator[tuple[str, AttributionGraph]]:

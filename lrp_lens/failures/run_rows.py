@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lrp_lens.errors import InputError
 from lrp_lens.failures.triage.load import load_triage
 from lrp_lens.failures.triage.row import TriageRow
 from lrp_lens.files import AnyPath
@@ -28,6 +29,8 @@ class Held:
     target: str
     contrast: str
     shares: dict[str, float]
+    relevances: dict[str, float]
+    """ΣR of each segment; empty in rows of versions that did not keep it."""
     layers: tuple[str, ...]
     """Of the profile; empty where the case was not explained."""
     profile: tuple[float, ...]
@@ -49,6 +52,7 @@ def _held(row: TriageRow) -> Held:
         target=row.target,
         contrast=row.contrast,
         shares=json.loads(row.segment_shares) if row.segment_shares else {},
+        relevances=json.loads(row.segment_relevance) if row.segment_relevance else {},
         layers=layers,
         profile=profile,
     )
@@ -74,3 +78,18 @@ def profiles_of(held: Sequence[tuple[str, str, Held]]) -> dict[str, View]:
                 values, ("batch", "layer"), labels, f"profiles of {run}", "fraction of max |R|"
             )
     return profiles
+
+
+def together(profiles: Mapping[str, View]) -> View:
+    """The profiles of all runs in one matrix; see RunComparison.all_profiles."""
+    layers = {view.axis_labels("layer") for view in profiles.values()}
+    if len(layers) != 1:
+        depths = {run: view.shape[1] for run, view in profiles.items()}
+        raise InputError(
+            f"Profiles stand in one matrix where runs have the same layers; received {depths or 'no profiles'} "
+            "(layers of each run). Compare `profiles[run]` one by one."
+        )
+    names = tuple(f"{run}: {case}" for run, view in profiles.items() for case in view.axis_labels("batch"))
+    values = np.concatenate([view.values for view in profiles.values()])
+    labels = {"batch": names, "layer": layers.pop()}
+    return View(values, ("batch", "layer"), labels, "relevance profiles", "fraction of max |R|")

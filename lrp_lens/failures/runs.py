@@ -25,8 +25,8 @@ from lrp_lens.attribution_graphs.arrays.clusters import (
 )
 from lrp_lens.characters import shown
 from lrp_lens.errors import InputError
-from lrp_lens.failures.run_graphs import difference_of, graph_changes
-from lrp_lens.failures.run_rows import profiles_of, rows_of
+from lrp_lens.failures.run_graphs import difference_of, graph_changes, mean_composition
+from lrp_lens.failures.run_rows import profiles_of, rows_of, together
 from lrp_lens.failures.triage.row import FATES
 from lrp_lens.failures.verification.criterion import CaseVerdict
 from lrp_lens.files import AnyPath
@@ -35,7 +35,9 @@ from lrp_lens.views import View
 from lrp_lens.views.statistics.intervals import mean_interval, paired_differences
 from lrp_lens.views.table import table_of
 
-Figure = Literal["gaps", "segments", "profiles", "verdicts"]
+Figure = Literal[
+    "verdicts", "gaps", "pairs", "segments", "relevance", "profiles", "clusters", "directions", "steps",
+]  # fmt: skip
 _NAN = float("nan")
 _OUTCOMES = (*(str(one) for one in CaseVerdict), *FATES)
 
@@ -50,7 +52,8 @@ class RunComparison:
     """One row per case and run: case, run, outcome (the verdict, or the fate of a case that was not explained),
     pattern, gap (logits), target, contrast."""
     segments: pd.DataFrame
-    """One row per case, run and segment: case, run, segment, share (of Σ|R| without special tokens)."""
+    """One row per case, run and segment: case, run, segment, share (of Σ|R| without special tokens), relevance (ΣR in
+    logits; NaN where a row does not say it)."""
     profiles: Mapping[str, View]
     """Run → the profiles of its explained cases, dims (batch, layer), the largest |R| of each being 1; batch is the
     case.  A run that explained none has no entry."""
@@ -83,11 +86,18 @@ class RunComparison:
 
     def segment_shares(self, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
         """Mean share of each segment in each run: run, segment, mean, low, high, n (95 % bootstrap)."""
+        return self._by_segment("share", resamples, seed)
+
+    def segment_relevance(self, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+        """Mean ΣR of each segment in each run, towards the wrong token: the columns of `segment_shares`, in logits."""
+        return self._by_segment("relevance", resamples, seed)
+
+    def _by_segment(self, column: str, resamples: int, seed: int) -> pd.DataFrame:
         rows = [
             (
                 run,
                 segment,
-                *mean_interval(some["share"].to_numpy(dtype=np.float64), resamples=resamples, seed=seed),
+                *mean_interval(some[column].to_numpy(dtype=np.float64), resamples=resamples, seed=seed),
             )
             for (run, segment), some in self.segments.groupby(["run", "segment"], sort=False)
         ]
@@ -131,6 +141,22 @@ class RunComparison:
         before, after = (self.folders[self.runs.index(run)] for run in self._pair(first, second))
         return graph_changes(before, after, set(self.cases["case"]))
 
+    def composition(self, run: str | None = None) -> View:
+        """What the prediction token's relevance consists of through the layers, mean over the cases of one run.
+
+        Args:
+            run: which; None takes the first.
+
+        Returns:
+            Dims (layer, component), as `lrp_lens.attribution_graphs.arrays.composition`.
+
+        Raises:
+            InputError: no such run, or one that keeps no graph.
+        """
+        return mean_composition(
+            self.folders[self.runs.index(self._pair(run, None)[0])], set(self.cases["case"])
+        )
+
     def graph_difference(
         self, case: str, first: str | None = None, second: str | None = None
     ) -> GraphDifference:
@@ -164,21 +190,7 @@ class RunComparison:
         Raises:
             InputError: no profile, or runs of models with different layers; those are compared one by one.
         """
-        layers = {view.axis_labels("layer") for view in self.profiles.values()}
-        if len(layers) != 1:
-            depths = {run: view.shape[1] for run, view in self.profiles.items()}
-            raise InputError(
-                f"Profiles stand in one matrix where runs have the same layers; received {depths or 'no profiles'} "
-                "(layers of each run). Compare `profiles[run]` one by one."
-            )
-        names = tuple(
-            f"{run}: {case}" for run, view in self.profiles.items() for case in view.axis_labels("batch")
-        )
-        values = np.concatenate([view.values for view in self.profiles.values()])
-        units = "fraction of max |R|"
-        return View(
-            values, ("batch", "layer"), {"batch": names, "layer": layers.pop()}, "relevance profiles", units
-        )
+        return together(self.profiles)
 
     def clusters(self, clusters: int = 3, *, seed: int = 0) -> ProfileClusters:
         """k-means of all profiles; see `cluster_profiles`."""
@@ -189,7 +201,9 @@ class RunComparison:
         return principal_components(self.all_profiles(), components)
 
     def plot(self, what: Figure = "verdicts") -> Any:
-        """A figure: "verdicts" (first run against last), "gaps", "segments" or "profiles" (mean of each run).
+        """A figure: "verdicts" (first run against last); "gaps" (means) or "pairs" (each case, against the first run);
+        "segments" (shares of Σ|R|) or "relevance" (ΣR of segments); "profiles" (mean of each run), "clusters",
+        "directions" (two principal components) or "steps" (where the mean profiles move most).
 
         Raises:
             InputError: another word, or nothing to draw.
@@ -255,14 +269,17 @@ def compare_runs(*folders: AnyPath, names: Sequence[str] | None = None) -> RunCo
     held = [(run, case, own[case]) for run, own in zip(called, found, strict=True) for case in common]
     columns = ("outcome", "pattern", "gap", "target", "contrast")
     cases = {"case": [case for _, case, _ in held], "run": [run for run, _, _ in held]}
-    shares = [(case, run, segment, share) for run, case, one in held for segment, share in one.shares.items()]
+    shares = [
+        (case, run, segment, share, one.relevances.get(segment, _NAN))
+        for run, case, one in held
+        for segment, share in one.shares.items()
+    ]
+    names_of = ("case", "run", "segment", "share", "relevance")
     missing = {run: len(own) - len(common) for run, own in zip(called, found, strict=True)}
     return RunComparison(
         called,
         table_of(cases | {name: [getattr(one, name) for _, _, one in held] for name in columns}),
-        table_of(
-            {name: [row[i] for row in shares] for i, name in enumerate(("case", "run", "segment", "share"))}
-        ),
+        table_of({name: [row[i] for row in shares] for i, name in enumerate(names_of)}),
         profiles_of(held),
         tuple(Path(one) for one in folders),
         tuple(f"{run}: {count} of its cases are not in every run" for run, count in missing.items() if count),

@@ -26,6 +26,7 @@ from lrp_lens.plots.maps import plot_heads, plot_layers, plot_sources
 from lrp_lens.plots.masking import plot_masking
 from lrp_lens.plots.palette import Palette, legend_words, visible_token
 from lrp_lens.plots.profile_steps import plot_profile_steps
+from lrp_lens.plots.run_pairs import plot_gap_pairs, plot_scores
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.plots.tokens_html import token_heatmap_html
 from lrp_lens.plots.tokens_text import token_heatmap_text
@@ -44,6 +45,7 @@ __all__ = [
     "plot_facets",
     "plot_faithfulness",
     "plot_faithfulness_measure",
+    "plot_gap_pairs",
     "plot_graph",
     "plot_heads",
     "plot_layers",
@@ -52,6 +54,7 @@ __all__ = [
     "plot_profile_steps",
     "plot_run_means",
     "plot_run_profiles",
+    "plot_scores",
     "plot_segments",
     "plot_sources",
     "plot_transitions",

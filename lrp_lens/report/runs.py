@@ -1,6 +1,8 @@
 """The page and the figures of a comparison of runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -14,13 +16,19 @@ from lrp_lens.characters import signed
 from lrp_lens.errors import InputError
 from lrp_lens.files import require_writable, write_text
 from lrp_lens.markup import Cell, Html, render, table
+from lrp_lens.plots.graph_profiles import plot_composition
+from lrp_lens.plots.profile_steps import plot_profile_steps
+from lrp_lens.plots.run_pairs import plot_gap_pairs, plot_scores
 from lrp_lens.plots.runs import plot_run_means, plot_run_profiles, plot_transitions
 from lrp_lens.report.page import Section, figure_block, page_html
 
 if TYPE_CHECKING:
     from lrp_lens.failures.runs import RunComparison
+    from lrp_lens.views import View
 
 
+_CLUSTERS = 3
+"""Groups of profiles, as in arXiv 2604.17761, appendix I."""
 _GRAPHS = 20
 """Cases whose graphs are listed."""
 
@@ -33,9 +41,36 @@ def figure_of(comparison: "RunComparison", what: str) -> go.Figure:
         return plot_run_means(comparison.gaps(), units="mean logit gap, interval of 95 %")
     if what == "segments":
         return plot_run_means(comparison.segment_shares(), units="mean share of Σ|R|, interval of 95 %")
+    if what == "relevance":
+        means = comparison.segment_relevance().dropna(subset=["mean"])
+        return plot_run_means(means, units="mean ΣR in logits, interval of 95 %")
+    if what == "pairs":
+        gaps = comparison.cases.pivot(index="case", columns="run", values="gap")[list(comparison.runs)]
+        return plot_gap_pairs(gaps)
     if what == "profiles":
         return plot_run_profiles(dict(comparison.profiles))
-    raise InputError(f"A comparison draws 'verdicts', 'gaps', 'segments' or 'profiles'; received {what!r}.")
+    if what == "clusters":
+        different = len(np.unique(comparison.all_profiles().values, axis=0))
+        return comparison.clusters(min(_CLUSTERS, different)).plot()
+    if what == "directions":
+        found = comparison.principal_components(2)
+        runs = [run for run, view in comparison.profiles.items() for _ in view.values]
+        return plot_scores(found.scores, runs, found.explained_variance.tolist())
+    if what == "steps":
+        return plot_profile_steps(_mean_profiles(comparison))
+    raise InputError(
+        "A comparison draws 'verdicts', 'gaps', 'pairs', 'segments', 'relevance', 'profiles', 'clusters', "
+        f"'directions' or 'steps'; received {what!r}."
+    )
+
+
+def _mean_profiles(comparison: "RunComparison") -> "View":
+    """The mean profile of each run, dims (batch, layer); batch is the run."""
+    layers = comparison.all_profiles().labels["layer"]
+    runs, views = tuple(comparison.profiles), comparison.profiles.values()
+    values = np.stack([view.values.mean(axis=0) for view in views])
+    first = next(iter(views))
+    return replace(first, values=values, labels={"batch": runs, "layer": layers}, name="mean profiles")
 
 
 def write_comparison(comparison: "RunComparison", path: str | PathLike[str]) -> Path:
@@ -57,9 +92,16 @@ def comparison_html(comparison: "RunComparison") -> Html:
         )
         figures = {"segments": figure_of(comparison, "segments")}
         parts.append(_part("Which segments relevance falls on", words, figures, comparison.segment_shares()))
+    if len(comparison.segments) and comparison.segments["relevance"].notna().any():
+        words = (
+            "ΣR of each named part in logits, special tokens left out: mean over cases. Above 0 it speaks for the "
+            "wrong token, below for its contrast."
+        )
+        figures, rows = {"relevance": figure_of(comparison, "relevance")}, comparison.segment_relevance()
+        parts.append(_part("For which token segments speak", words, figures, rows))
     if comparison.profiles:
         parts.append(_profiles(comparison))
-    parts += _graphs(comparison)
+    parts += [*_compositions(comparison), *_graphs(comparison)]
     lead = render(
         "report/runs_lead.html",
         runs=comparison.runs,
@@ -105,7 +147,7 @@ def _gaps(comparison: "RunComparison") -> Section:
     words = "Logit of the wrong token minus logit of its contrast, mean over cases."
     if said:
         words += f" Case by case against {first}: {'; '.join(said)}."
-    return _part("How far the wrong token is ahead", words, {"gaps": figure_of(comparison, "gaps")}, rows)
+    return _part("How far the wrong token is ahead", words, _drawn(comparison, ("gaps", "pairs")), rows)
 
 
 def _profiles(comparison: "RunComparison") -> Section:
@@ -120,8 +162,36 @@ def _profiles(comparison: "RunComparison") -> Section:
         "Relevance of the residual stream at the position that predicts, from the embedding to the last layer; the "
         "largest |R| of each case is 1, mean over cases."
     )
-    figures = {"profiles": figure_of(comparison, "profiles")}
+    figures = _drawn(comparison, ("profiles", "clusters", "directions", "steps"))
     return _part("The prediction token through the layers", words, figures, rows)
+
+
+def _drawn(comparison: "RunComparison", names: Sequence[str]) -> dict[str, go.Figure]:
+    """The figures that there is enough for: models of different depth have no profiles in common, say."""
+    figures = dict[str, go.Figure]()
+    for name in names:
+        with suppress(InputError):
+            figures[name] = figure_of(comparison, name)
+    return figures
+
+
+def _compositions(comparison: "RunComparison") -> list[Section]:
+    """What the prediction token's relevance consists of, in each run that keeps graphs."""
+    parts = []
+    for place, run in enumerate(comparison.runs):
+        try:
+            view = comparison.composition(run)
+        except InputError:
+            continue
+        rows = pd.DataFrame(view.values, columns=list(view.axis_labels("component")))
+        rows.insert(0, "layer", view.axis_labels("layer"))
+        words = (
+            "Relevance of the position that predicts, behind each layer: what it keeps of itself, what it takes from "
+            f"BOS and from other tokens, and what no token holds; {', '.join(view.notes)}."
+        )
+        figures = {f"composition-{place}": plot_composition(view)}
+        parts.append(_part(f"What the prediction consists of: {run}", words, figures, rows))
+    return parts
 
 
 def _graphs(comparison: "RunComparison") -> list[Section]:

@@ -150,22 +150,28 @@ class _CaseWork:
             "contrast_rank": made.contrast.rank,
             "n_tokens": len(made.token_ids),
             "bos_share": float(magnitude[0]) / whole if special[0] and whole else None,
-            "segment_shares": self._segments(np.where(special, 0, magnitude)),
             "rules": made.rules,
-        }
+        } | self._segments(np.where(special, 0, made.tokens.values.astype(float)))
 
-    def _segments(self, magnitude: np.ndarray) -> str:
-        """The share of Σ|R| of every named part, messages and completion included."""
+    def _segments(self, relevance: np.ndarray) -> dict[str, str]:
+        """Of every named part, messages and completion included: its share of Σ|R|, and its ΣR."""
         assert self.decision is not None and self.explanation is not None
         named = dict(((self.explanation.tokens.spans or {}).get("message")) or {})
         named |= case_segments(self.model, self.decision.case)
-        whole = float(magnitude.sum())
-        shares = {
-            name: float(sum(magnitude[start:stop].sum() for start, stop in spans)) / whole
-            for name, spans in named.items()
-            if whole
+        whole = float(np.abs(relevance).sum())
+
+        def summed(values: np.ndarray) -> dict[str, float]:
+            return {
+                name: float(sum(values[start:stop].sum() for start, stop in spans))
+                for name, spans in named.items()
+                if whole
+            }
+
+        shares = {name: one / whole for name, one in summed(np.abs(relevance)).items()}
+        return {
+            "segment_shares": written(shares or None),
+            "segment_relevance": written(summed(relevance) or None),
         }
-        return written(shares or None)
 
     def _draw(self) -> dict[str, Any]:
         """The pruned graph, as the bytes of its file; where the rules do not answer its questions, why not."""

@@ -100,6 +100,8 @@ class TriageRow:
     """Share of Σ|R| on the token that begins the text; None where there is none."""
     segment_shares: str = ""
     """JSON: name of a segment → its share of Σ|R| without special tokens."""
+    segment_relevance: str = ""
+    """JSON: name of a segment → ΣR of its tokens in logits, towards the target, without special tokens."""
     forwarded: int | None = None
     """Tokens that were run to find the decision."""
     seconds: str = ""
