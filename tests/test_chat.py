@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,27 @@ from lrp_lens import (
     RelevanceCache,
     SequenceLogitDiff,
     attribution_graph,
+    circuit_curve,
     component_edges,
     decompose,
     explain,
     faithfulness,
     generate,
     message_segments,
+    relevance_over,
+    relevance_per_metric,
+    run_circuits,
     run_with_relevance,
     tokenize,
 )
 from lrp_lens.hosts.chat import ChatOptions, over_tokens, render
-from lrp_lens.patching import compare, get_act_patch_resid_pre, patching_pass
+from lrp_lens.patching import (
+    compare,
+    get_act_patch_resid_pre,
+    patch_subsets,
+    patching_pass,
+    suggest_rules,
+)
 from tests.chat_model import TEMPLATE, TRIMMED, chat_tokenizer
 
 MESSAGES = [
@@ -168,6 +178,20 @@ def test_relevance_by_message_adds_up(chat_model: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(by_message.values.sum(), tokens.values.sum(), rtol=1e-5)
     ((start, stop),) = message_segments(chat_model, MESSAGES)["user 2"]
     np.testing.assert_allclose(by_message.values[4], tokens.values[start:stop].sum(), rtol=1e-5)
+    again, by_role = tokens.by("message"), tokens.by("role")
+    assert again.labels["message"] == by_message.labels["segment"]  # one definition, special tokens included
+    np.testing.assert_array_equal(again.values, by_message.values)
+    assert by_role.labels["role"] == ("template", "system", "user", "assistant")
+    assert by_role["template"] == by_message["template"]
+    assert by_role["user"] == pytest.approx(by_message["user 1"] + by_message["user 2"], rel=1e-12)
+    layers = cache.layers().by("role")
+    np.testing.assert_allclose(layers.values.sum(-1), cache.layers().values.sum(-1), rtol=1e-4, atol=1e-6)
+    pair = run_with_relevance(chat_model, [MESSAGES, OTHER[:2]], METRIC)[1].tokens()
+    with pytest.raises(InputError, match="parts of their own"):
+        pair.by("role")
+    shorter = pair.select(batch=1).by("role")  # of a batch, with padding, which is nobody's
+    assert shorter.labels["role"] == ("template", "system", "user")
+    assert shorter.values.sum() == pytest.approx(pair.values[1].sum(dtype=float), rel=1e-9)
     cache.save(tmp_path / "cache.safetensors")
     again = RelevanceCache.load(tmp_path / "cache.safetensors")
     assert again.batch.segments == cache.batch.segments
@@ -184,6 +208,10 @@ def test_answers_are_segments_behind_the_messages(chat_bridge: Any) -> None:
         plain.segments()
     with pytest.raises(InputError, match="here they differ"):
         run_with_relevance(chat_bridge, [MESSAGES, MESSAGES[3:]], METRIC)[1].segments()
+
+
+def _edges(model: Any, clean: Any, other: Any) -> Any:
+    return component_edges(model, [clean], [other], METRIC, progress=False)
 
 
 # ------------------------------------------------------------------------------------ wherever a prompt is taken
@@ -212,24 +240,59 @@ ANALYSES: dict[str, Callable[..., Any]] = {
         .cases["metric"]
         .to_numpy()
     ),
+    "relevance_over": lambda model, clean, other: np.stack(
+        [one.views["tokens"].values for one in relevance_over(model, [clean, other], METRIC, progress=False)]
+    ),
+    "relevance_per_metric": lambda model, clean, _: np.stack(
+        [one.tokens().values for one in relevance_per_metric(model, clean, [METRIC, LogitDiff("6", "5")])[1]]
+    ),
+    "patch_subsets": lambda model, clean, other: (
+        patch_subsets(model, [clean], [other], METRIC, site="mlp_out", draws=3, progress=False).effects
+    ),
+    "run_circuits": lambda model, clean, other: (
+        run_circuits(model, _edges(model, clean, other).top(40), [clean], [other], METRIC).values
+    ),
+    "circuit_curve": lambda model, clean, other: (
+        circuit_curve(
+            model, _edges(model, clean, other), [clean], [other], METRIC, fractions=[0.1, 0.2], random_controls=0,
+            n_resamples=2,
+        ).values
+    ),
+    "suggest_rules": lambda model, clean, other: (
+        suggest_rules(
+            model, [clean, other] * 2, [other, clean] * 2, METRIC, sites="mlp_out", candidates=["GRADIENT", "RELP"],
+            progress=False,
+        )
+        .comparison.view("mlp_out", "RELP")
+        .values
+    ),
     "generate": lambda model, clean, _: np.array(generate(model, clean, 3).ids),
 }  # fmt: skip
+
+
+OF_LISTS = ("compare", "patch_subsets", "suggest_rules")
+"""Those that are given lists of prompts, here."""
 
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_analysis_takes_messages(chat_model: Any, name: str) -> None:
     ids = [tokenize(chat_model, one).ids[0] for one in (MESSAGES, OTHER)]
-    given_ids = ANALYSES[name](chat_model, *(one.tolist() if name == "compare" else one for one in ids))
+    given_ids = ANALYSES[name](chat_model, *(one.tolist() if name in OF_LISTS else one for one in ids))
     np.testing.assert_array_equal(ANALYSES[name](chat_model, MESSAGES, OTHER), given_ids)
 
 
 def test_the_prompt_of_the_signatures() -> None:
     """Every public function that takes a prompt goes through the one resolver: none is annotated as text alone."""
-    for name in lrp_lens.__all__:
-        function = getattr(lrp_lens, name)
-        if inspect.isfunction(function) and "prompt" in inspect.signature(function).parameters:
-            annotation = inspect.signature(function).parameters["prompt"].annotation
-            assert annotation is object or "Prompt" in str(annotation), (name, annotation)
+    rooms = (lrp_lens, lrp_lens.patching)
+    checked = set()
+    for name, function in [(name, getattr(room, name)) for room in rooms for name in room.__all__]:
+        takes = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+        for parameter in takes.keys() & {"prompt", "prompts", "clean", "corrupted"}:
+            annotation = takes[parameter].annotation
+            anything = annotation in (object, Any, Iterable[Any])
+            assert anything or "Prompt" in str(annotation), (name, parameter, annotation)
+            checked.add((name, parameter))
+    assert {parameter for _, parameter in checked} == {"prompt", "prompts", "clean", "corrupted"}
 
 
 # ------------------------------------------------------------------------------------ errors

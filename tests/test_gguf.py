@@ -111,6 +111,22 @@ def test_what_is_no_gguf_file(tmp_path: Path, name: str, content: bytes, words: 
         load_model(tmp_path / name)
 
 
+def test_a_file_that_may_not_be_read(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root may read everything, the refusal is the operating system's words, not its deed."""
+    opened = Path.open
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == "tiny.gguf":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(
+        InputError, match=r"must be readable; '.*tiny\.gguf' is not \(Permission denied\): check"
+    ):
+        load_model(str(files / "tiny.gguf"))
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     for name in (tmp_path / "missing.gguf", "missing.gguf", "./missing.gguf"):
         with pytest.raises(InputError, match=r"no such model file: .*missing\.gguf"):

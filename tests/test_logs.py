@@ -411,6 +411,21 @@ def test_rows_of_datasets(tmp_path: Path) -> None:
         read_cases(datasets.DatasetDict({"test": found}))
 
 
+def test_texts_are_messages_where_asked() -> None:
+    """Passages of the text become passages of the message; rows of messages stay; a checker gets the text."""
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [
+        {"prompt": "Say 12.", "passages": {"number": [{"characters": [4, 6]}, {"regex": "Say"}]}},
+        {"messages": said},
+    ]
+    one, other = read_cases(rows, chat=True, passages={"digit": "1"})
+    assert one.prompt == [{"role": "user", "content": "Say 12."}] and list(other.prompt) == said
+    spans = {name: [(at.message, at.start, at.stop) for at in own] for name, own in one.text_spans().items()}
+    assert spans == {"digit": [(0, 4, 5)], "number": [(0, 0, 3), (0, 4, 6)]}
+    plain, _ = read_cases(rows, passages={"digit": "1"})
+    assert plain.prompt == "Say 12." and plain.text_spans()["number"][0].message is None
+
+
 def test_columns_and_functions() -> None:
     rows = [
         {

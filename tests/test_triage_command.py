@@ -13,6 +13,7 @@ from lrp_lens.cli.options import TASKS
 from lrp_lens.demo import demo_cases
 from lrp_lens.failures.triage import load_triage
 from lrp_lens.failures.triage import options as triage_options
+from tests.chat_model import save_chat_model
 from tests.test_triage import HOSTILE
 
 
@@ -45,6 +46,18 @@ def test_rows_coverage_verdicts_and_the_next_command(log: Path) -> None:
         (2, "bad row", ""),
     ]
     assert "bad row" in result.stdout and "\u202e" not in result.stdout
+
+
+def test_a_text_becomes_a_message(log: Path, tmp_path: Path) -> None:
+    row = {"question": "1+1?", "target": "5", "contrast": "6"}
+    log.write_text(json.dumps(row) + "\n" + json.dumps(row | {"segments": {"sum": [[0, 1]]}}) + "\n")
+    model = str(save_chat_model(tmp_path / "chat"))
+    result = call(str(log), "--column", "prompt=question", "--chat", "--model", model, "--out", "a folder")
+    assert result.exit_code == 0, result.output
+    found = load_triage("a folder")
+    assert [list(case.prompt) for case in found.cases()] == [[{"role": "user", "content": "1+1?"}]]
+    _, bad = found.rows()
+    assert (bad.fate, bad.line) == ("bad row", 2) and "a chat template moves them" in bad.reason
 
 
 @pytest.mark.parametrize(

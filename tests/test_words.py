@@ -240,20 +240,27 @@ def test_messages_are_the_spans_of_a_chat() -> None:
     special = np.array([True, False, False, False, True, False])
     view = View(
         np.arange(6.0), ("position",), {"position": strings}, special=special, pieces=strings,
-        spans={"message": {"user": ((2, 5),)}},
+        spans={"message": {"user 1": ((2, 3),), "user 2": ((3, 5),)}, "role": {"user": ((2, 3), (3, 5))}},
     )  # fmt: skip
-    messages = view.by("message")
-    assert messages.axis_labels("message") == ("user", "(rest)", "(special)")
-    assert messages.values.tolist() == [5, 6, 4] and messages.special is None
-    assert messages.plot().data[0].x == (5, 6, 4)
-    with pytest.raises(InputError, match="has none: its prompt was no chat"):
-        replace(view, spans=None).by("message")
+    messages, roles = view.by("message"), view.by("role")
+    assert messages.axis_labels("message") == ("user 1", "user 2", "(rest)")
+    assert messages.values.tolist() == [2, 7, 6] and messages.special is None
+    assert (
+        roles.axis_labels("role") == ("user", "(rest)") and roles["user"] == 9 and roles.sum() == view.sum()
+    )
+    assert messages.plot().data[0].x == (2, 7, 6) and roles.plot().data[0].x == (9, 6)
+    assert roles.to_dataframe()["role"].tolist() == ["user", "(rest)"]
+    for level in ("message", "role"):
+        with pytest.raises(
+            InputError, match=f"{level.capitalize()}s are .* has none: its prompt was no chat"
+        ):
+            replace(view, spans=None).by(level)
 
 
 def test_what_cannot_be_put_together_is_refused() -> None:
     view = View(np.ones(2), ("position",), {"position": ("a", "b")}, pieces=("a", "b"))
     for parts, words in (
-        ("line", "'word', 'sentence', 'message' or named parts"),
+        ("line", "'word', 'sentence', 'message', 'role' or named parts"),
         ({"a": (0, 9)}, "0 <= start < stop <= 2"),
         ({"a": (0, 2), "b": (1, 2)}, "do not overlap; 'b'"),
     ):
@@ -316,7 +323,7 @@ def test_messages_travel_with_a_batch() -> None:
     batch = replace(tokenize(model, PROMPT), segments=((user,),))
     _, cache = run_with_relevance(model, batch, LogitDiff("mary", "john"))
     messages = cache.tokens().by("message")
-    assert messages.axis_labels("message") == ("user 1", "(rest)", "(special)")
+    assert messages.axis_labels("message") == ("user 1", "(rest)")
     assert messages.values[0] == pytest.approx(cache.tokens().values[1:5].sum(), rel=1e-5)
 
 
@@ -386,7 +393,7 @@ def test_a_comparison_and_a_graph_tell_a_piece_with_its_word(tmp_path: Path) -> 
             one.words == ("", " unhappy", " unhappy", "") and place_name(one, 2) == "'happy'@2 of ' unhappy'"
         )
     assert graph_data(graph, 100)["words"] == ["", "·unhappy", "·unhappy", ""]
-    assert "happy @2 of ·unhappy" in plot_graph(graph).to_json()
+    assert any("happy @2 of ·unhappy" in str(one.customdata) for one in plot_graph(graph).data)
     silent = replace(graph, pieces=())
     assert not any(silent.words) and " of " not in " ".join(silent.paths(5)["text"])
     with pytest.raises(InputError, match="a piece of text for each of its 4 tokens, or none; received 3"):

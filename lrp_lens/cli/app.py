@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lrp_lens.cli.options import (
+    CHAT,
     DEFAULT_REPORT,
     DEFAULT_TRIAGE,
     DEVICE,
@@ -82,9 +83,7 @@ def explain(
             help='A conversation as the prompt, [{"role": "user", "content": "…"}, …]: use the model\'s chat template.',
         ),
     ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="The prompt is a user's message: use the model's chat template.")
-    ] = False,
+    chat: CHAT = False,
     no_bos: Annotated[
         bool, typer.Option("--no-bos", help="Put no token that begins every text before the prompt.")
     ] = False,
@@ -212,6 +211,7 @@ def triage(
         list[str] | None,
         typer.Option(metavar="FIELD=COLUMN", help="Which column of your own rows a case's field comes from."),
     ] = None,
+    chat: CHAT = False,
     allow_code_execution: Annotated[
         bool,
         typer.Option("--allow-code-execution", help="Run what the model wrote (humaneval), in a sandbox."),
@@ -249,6 +249,7 @@ def triage(
             min_gap=min_gap,
             contrast_model=contrast_model,
             columns=tuple(column or ()),
+            chat=chat,
             allow_code_execution=allow_code_execution,
             workers=workers,
             retry_errors=retry_errors,

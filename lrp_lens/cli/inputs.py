@@ -98,6 +98,8 @@ class TriageRequest:
     contrast_model: str | None = None
     columns: tuple[str, ...] = ()
     """FIELD=COLUMN each."""
+    chat: bool = False
+    """A prompt that is a text is a user's message, to go through the chat template."""
     allow_code_execution: bool = False
     workers: str | None = None
     """"ray" or "ray:N"; None is this process."""

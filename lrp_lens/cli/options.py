@@ -15,6 +15,12 @@ DEVICE = Annotated[str | None, typer.Option(help="Where the model runs, e.g. cpu
 DTYPE = Annotated[
     str | None, typer.Option(help="Numbers of the model: float32 (default), bfloat16, float16 or float64.")
 ]
+CHAT = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="A prompt that is a text is a user's message: use the model's chat template."
+    ),
+]
 FOLDER = Annotated[str, typer.Argument(metavar="DIR", help="A folder that lrp-lens triage wrote.")]
 FORCE = Annotated[
     bool, typer.Option("--force", help="Replace an existing file even if it is no report of lrp-lens.")

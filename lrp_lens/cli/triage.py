@@ -46,6 +46,7 @@ def run(request: TriageRequest) -> Triage:
         contrast_model=second,
         limit=request.limit,
         columns=request.column_of,
+        chat=request.chat,
         workers=request.workers,
         retry_errors=request.retry_errors,
     )

@@ -49,7 +49,8 @@ def plot_segments(view: "View", *, palette: Palette = "default") -> go.Figure:
     """Relevance of named parts of the prompt, in the order they were given, what no part holds last.
 
     Args:
-        view: dims ("segment",) or ("message",), as `cache.segments({"facts": (1, 20), "question": (20, 28)})` gives it.
+        view: dims ("segment",), ("message",) or ("role",), as `cache.segments({"facts": (1, 20), "question": (20, 28)})`
+            gives it.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
@@ -61,7 +62,7 @@ def plot_segments(view: "View", *, palette: Palette = "default") -> go.Figure:
         >>> plot_segments(parts).data[0].x
         (2.0, -0.5)
     """
-    require_dims(view, (("segment",), ("message",)), "plot_segments")
+    require_dims(view, (("segment",), ("message",), ("role",)), "plot_segments")
     total = float(np.nan_to_num(view.values).sum())
     return _bars(view, list(range(view.shape[0])), f", {signed(float(total), '+.3g')} together", palette)
 

@@ -27,6 +27,7 @@ FIGURES: dict[tuple[str, ...], Callable[..., go.Figure | Html]] = {
     ("neuron",): plot_components,
     ("segment",): plot_segments,
     ("message",): plot_segments,
+    ("role",): plot_segments,
     ("layer",): plot_cumulative,
     ("layer", "component"): plot_composition,
     ("writer", "reader"): plot_component_edges,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -64,7 +64,10 @@ def _view(cache: Cache, values: Tensor, dims: tuple[str, ...], name: str, **labe
         special, answer = (special[0], answer[0]) if single else (special, answer)
         answer = answer if (answer != "").any() else None
         text["pieces"] = shown.pieces[0] if single and shown.pieces else shown.pieces
-        spans = tuple({"message": _by_name(own)} for own in cache.batch.named_spans)
+        spans = tuple(
+            {"message": _together(own, "name"), "role": _together(own, "role")}
+            for own in cache.batch.named_spans
+        )
         text["spans"] = (spans[0] if single else spans) if any(cache.batch.named_spans) else None
     array, dims = (array[0], dims) if single else (array, ("batch", *dims))
     return View(
@@ -163,14 +166,16 @@ def _own_segments(cache: Cache) -> dict[str, list[tuple[int, int]]]:
             f"all are alike; here {'none has any' if spans == {()} else 'they differ'}. Pass segments, e.g. "
             "{'question': (1, 5)}."
         )
-    return _by_name(spans.pop())
+    return _together(spans.pop(), "name")
 
 
-def _by_name(segments: Sequence[Segment]) -> dict[str, list[tuple[int, int]]]:
-    """Name → spans, in the order in which the names appear."""
+def _together(
+    segments: Sequence[Segment], field: Literal["name", "role"]
+) -> dict[str, list[tuple[int, int]]]:
+    """Name, or role, → spans, in the order in which they appear."""
     named: dict[str, list[tuple[int, int]]] = {}
     for one in segments:
-        named.setdefault(one.name, []).append((one.start, one.stop))
+        named.setdefault(getattr(one, field), []).append((one.start, one.stop))
     return named
 
 

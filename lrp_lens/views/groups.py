@@ -1,11 +1,11 @@
-"""Tokens in groups: words, sentences, messages, and parts of the prompt that a user names.
+"""Tokens in groups: words, sentences, messages, roles, and parts of the prompt that a user names.
 
 1. A group is some tokens of one example, with a label.  Its value is the sum of theirs, in float64, so that sums are
    kept to rounding; every token belongs to one group.
 2. Words and sentences come from the tokens' text (`segmentation`); a special token is a group of its own, and a group
    ends where an answer that a metric appended begins.
-3. Messages are the spans that a chat gave its tokens; named parts are the user's.  What they leave is `(rest)`; what a
-   chat leaves of special tokens is `(special)`.
+3. Messages and roles are the spans that a chat gave its tokens, what its template writes, special tokens included,
+   among them; named parts are the user's.  What they leave is `(rest)`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +21,10 @@ from lrp_lens.views.segmentation import begins
 if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
-REST, SPECIAL = "(rest)", "(special)"
-LEVELS = ("word", "sentence", "message")
+REST = "(rest)"
+SPANS = ("message", "role")
+"""Levels that come with a chat."""
+LEVELS = ("word", "sentence", *SPANS)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def by(view: "View", parts: Any) -> "View":
             part = np.take(before, group.positions, axis=here)
             after[(slice(None),) * here + (number,)] = part.sum(axis=here, dtype=np.float64)
             special[example, number], answer[example, number] = group.special, group.answer
-    named = dim in ("segment", "message")
+    named = dim in ("segment", *SPANS)
     if named and len(set(texts)) > 1:
         raise InputError("The examples of a batch have parts of their own; use .select(batch=0) first.")
     same = named or not batched
@@ -109,7 +111,7 @@ def groups_of(view: "View", parts: Any) -> list[Group]:
 
     Args:
         view: with a position dim and no batch dim.
-        parts: "word", "sentence", "message", name → span or spans; or "position" for every token alone.
+        parts: "word", "sentence", "message", "role", name → span or spans; or "position" for every token alone.
 
     Raises:
         InputError: the view has no tokens, or what is asked for is not known of them.
@@ -121,14 +123,15 @@ def groups_of(view: "View", parts: Any) -> list[Group]:
         )
     if isinstance(parts, Mapping):
         return list(_named(view, parts))
-    if parts == "message":
-        spans = (view.spans or {}).get("message")
+    if parts in SPANS:
+        spans = (view.spans or {}).get(parts)
         if not spans:
             raise InputError(
-                f"Messages are spans that a chat gives its tokens; View {view.name!r} has none: its prompt was no "
-                "chat, or tokens were selected. Name the parts yourself: .by({'question': (start, stop)})."
+                f"{parts.capitalize()}s are spans that a chat gives its tokens; View {view.name!r} has none: its "
+                "prompt was no chat, or tokens were selected. Name the parts yourself: "
+                ".by({'question': (start, stop)})."
             )
-        return list(_named(view, spans, apart=True))
+        return list(_named(view, spans, whole=True))
     if parts not in (*LEVELS, "position"):
         raise InputError(
             f"Tokens are put into {', '.join(map(repr, LEVELS))} or named parts {{'question': (start, stop)}}; "
@@ -156,7 +159,7 @@ def _text_groups(view: "View", level: Any) -> Iterator[Group]:
     size = len(labels)
     special = np.zeros(size, dtype=bool) if view.special is None else view.special
     answer = np.full(size, "") if view.answer is None else view.answer
-    padding = [labels[i] == "" and bool(special[i]) and not _mass(view, i) for i in range(size)]
+    padding = _padding(view)
     start = np.ones(size, dtype=bool) if level is None else begins([str(one) for one in pieces], level)
     alone = special | np.roll(special, 1)
     start |= alone | (answer != np.roll(answer, 1))
@@ -168,8 +171,12 @@ def _text_groups(view: "View", level: Any) -> Iterator[Group]:
             yield Group(_text(labels, pieces, positions), positions, bool(special[low]), str(answer[low]))
 
 
-def _mass(view: "View", position: int) -> float:
-    return float(np.abs(np.take(view.values, position, axis=view.dims.index("position"))).sum())
+def _padding(view: "View") -> np.ndarray:
+    """True at positions of no token: without text, special, and without a value."""
+    axis = view.dims.index("position")
+    mass = np.abs(view.values).sum(axis=tuple(i for i in range(view.values.ndim) if i != axis))
+    special = np.zeros(mass.shape, dtype=bool) if view.special is None else view.special
+    return (np.array(view.axis_labels("position"), dtype=object) == "") & special & (mass == 0)
 
 
 def _text(labels: Sequence[str], pieces: Sequence[Any], positions: Sequence[int]) -> str:
@@ -180,10 +187,9 @@ def _text(labels: Sequence[str], pieces: Sequence[Any], positions: Sequence[int]
     return spelled if labels[positions[0]][:1] == " " else spelled.removeprefix(" ")
 
 
-def _named(view: "View", parts: Mapping[str, Any], apart: bool = False) -> Iterator[Group]:
-    """Named parts, then what they leave; special tokens apart where asked."""
+def _named(view: "View", parts: Mapping[str, Any], whole: bool = False) -> Iterator[Group]:
+    """Named parts, then what they leave; of parts that are meant to be the whole only if there is something."""
     size = view.shape[view.dims.index("position")]
-    special = np.zeros(size, dtype=bool) if view.special is None or not apart else view.special
     taken = np.zeros(size, dtype=bool)
     for name, spans in parts.items():
         inside = np.zeros(size, dtype=bool)
@@ -192,12 +198,10 @@ def _named(view: "View", parts: Mapping[str, Any], apart: bool = False) -> Itera
         if (inside & taken).any():
             raise InputError(f"Segments do not overlap; {name!r} shares tokens with another. Split it.")
         taken |= inside
-        yield Group(str(name), tuple(np.flatnonzero(inside & ~special).tolist()))
-    rest, aside = np.flatnonzero(~taken & ~special), np.flatnonzero(special)
-    if len(rest) or not apart:
+        yield Group(str(name), tuple(np.flatnonzero(inside).tolist()))
+    rest = np.flatnonzero(~taken & ~_padding(view)) if whole else np.flatnonzero(~taken)
+    if len(rest) or not whole:
         yield Group(REST, tuple(rest.tolist()))
-    if len(aside):
-        yield Group(SPECIAL, tuple(aside.tolist()))
 
 
 def _spans(name: str, spans: Any, length: int) -> Iterator[tuple[int, int]]:

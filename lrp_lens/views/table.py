@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lrp_lens.views.view import View
 
 _LABEL_COLUMN = {"position": "token", "word": "text", "sentence": "text", "layer": "layer_label"}
-_LABEL_ONLY = ("component", "segment", "message")
+_LABEL_ONLY = ("component", "segment", "message", "role")
 
 
 def to_dataframe(view: "View") -> pd.DataFrame:

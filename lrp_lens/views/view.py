@@ -60,7 +60,8 @@ class View:
     """What each token adds to the text of those before it, "" where it ends inside a character; laid out as
     labels["position"]. Words and sentences come from it; None where it is not known."""
     spans: Any = None
-    """Spans that came with the prompt, {"message": {"user": ((3, 9),)}}; one such mapping per example of a batch."""
+    """Spans that came with the prompt, {"message": {"user 1": ((3, 9),)}, "role": {...}}; one such mapping per example
+    of a batch."""
     cautions: tuple[str, ...] = ()
     """What a reader has to know before reading the numbers, a sentence per example, "" for nothing; said wherever the
     view is shown."""
@@ -166,18 +167,18 @@ class View:
         return float(self.values.sum()) if dim is None else indexing.sum_over(self, dim)
 
     def by(self, parts: "str | Mapping[str, Any]") -> "View":
-        """Tokens put together: a dim of words, sentences, messages or named parts in the place of "position".
+        """Tokens put together: a dim of words, sentences, messages, roles or named parts in the place of "position".
 
         Each value is the sum of its tokens' values, in float64.  A special token is a word and a sentence of its own;
-        of a chat's messages all special tokens are left to `(special)`, other tokens to `(rest)`; named parts hold what
-        they name, and `(rest)` the rest.
+        of a chat it belongs to whoever writes it, most often the "template", as in `cache.segments()`.  A role holds
+        all messages of that role.  Named parts hold what they name, and `(rest)` the rest.
 
         Args:
-            parts: "word", "sentence", "message" (where the prompt was a chat), or name → (start, stop) or a list of
-                such spans of tokens.
+            parts: "word", "sentence", "message" or "role" (where the prompt was a chat), or name → (start, stop) or a
+                list of such spans of tokens.
 
         Returns:
-            Dims with "word", "sentence", "message" or "segment" instead of "position".
+            Dims with "word", "sentence", "message", "role" or "segment" instead of "position".
 
         Raises:
             InputError: the view has no tokens, does not know their text, has no messages, or spans that overlap or lie

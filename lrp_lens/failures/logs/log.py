@@ -71,6 +71,7 @@ class CaseLog:
         passages: Mapping[str, tuple[Passage, ...]],
         others: Sequence[LogRow] = (),
         once: bool = False,
+        chat: bool = False,
     ) -> None:
         """Use `read_cases`.
 
@@ -79,8 +80,10 @@ class CaseLog:
             passages: what every case names besides its own.
             others: rows whose fate is known already.
             once: whether the source can be gone through only once.
+            chat: whether a text is a user's message.
         """
         self._readers, self._passages, self._others, self._once = readers, passages, others, once
+        self._chat = chat
         self._rows: list[LogRow] = []
         self._begun = self._finished = False
 
@@ -182,6 +185,7 @@ class CaseLog:
             case = reader.case(values)
             if self._passages:
                 case = replace(case, passages={**self._passages, **case.passages})
+            case = _as_message(case) if self._chat else case
             case.text_spans()
             return self._named(reader.name, line, case, ids)
         except NotACaseError as error:
@@ -202,6 +206,25 @@ class CaseLog:
         return LogRow(name, line, "case", "", changed), replace(
             case, id=changed
         ) if changed != case.id else case
+
+
+def _as_message(case: Case) -> Case:
+    """A case whose text is a user's message; one of messages as it is.
+
+    Raises:
+        NotACaseError: it names spans of tokens, which a template moves.
+    """
+    if not isinstance(case.prompt, str):
+        return case
+    if case.segments:
+        raise NotACaseError(
+            "bad", "segments are tokens of the text, and a chat template moves them: name passages instead"
+        )
+    passages = {
+        name: tuple(one if one.characters is None else replace(one, message=0) for one in own)
+        for name, own in case.passages.items()
+    }
+    return replace(case, prompt=[{"role": "user", "content": case.prompt}], passages=passages)
 
 
 def _failed(file: str, line: int, fate: Fate, reason: str, name: str = "") -> tuple[LogRow, None]:

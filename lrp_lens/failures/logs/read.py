@@ -54,6 +54,7 @@ def read_cases(
     columns: Mapping[str, Column] | None = None,
     passages: Mapping[str, Any] | None = None,
     filter: str | None = None,
+    chat: bool = False,
 ) -> CaseLog:
     """The cases of benchmarks' logs or of any rows, read one at a time.
 
@@ -63,6 +64,7 @@ def read_cases(
         format: one of `FORMATS`; None tells it from each file.
         columns: field of `Case` → name of a column, or function of the row; of rows and tables of one's own.
         passages: parts of every prompt by name, as `Case.passages` has them: a regular expression, {"message": 0}, ...
+        chat: whether a prompt that is a text is a user's message, to go through the model's chat template.
         filter: which filter's lines of a lm-evaluation-harness log become cases; None: each document's first.
 
     Returns:
@@ -93,7 +95,7 @@ def read_cases(
     options, named = Options(columns or {}, filter), as_passages(passages or {})
     paths = _paths(source)
     if paths is None:
-        return _of_rows(source, options, named)
+        return _of_rows(source, options, named, chat)
     readers: list[Callable[[], Reader]] = []
     others = []
     for path, asked in paths:
@@ -106,10 +108,10 @@ def read_cases(
             raise InputError(f"cannot tell the format of {str(path)!r}: pass format=, one of {list(FORMATS)}")
         else:
             others.append(LogRow(str(path), 0, "no log", "of none of the formats", ""))
-    return CaseLog(readers, named, others)
+    return CaseLog(readers, named, others, chat=chat)
 
 
-def _of_rows(source: Any, options: Options, named: Mapping[str, tuple[Passage, ...]]) -> CaseLog:
+def _of_rows(source: Any, options: Options, named: Mapping[str, tuple[Passage, ...]], chat: bool) -> CaseLog:
     if isinstance(source, Mapping):
         raise InputError(
             f"rows come one behind the other, got a dictionary of {sorted(map(str, source))}: pass one of them"
@@ -117,7 +119,7 @@ def _of_rows(source: Any, options: Options, named: Mapping[str, tuple[Passage, .
     if not isinstance(source, Iterable) or isinstance(source, bytes):
         raise InputError(f"cases are read from paths or rows, got {type(source).__name__}")
     once = isinstance(source, Iterator)
-    return CaseLog([partial(RowsReader, source, "rows", options)], named, once=once)
+    return CaseLog([partial(RowsReader, source, "rows", options)], named, once=once, chat=chat)
 
 
 def _paths(source: Any) -> list[tuple[Path, bool]] | None:

@@ -106,7 +106,8 @@ class TriageOptions:
             if not case.accepted:
                 raise InputError("the row has no accepted answers, which are the task's regular expressions")
             return Regex("|".join(f"(?:{one})" for one in case.accepted))
-        prompt = {"prompt": case.prompt} if isinstance(case.prompt, str) else {}
+        alone = [{"content": case.prompt}] if isinstance(case.prompt, str) else case.prompt
+        prompt = {"prompt": alone[0]["content"]} if len(alone) == 1 else {}
         return self._benchmark(prompt | dict(case.metadata) | dict(case.metadata.get("doc") or {}))
 
     def _benchmark(self, document: Mapping[str, Any]) -> Any:

@@ -45,6 +45,7 @@ def triage(
     limit: int | None = None,
     columns: Mapping[str, Any] | None = None,
     passages: Mapping[str, Any] | None = None,
+    chat: bool = False,
     workers: str | None = None,
     retry_errors: bool = False,
     progress: bool | None = None,
@@ -61,6 +62,7 @@ def triage(
         limit: only so many cases, the first ones; a later call may take more.
         columns: field of a case → column of rows of one's own, as in `read_cases`.
         passages: named parts of every prompt, as in `read_cases`.
+        chat: whether a prompt that is a text is a user's message, as in `read_cases`.
         workers: None does the work in this process; "ray:4" in four others, "ray" in one for each GPU, else one for
             each two CPU cores, of the cluster that Ray finds or of this machine.  The rows are the same.  Each worker
             loads the model: pass a name, path or function; a model itself is copied.
@@ -89,7 +91,9 @@ def triage(
     require_workers(workers)
     if limit is not None:
         require_whole(limit, "limit", 1)
-    log = source if isinstance(source, CaseLog) else read_cases(source, columns=columns, passages=passages)
+    if not isinstance(source, CaseLog):
+        source = read_cases(source, columns=columns, passages=passages, chat=chat)
+    log: CaseLog = source
     worker = Worker(model, contrast_model, options)
     with Folder(out) as folder:
         folder.require_same(options.identity() | _versions())

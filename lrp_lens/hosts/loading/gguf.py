@@ -103,8 +103,13 @@ def require_reader(path: str | Path) -> None:
 def _header(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The short metadata of a file, and how many numbers each of its tensors holds."""
     require_reader(path)
-    with path.open("rb") as file:
-        start = file.read(len(MAGIC))
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except OSError as error:
+        raise InputError(
+            f"a model file must be readable; {str(path)!r} is not ({error.strerror}): check its permissions"
+        ) from error
     if start != MAGIC:
         raise InputError(
             f"a model file is in the GGUF format, and begins with {MAGIC!r}; {str(path)!r}"
