@@ -332,7 +332,8 @@ def test_a_program_is_the_attention_that_was_written_down(
         mode.begin(Attention("here", 2, n, size))
         found = literal(q, k, v, hidden)
         mode.end()
-    assert found.grad_fn.program.causal is causal
+    if size < n:  # a single block of all rows is in the graph itself
+        assert found.grad_fn.program.causal is causal
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     gradients = (torch.autograd.grad((z * weights).sum(), (q, k, v)) for z in (found, expected))
     for one, other in zip(*gradients, strict=True):

@@ -36,7 +36,7 @@ def attention_by_rows(
     layers: Mapping[AttentionSite, Functions],
     size: int,
     length: int | None = None,
-    known: "dict[AttentionSite, Attention] | None" = None,
+    found: dict[str, tuple[int, int, bool]] | None = None,
 ) -> Iterator[None]:
     """Take the attention of some layers in blocks of rows.
 
@@ -46,7 +46,7 @@ def attention_by_rows(
         size: rows of a block.
         length: tokens of a forward pass in which every layer is taken so: then a mask that the host makes for all of
             them is put off, too.
-        known: attentions of the same rows under the same masks, found out before; it gets those that are new.
+        found: what earlier passes found out of masks (`Attention.found`); it gets what this one does.
 
     Raises:
         SiteError: inside, where an attention cannot be taken so.
@@ -55,32 +55,18 @@ def attention_by_rows(
     hooks: list[tuple[Any, Any]] = []
     for site, functions in layers.items():
         window = window_of(model, site.layer or 0)
-        make = partial(Attention, str(site), size=size, functions=functions, window=window)
-        hooks += _hooks(mode, site, functions, partial(_known, {} if known is None else known, site, make))
+        seen = {} if found is None else found
+        make = partial(Attention, str(site), size=size, functions=functions, window=window, found=seen)
+        hooks += _hooks(mode, site, functions, make)
     try:
         with attached(model, hooks), mode:
             yield
     finally:
         mode.close()
         for site in layers:
-            for module in modules_of(model.blocks[site.layer]):
-                for name, value in list(vars(module).items()):
-                    if isinstance(value, Deferred):
-                        setattr(module, name, None)
-
-
-def _known(
-    known: dict[AttentionSite, Attention],
-    site: AttentionSite,
-    make: Callable[[int, int], Attention],
-    batch: int,
-    length: int,
-) -> Attention:
-    """The attention of a layer; one of other rows is made anew."""
-    one = known.get(site)
-    if one is None or (one.batch, one.length) != (batch, length):
-        one = known[site] = make(batch, length)
-    return one
+            for module in modules_of(model.blocks[site.layer].attn):
+                for name in [name for name, value in vars(module).items() if type(value) is Deferred]:
+                    setattr(module, name, None)
 
 
 def _hooks(

@@ -1,11 +1,11 @@
 """One forward pass on either host, from token ids and an attention mask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_lens.errors import InputError
 from lrp_lens.hosts.no_cache import without_cache
@@ -58,10 +58,13 @@ def require_gradients() -> None:
         )
 
 
-def require_eval(model: Any) -> None:
-    """Raise InputError if the model, or a part of it, is in train mode."""
-    inside = modules_of(model.original_model) if is_bridge(model) else ()
-    parts = [model, *(part for part in inside if not type(part).__module__.startswith("transformer_lens"))]
+def require_eval(model: Any, parts: Iterable[nn.Module] | None = None) -> None:
+    """Raise InputError if the model, or a part of it, is in train mode; `parts`: some of its modules, default all."""
+    if parts is None:
+        parts = modules_of(model.original_model) if is_bridge(model) else ()
+    elif not is_bridge(model):
+        parts = ()
+    parts = [model, *(part for part in parts if not type(part).__module__.startswith("transformer_lens"))]
     # Folding weights leaves new transformer_lens modules in train mode: they do not count.
     if any(part.training for part in parts):
         raise InputError(

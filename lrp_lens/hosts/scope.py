@@ -22,6 +22,8 @@ _locks: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDicti
 _finding_locks = threading.Lock()
 _PATTERN = "_pattern"
 """Where a bridge's attention keeps that of its last pass; nothing reads it."""
+_KINDS = ("_forward_hooks", "_backward_hooks", "_forward_pre_hooks")
+"""Where PyTorch keeps a module's hooks."""
 _NO_TENSORS = frozenset({dict, OrderedDict, list, tuple, set, str, bool, int, float, type(None)})
 """Types of most attributes of a module: asking whether these are tensors takes longer than anything else here."""
 
@@ -76,6 +78,11 @@ def hooked(model: Any) -> bool:
     return bool(functions_attached(model))
 
 
+def stands_at(point: nn.Module) -> bool:
+    """Whether a hook of any kind is attached to a hook point."""
+    return any(getattr(point, name) for name in _KINDS)
+
+
 def functions_attached(model: Any) -> dict[str, list[Any]]:
     """Those functions, as the hook points call them, by the point's name."""
     points = {name: point for name, point in model.hook_dict.items() if point.fwd_hooks}
@@ -125,7 +132,7 @@ def quiet(points: Iterable[nn.Module]) -> Iterator[None]:
     kept: list[tuple[HookPoint, str, Any]] = []
     try:
         for point in points:
-            for name in ("_forward_hooks", "_backward_hooks", "_forward_pre_hooks"):
+            for name in _KINDS:
                 if getattr(point, name):
                     kept.append((point, name, getattr(point, name)))
                     setattr(point, name, OrderedDict())

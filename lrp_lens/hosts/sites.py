@@ -247,7 +247,13 @@ class Sites:
 
     def of(self, kind: type[SiteKind]) -> Iterator[SiteKind]:
         """The sites of one kind, in the order of the forward pass."""
-        return (site for site in self.sites if isinstance(site, kind))
+        if kind not in self._of_kind:
+            self._of_kind[kind] = [site for site in self.sites if isinstance(site, kind)]
+        return iter(self._of_kind[kind])
+
+    @cached_property
+    def _of_kind(self) -> dict[type[Site], list[Any]]:
+        return {}
 
     @cached_property
     def norms(self) -> dict[int | None, dict[str, NormSite]]:

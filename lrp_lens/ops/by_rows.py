@@ -9,6 +9,7 @@
    of its first row, if that row shows it.
 5. What is softmax(scale · q kᵀ + mask) v, with nothing that rules do inside, is left to a fused kernel (`ops.fused`):
    block by block, or all rows at once where the mask hides just what is behind a row.
+6. A single block of all rows stays in the graph, and is not formed again.
 
 Rows are the second last axis and keys the last one.
 """
@@ -28,6 +29,8 @@ Functions = Mapping[str, Sequence[Callable[[Tensor], Tensor | None]]]
 Product = Callable[..., Tensor]
 MORE_ROWS = 4
 """Times as many rows has a block of which only a mask is made, the same for all heads."""
+_NUMBERS = 2**20
+"""At most so many has a part of a mask that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Attention:
     functions: Functions = field(default_factory=dict)
     window: int | None = None
     """A row sees so many keys, itself included; None for all."""
-    at_once: bool | None = None
-    """Whether its mask hides just what is behind a row; None until that is found out."""
+    found: dict[str, tuple[int, int, bool]] = field(default_factory=dict)
+    """Label → batch, length, and whether their mask hides just what is behind a row, as the last pass found out."""
 
     def through(self, part: str, tensor: Tensor) -> Tensor:
         """What the functions of a part pass on; in the graph only, as they keep values."""
@@ -196,12 +199,18 @@ class Program:
     @property
     def at_once(self) -> bool:
         """Whether a fused kernel makes all rows at once: every row sees itself and all before it, and no more."""
-        attention = self.attention
-        if attention.at_once is None and self.is_fused:
-            size, length = MORE_ROWS * attention.size, attention.length
-            blocks = [Block(start, min(start + size, length), length) for start in range(0, length, size)]
-            attention.at_once = all(is_causal(self.mask(block), block.start) for block in blocks)
-        return self.is_fused and bool(attention.at_once)
+        if not self.is_fused:
+            return False
+        batch, length = self.attention.batch, self.attention.length
+        *sizes, at_once = self.attention.found.get(self.attention.label, (0, 0, False))
+        size = min(MORE_ROWS * self.attention.size, max(1, _NUMBERS // length))
+        if sizes == [batch, length]:  # a prefix would show in the first row, a window in the last
+            ends = (Block(start, start + 1, length) for start in (0, length - 1))
+            return at_once and all(is_causal(self.mask(block), block.start) for block in ends)
+        blocks = (Block(start, min(start + size, length), length) for start in range(0, length, size))
+        at_once = all(is_causal(self.mask(block), block.start) for block in blocks)
+        self.attention.found[self.attention.label] = (batch, length, at_once)
+        return at_once
 
     def run(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """z of all rows, out of the graph."""
@@ -223,6 +232,9 @@ class Program:
         """z of all rows, in the graph of the three."""
         if isinstance(self.pattern.form, Pattern) and self.at_once:
             return fused(query, key.mT, value, None, self.pattern.form.scores.scale)
+        if self.attention.size >= self.attention.length:
+            every = Block(0, self.attention.length, self.attention.length)
+            return self.z(every, self.mask(every), query, key, value)
         return _ByRows.apply(self, query, key, value)
 
 

@@ -3,7 +3,7 @@
 Whatever asks for its numbers is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -73,6 +73,40 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, list | tuple):
         return [one for item in value for one in tensors_in(item)]
     return [value] if isinstance(value, Tensor) else []
+
+
+def holds_deferred(value: Any) -> bool:
+    """Whether a tensor without numbers is among arguments."""
+    if type(value) is Deferred:
+        return True
+    if isinstance(value, list | tuple):
+        return any(map(holds_deferred, value))
+    return isinstance(value, dict) and any(map(holds_deferred, value.values()))
+
+
+class Shapes:
+    """Shapes and dtypes of results; each layer of a model asks for the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def of(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result without numbers."""
+        key = (func, _signature(args), _signature(kwargs))
+        if key not in self._known:
+            self._known[key] = func(*mapped(args, meta_of), **mapped(kwargs, meta_of))
+        return self._known[key]
+
+
+def _signature(value: Any) -> Any:
+    """What the shape and dtype of a result depend on, of arguments; equal where these are."""
+    if isinstance(value, dict):
+        return tuple((key, _signature(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_signature, value))
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    return (type(value), value) if isinstance(value, Hashable) else object()  # equal to nothing
 
 
 def mapped(value: Any, function: Callable[[Any], Any]) -> Any:

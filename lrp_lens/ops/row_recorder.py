@@ -22,6 +22,8 @@ from lrp_lens.ops.by_rows import Attention, Block, Node, PartOf, Program
 from lrp_lens.ops.deferred import (
     Deferred,
     NotByRowsError,
+    Shapes,
+    holds_deferred,
     is_about_shape,
     mapped,
     meta_of,
@@ -57,6 +59,7 @@ class ByRows(TorchFunctionMode):
         self._base: tuple[Callable[[Block, Tensor, Tensor], Tensor], Node, Tensor, Tensor] | None = None
         self._marked: set[str] = set()
         self._made: list[Deferred] = []
+        self._shapes = Shapes()
 
     def begin(self, attention: Attention) -> None:
         """q, k and v are there: the next product of queries and keys is put off."""
@@ -96,10 +99,11 @@ class ByRows(TorchFunctionMode):
         length = self.length if self.current is None else self.current.length
         if length is None:
             return func(*args, **kwargs)
-        name, given = name_of(func), tensors_in((args, kwargs))
-        if any(isinstance(one, Deferred) for one in given):
+        if holds_deferred((args, kwargs)):
             return self._on_deferred(length, func, args, kwargs)
-        if name in (_ORDER if self.current is None else _ELEMENTWISE) and len(given) > 1:
+        name = name_of(func)
+        known = name in (_ORDER if self.current is None else _ELEMENTWISE)
+        if known and len(given := tensors_in((args, kwargs))) > 1:
             shape = torch.broadcast_shapes(*(one.shape for one in given))
             if shape[-2:] == (length, length) and shape.numel() > max(one.numel() for one in given):
                 return self._operation(length, func, args, kwargs, given[0].device)
@@ -147,14 +151,15 @@ class ByRows(TorchFunctionMode):
             return self._operation(length, Tensor.to, (first, dtype), {}, first.device)
         if name in _IN_PLACE:
             return self._operation(length, _IN_PLACE[name], args, kwargs, first.device)
-        of_a_row = name in _OF_A_ROW and self._axis(args, kwargs) in (-1, first.ndim - 1)
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        of_a_row = name in _OF_A_ROW and axis in (-1, first.ndim - 1)
         if not of_a_row and name not in _ELEMENTWISE:
             raise self._refused(f"{name} is no known operation on single rows")
         return self._operation(length, func, args, kwargs, first.device)
 
     def _operation(self, length: int, func: Any, args: Any, kwargs: Any, device: torch.device) -> Any:
         """Write an operation on rows down; of a maximum both results."""
-        meta = func(*mapped(args, meta_of), **mapped(kwargs, meta_of))
+        meta = self._shapes.of(func, args, kwargs)
         args, kwargs = mapped(args, node_or_tensor), mapped(kwargs, node_or_tensor)
         form = self._form(name_of(func), args, kwargs, meta)
 
@@ -206,15 +211,10 @@ class ByRows(TorchFunctionMode):
         )
 
     @staticmethod
-    def _axis(args: Any, kwargs: Any) -> Any:
-        return kwargs.get("dim", args[1] if len(args) > 1 else None)
-
-    @staticmethod
     def _dtype(first: Tensor, given: Any) -> torch.dtype:
-        for one in given:
-            if isinstance(one, torch.dtype | Tensor):
-                return one if isinstance(one, torch.dtype) else one.dtype
-        return first.dtype
+        found = (one for one in given if isinstance(one, torch.dtype | Tensor))
+        one = next(found, first)
+        return one if isinstance(one, torch.dtype) else one.dtype
 
     def _reshaped(self, func: Any, tensor: Deferred, sizes: Any) -> Deferred:
         """Leading axes joined, split or repeated; rows and keys stay."""

@@ -138,8 +138,8 @@ class BlockRun:
             found.hooks.append((self.sites.unembed_input.point, unembedded(reading)))
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(graph_released(self.model))
-            stack.enter_context(parameters_frozen(self.model))
+            stack.enter_context(graph_released(self.model, self.hooks.parts(None)))
+            stack.enter_context(parameters_frozen(self.model, self.hooks.parts(None)))
             self.calls = stack.enter_context(blocks_captured(self.model))
             given = stack.enter_context(stream_cut(self.model))
             stack.enter_context(attached(self.model, *found))
@@ -202,7 +202,7 @@ class BlockRun:
             SiteError: if the block does not write what it wrote before.
         """
         require_gradients()
-        require_eval(self.model)
+        require_eval(self.model, self.hooks.parts(layer))
         names = self.hooks.names_in(layer) if names is None else names
         recorder = Recorder(self.sites, self.batch)
         if self.calls[layer].state.nbytes >= _LARGE:

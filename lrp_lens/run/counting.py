@@ -70,7 +70,7 @@ def count(
         wanted: what is recorded.
         logits: "all" or "metric".
         every_position: whether the metric reads all logits.
-        by_rows: whether attention is taken in blocks of rows.
+        by_rows: whether attention is taken in blocks of rows or, in full, left to a fused kernel.
         metrics: how many metrics share the forward pass.
     """
     first = next(model.parameters())
@@ -87,7 +87,9 @@ def count(
             metric: Metric = CallableMetric(_everything) if every_position else LogitDiff(0, 1)
             bound = metric.bind(batch.starts, batch.prompt_lengths, vocabulary_size(model))
             counter = Counter()
-            options = {"rows": max(1, length // BLOCKS)} if by_rows else {}
+            options: dict[str, Any] = {"kernel": by_rows}
+            if way == "low":
+                options = {"rows": max(1, length // BLOCKS)} if by_rows else {}
             if by_rows:
                 refusal(model, sites)  # found out once, and not counted
             with quiet(model.hook_dict.values()), counter:

@@ -24,6 +24,7 @@ from lrp_lens.rules import DEFAULT_RULES, RuleSet, as_rule_set
 from lrp_lens.run.by_rows import rows_of_a_block
 from lrp_lens.run.counting import BLOCKS, Way, count
 from lrp_lens.run.recording import NamesFilter, Wanted
+from lrp_lens.run.whole import by_kernel
 
 WAYS: tuple[Way, ...] = ("full", "low")
 ALLOCATOR = "kept by the allocator"
@@ -160,7 +161,8 @@ def needed(
     if way == "low":
         parts["block inputs"] = sites.n_layers * batch * n_tokens * int(model.cfg.d_model) * size
     rows = rows_of_a_block(sites, batch, n_tokens) if way == "low" else None
-    counted = count(model, sites, way, rules, wanted, logits, every_position, rows is not None, metrics)
+    other = rows is not None if way == "low" else by_kernel(logits, n_tokens)
+    counted = count(model, sites, way, rules, wanted, logits, every_position, other, metrics)
     square = None if rows is None or counted.remark else float(BLOCKS * n_tokens * rows)
     peak = counted.alive.at(n_tokens, batch, square)
     parts["graph, gradients, temporaries"] = peak - sum(parts.values())

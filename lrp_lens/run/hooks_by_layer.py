@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 
 from lrp_lens.hosts.replay import layers_of_modules
 from lrp_lens.hosts.scope import attached, modules_of, parameters_frozen, release_graph
@@ -36,6 +37,7 @@ class HooksByLayer:
         self._plan: dict[Layer, list[Hook]] = {}
         for hook in plan:
             self._plan.setdefault(layer_of.get(id(hook.port.point)), []).append(hook)
+        self._parts: dict[Layer, list[nn.Module]] = {}
         self._names: dict[Layer, set[str]] = {}
         for name in names:
             record = sites.record_of[name]
@@ -45,6 +47,12 @@ class HooksByLayer:
     def names_in(self, layer: Layer) -> set[str]:
         """What is recorded in a block, or outside of the blocks."""
         return self._names.get(layer, set())
+
+    def parts(self, layer: Layer) -> list[nn.Module]:
+        """The modules of a block, or of the model."""
+        if layer not in self._parts:
+            self._parts[layer] = modules_of(self.model if layer is None else self.model.blocks[layer])
+        return self._parts[layer]
 
     def of(
         self,
@@ -58,14 +66,13 @@ class HooksByLayer:
         return pass_hooks(plan, self.sites, self.rules, recorder, names, leaves)
 
     def attached(self, recorder: Recorder, names: Collection[str], layers: Iterable[Layer]) -> ExitStack:
-        """A scope with the rules of some layers and a recorder attached, gradients on, parameters frozen."""
+        """A scope with the rules of some layers and a recorder attached, gradients on, their parameters frozen."""
         layers = list(layers)
         found = self.of(layers, recorder, names)
         stack = ExitStack()
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(parameters_frozen(self.model))
-        for layer in layers:
-            part = self.model if layer is None else self.model.blocks[layer]
-            stack.callback(release_graph, modules_of(part))
+        parts = [part for layer in layers for part in self.parts(layer)]
+        stack.enter_context(parameters_frozen(self.model, parts))
+        stack.callback(release_graph, parts)
         stack.enter_context(attached(self.model, *found))
         return stack

@@ -130,7 +130,7 @@ def run_with_relevance(
         padding_side: side on which shorter prompts of a batch are padded; default right.
         prepend_bos: whether texts get BOS; by default as the model's configuration says, but never a second one.
         logits: "all", or "metric" to unembed only the positions the metric reads (faster; the returned logits then
-            have those positions only).
+            have those positions only, and in full the attention of a long prompt is left to a fused kernel).
         memory: "full" keeps every activation and gradient, in one forward and one backward pass; "low" goes block by
             block (a forward pass more): its peak is the model, the inputs of its blocks and one block, and it keeps
             what `names_filter` names or, without one, what every view and the ledger need.  "auto": in full where
@@ -140,8 +140,8 @@ def run_with_relevance(
 
     Returns:
         logits: [batch, pos, d_vocab], bit-identical to a plain forward pass (up to rounding where attention of a long
-            prompt is formed in blocks of rows, in low memory).  A metric of answers of several tokens appends them:
-            its logits have their positions, too, and for two answers two rows for each prompt.
+            prompt is formed in blocks of rows or by a fused kernel).  A metric of answers of several tokens appends
+            them: its logits have their positions, too, and for two answers two rows for each prompt.
         cache: RelevanceCache; `cache["z", 5]` has the shape of the activation.
 
     Raises:

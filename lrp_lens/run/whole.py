@@ -4,6 +4,9 @@
    recorders, reading and scaling gates.  Parameters are kept out of the graph.
 2. Forward; read each metric at the positions it names; from each, one backward through the same graph to every
    recorded tensor at once.
+3. Where only the logits that the metrics read are asked for, a long prompt's attention is left to PyTorch's fused
+   kernel in every layer in which nobody looks and no rule acts (`RowBlocks.by_kernel`): the same up to rounding, and
+   sooner.  With all logits the host's own operations run, and logits are bit-identical to those of a plain pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +25,11 @@ from lrp_lens.hosts.scope import attached, graph_released, modules_of, parameter
 from lrp_lens.hosts.sites import LogitSite, Sites
 from lrp_lens.hosts.token_batch import TokenBatch
 from lrp_lens.metrics import BoundMetric
+from lrp_lens.ops.deferred import NotByRowsError
 from lrp_lens.rules import RuleSet
 from lrp_lens.run.absorbed import Absorbed
 from lrp_lens.run.balance import Balance, Calls
+from lrp_lens.run.by_rows import SHORT, RowBlocks
 from lrp_lens.run.dropped import LayerDrops
 from lrp_lens.run.finite import require_finite_backward, require_finite_forward
 from lrp_lens.run.reading import JointReading, concrete_metric, differentiable_value, unembedded
@@ -85,6 +90,7 @@ def whole_pass(
     logits: str,
     drops: LayerDrops | None = None,
     past: KeyValues | None = None,
+    kernel: bool | None = None,
 ) -> list[Passed]:
     """One forward pass, and one backward pass for each metric; the results share their activations.
 
@@ -98,10 +104,36 @@ def whole_pass(
         logits: "all", or "metric" to unembed only what the metrics read.
         drops: asks for further backward passes of the same graph, of a single metric.
         past: keeps the keys and values of these rows, without padding on the left.
+        kernel: whether attention is left to a fused kernel where that may be; default: as `by_kernel` says.
 
     Raises:
         InputError, MetricError, SiteError: as `run_with_relevance`.
     """
+    if kernel is None:
+        kernel = past is None and batch.left_mask is None and by_kernel(logits, batch.ids.shape[1])
+    try:
+        return _pass(model, sites, batch, bounds, rules, wanted, logits, drops, past, kernel)
+    except NotByRowsError:  # somebody reads a pattern at no hook point
+        return _pass(model, sites, batch, bounds, rules, wanted, logits, drops, past, False)
+
+
+def by_kernel(logits: str, length: int) -> bool:
+    """Whether a pass in full over prompts of a length may leave attention to a fused kernel."""
+    return logits == "metric" and length >= SHORT
+
+
+def _pass(
+    model: Any,
+    sites: Sites,
+    batch: TokenBatch,
+    bounds: Sequence[BoundMetric],
+    rules: RuleSet,
+    wanted: Wanted,
+    logits: str,
+    drops: LayerDrops | None,
+    past: KeyValues | None,
+    kernel: bool,
+) -> list[Passed]:
     recorder, reading = Recorder(sites, batch), JointReading(bounds)
     passed = []
     with ExitStack() as stack:
@@ -111,13 +143,17 @@ def whole_pass(
         stack.enter_context(parameters_frozen(model, parts))
         leaves = (Names.EMBED, Names.POS_EMBED)
         gates = [] if drops is None else drops.hooks()
-        plan = rules.plan(model)
+        plan, length = rules.plan(model), batch.ids.shape[1]
+        fused = RowBlocks(model)
+        if kernel:
+            fused = RowBlocks.by_kernel(model, sites, rules, plan, wanted.names, length)
         found = pass_hooks(plan, sites, rules, recorder, wanted.names, leaves, gates)
         if logits == "metric" and not reading.every_position:
             found.hooks.append((sites.unembed_input.point, unembedded(reading)))
         stack.enter_context(attached(model, *found))
         if past is None:
-            output = forward(model, batch.ids, batch.left_mask)
+            with fused.entered(range(sites.n_layers)):
+                output = forward(model, batch.ids, batch.left_mask)
         else:
             output = past.forward(batch.ids)
             past.detach()
@@ -135,7 +171,8 @@ def whole_pass(
             if drops is not None:
                 drops.run(value, recorder, calls, set(wanted.chosen))
             passed.append((bound, value.detach(), calls, unreached))
-    return [_result(sites, rules, wanted, batch, recorder, output.detach(), *one) for one in passed]
+    remark = fused.kernel_remark
+    return [_result(sites, rules, wanted, batch, recorder, output.detach(), remark, *one) for one in passed]
 
 
 def _value(
@@ -154,6 +191,7 @@ def _result(
     batch: TokenBatch,
     recorder: Recorder,
     logits: Tensor,
+    remark: str,
     bound: BoundMetric,
     value: Tensor,
     calls: dict[str, Calls],
@@ -179,4 +217,5 @@ def _result(
         {name: pairs[name][1] for name in sites.record_of if name in pairs},
         {},
         balance,
+        remark,
     )
