@@ -21,6 +21,7 @@ from lrp_lens.failures.verification import CaseVerdict, Check, Criterion, Patter
 from lrp_lens.failures.verification.asked import Asked
 from lrp_lens.failures.verification.blame import Blame, blame
 from lrp_lens.failures.verification.plan import Plan
+from lrp_lens.failures.verification.readings import Readings
 from lrp_lens.failures.verification.repairs import repairs as run_repairs
 from lrp_lens.failures.verification.repairs import repeat, sentences
 from lrp_lens.failures.verification.verify import verify
@@ -247,6 +248,23 @@ def test_variants_are_the_verification_under_other_settings(model: torch.nn.Modu
     shaken = replace(found, variants=(other,))
     assert shaken.stable is False and "Unstable: none under R, zeros." in repr(shaken)
     assert replace(found, variants=()).stable is None
+
+
+def test_what_two_rule_sets_ask_alike_is_run_once(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same edits under one replacement; under another replacement they are others."""
+    run, of = list[int](), Readings._read
+    monkeypatch.setattr(
+        Readings, "_read", lambda self, gaps, *rest: run.append(len(gaps)) or of(self, gaps, *rest)
+    )
+    asked = Asked.of(model, demo_cases("key_value_ten_facts")[0], None, 1, None)
+    plan, blamed = Plan(asked, draws=3), blame(asked, ATTN_LRP)
+    first = plan.checks(blamed, "mean", thorough=False)
+    once = sum(run)
+    assert once > 5 and plan.checks(blamed, "mean", thorough=False) == first and sum(run) == once
+    plan.checks(blamed, "zero", thorough=False)
+    assert sum(run) > once
 
 
 def test_what_is_not_needed_is_not_run(model: torch.nn.Module, found) -> None:
