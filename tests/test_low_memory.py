@@ -291,9 +291,8 @@ def test_an_estimate_of_short_prompts_has_what_blocks_leave_in_pieces(
     short = estimate(model, 20)
     tensors = of_tensors(before.low)
     assert short.full == before.full and short.low.parts[KERNELS] == 0
-    assert short.low.parts[ALLOCATOR] == pytest.approx(
-        2.0 * tensors, abs=1
-    ) and short.low.peak == pytest.approx(3.0 * tensors, abs=1)
+    assert short.low.parts[ALLOCATOR] == pytest.approx(2.2 * tensors, abs=1)
+    assert short.low.peak == pytest.approx(3.2 * tensors, abs=1)
     monkeypatch.setattr("lrp_lens.run.estimate.GIVEN_BACK_FROM", 1)
     assert estimate(model, 20).low == before.low
 

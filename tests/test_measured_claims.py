@@ -106,6 +106,24 @@ def test_readme_says_what_a_long_prompt_takes() -> None:
     assert said in PAGES["README.md"]
 
 
+def test_estimates_are_within_a_quarter_of_what_was_taken() -> None:
+    rows = Store(RESULTS / "scaling").every("scaling")
+    found = medians(rows[rows["estimate_mb"].notna()])
+    ratios = 1000 * found["peak"] / found["estimate_mb"]
+    assert len(ratios) > 40 and ratios.between(0.75, 1.25).all(), found[~ratios.between(0.75, 1.25)]
+    assert found.groupby(["model", "host"])["tokens"].nunique().ge(3).sum() >= 4
+
+
+def test_the_page_says_what_a_large_model_takes() -> None:
+    (row,) = Store(RESULTS / "scaling").every("scaling").query("model == 'qwen2-1.5b'").to_dict("records")
+    assert row["tokens"] == 1024 and row["model_mb"] + row["peak_mb"] < 12_000
+    said = (
+        f"at 1,024 tokens took {row['cpu']:.0f} processor seconds and {row['peak_mb'] / 1000:.2f} GB above the "
+        f"model's {row['model_mb'] / 1000:.2f} GB."
+    )
+    assert said in PAGES["docs/scaling.md"]
+
+
 def test_the_page_shows_no_other_rows() -> None:
     known = {
         line for name in claims.TABLES["docs/scaling.md"] for line in claims.committed(name).splitlines()

@@ -89,6 +89,9 @@ CLAIMS = (
     Claim("docs/benchmarks.md", "| component edges, clean against corrupted", "speed"),
     Claim("docs/benchmarks.md", "| a relevance pass of tokens only, 15 / 64 tokens", "speed"),
     Claim("README.md", "At 8,192 tokens every view of SmolLM2-135M took", "scaling"),
+    Claim(
+        "docs/scaling.md", "all views and the ledger at 1,024 tokens took 124 processor seconds", "scaling"
+    ),
     Claim("README.md", "times the memory of lxt 2.1 with gradient checkpointing", "peers"),
     Claim("docs/benchmarks.md", "took 1.05 times (HookedTransformer, 64 tokens)", "speed"),
 )

@@ -30,7 +30,7 @@ from lrp_lens.run.whole import by_kernel
 WAYS: tuple[Way, ...] = ("full", "low")
 ALLOCATOR = "kept by the allocator"
 KERNELS = "scratch of the kernels"
-_KEPT_BY_ALLOCATOR, _KEPT_IN_PIECES = 0.4, 2.0
+_KEPT_BY_ALLOCATOR, _KEPT_IN_PIECES = 0.4, 2.2
 """Of the bytes that tensors hold at the peak, on a CPU; in low memory where blocks do not give back what they freed."""
 _PIECES_FROM = 2**16
 """Bytes of a block's input; what smaller blocks free is used again."""
