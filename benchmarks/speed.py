@@ -113,6 +113,18 @@ def component_edges(package: ModuleType, model: Any) -> Numbers:
     return {"edges": np.asarray(found.values)}
 
 
+def compare(package: ModuleType, model: Any) -> Numbers:
+    """Seven methods against activation patching: two pairs, every layer and position, MLP and attention outputs."""
+    clean, corrupted, metric = pair(model, package)
+    sites = ["mlp_out", "attn_out"]
+    methods = ["ATTN_LRP", "CP_LRP", "RELP", "GIM", "GRADIENT", "IG", "RANDOM"]
+    found = package.patching.compare(
+        model, clean, corrupted, metric, sites=sites, methods=methods, samples=0, progress=False
+    )
+    kept = [(site, method) for site in sites for method in (None, "RELP", "GRADIENT")]
+    return {f"{site} {method}": found.view(site, method).values for site, method in kept}
+
+
 def tokens(length: int, everything: bool = False) -> Work:
     """A relevance pass under AttnLRP."""
 
@@ -133,6 +145,7 @@ WORK: dict[str, Work] = {
     "atp_star": atp_star,
     "faithfulness": faithfulness,
     "component_edges": component_edges,
+    "compare": compare,
     "tokens_15": tokens(15),
     "tokens_64": tokens(64),
     "tokens_256": tokens(256),

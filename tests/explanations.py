@@ -29,9 +29,10 @@ def chat_explanation() -> Explanation:
 
 @cache
 def long_explanation(tokens: int = 300, layers: int = 30, heads: int = 9) -> Explanation:
-    """The same, as if a model of 30 layers had read 300 tokens: markup, formulas and line breaks among them."""
+    """The same, as if a model of 30 layers had read 300 tokens: markup, formulas, line breaks and pieces among them."""
     random = np.random.default_rng(0)
-    turn = ["<|im_start|>", "user", "\n", *[" word"] * 20, " $x$", " <b>", "<|im_end|>", "\n"]
+    said = [*[" word"] * 14, *[" un", "like", "ly"] * 2, " $x$", " <b>"]
+    turn = ["<|im_start|>", "user", "\n", *said, "<|im_end|>", "\n"]
     words = tuple((turn * (tokens // len(turn) + 1))[:tokens])
     special = np.array([one.startswith("<|") for one in words])
     special[-1] = False
@@ -44,8 +45,8 @@ def long_explanation(tokens: int = 300, layers: int = 30, heads: int = 9) -> Exp
     ends = short.tokens.towards
 
     def view(values: np.ndarray, dims: tuple[str, ...], name: str, **labels: tuple[str, ...]) -> View:
-        at = special if "position" in dims else None
-        return View(values, dims, labels, name, special=at, towards=ends)
+        at, pieces = (special, words) if "position" in dims else (None, None)
+        return View(values, dims, labels, name, special=at, towards=ends, pieces=pieces)
 
     stream = random.normal(size=(layers + 1, tokens)) * weight
     names = tuple(f"L{i}{part}" for i in range(layers) for part in (*[f"H{j}" for j in range(heads)], " MLP"))

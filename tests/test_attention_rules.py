@@ -30,12 +30,18 @@ from tests.oracles.rules import conserving_values, legendre_nodes, secant_softma
 
 KINDS = ("gpt2", "llama", "qwen3", "gemma2", "bloom", "gpt_oss")
 """Biases, grouped keys, QK-norm, soft-cap and window, ALiBi, window and sink."""
+OTHER_KINDS = ("gemma3", "mistral", "mixtral")
+"""QK-norm with windows of some layers, a window, experts: in the second tier."""
 EVERY_KIND = pytest.mark.parametrize(
     ("host", "name"),
     [
-        pytest.param(host, name, marks=[pytest.mark.full] * (host == "hooked" and name != "gpt2"))
+        pytest.param(
+            host,
+            name,
+            marks=[pytest.mark.full] * (name in OTHER_KINDS or (host == "hooked" and name != "gpt2")),
+        )
         for host, name in zoo.models("hooked", "bridge")
-        if name in KINDS
+        if name in KINDS + OTHER_KINDS
     ],
 )
 CONSERVING, CONSERVING_SECANT, SECANT_HALF = (
@@ -136,11 +142,19 @@ def conserving_of(part: float) -> RuleSet:
 
 # ------------------------------------------------------------------------------- every analysis
 @EVERY_KIND
-def test_every_analysis_is_right(host: str, name: str) -> None:
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (SECANT_HALF, CONSERVING_SECANT),
+        pytest.param((CONSERVING, VARIANTS["RELP_SECANT"]), marks=pytest.mark.full),
+    ],
+    ids=lambda rules: " ".join(one.name for one in rules),
+)
+def test_every_analysis_is_right(host: str, name: str, rules: tuple[RuleSet, ...]) -> None:
     """Ledger, decomposition, edges of states (closed form = definition) and of components, patching, faithfulness."""
     with zoo.float64_throughout():
-        for rules in (SECANT_HALF, CONSERVING_SECANT):
-            check_every_analysis(zoo.shared(host, name), rules)
+        for one in rules:
+            check_every_analysis(zoo.shared(host, name), one)
 
 
 def test_the_pattern_is_recorded_with_its_own_gradient() -> None:

@@ -49,8 +49,7 @@ def plot_segments(view: "View", *, palette: Palette = "default") -> go.Figure:
     """Relevance of named parts of the prompt, in the order they were given, what no part holds last.
 
     Args:
-        view: dims ("segment",), ("message",) or ("role",), as `cache.segments({"facts": (1, 20), "question": (20, 28)})`
-            gives it.
+        view: dims ("segment",), ("message",) or ("role",), as `cache.segments({"facts": (1, 20)})` gives it.
         palette: "default" (blue positive) or "lrp" (red positive).
 
     Raises:
