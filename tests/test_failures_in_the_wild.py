@@ -59,7 +59,11 @@ def test_readme_says_what_came_out() -> None:
         late = int((own["search_seconds"] > decisions.SECONDS).sum())
         assert f"{late} of {len(own)} at {task}" in said
     pairs = rows("minimal_pairs")
-    pairs = pairs[pairs["model"] == "smollm2"]
+    base, pairs = pairs[pairs["model"] == "gemma3-270m"], pairs[pairs["model"] == "smollm2"]
+    other = [
+        f"{name} {100 * base[f'{name}@1'].mean():.0f} %" for name in ("leave-one-out", "RELP_FROZEN_PATTERN")
+    ]
+    assert f"On {len(base)} of Gemma 3 270M's it is the other way round: {', '.join(other)}, chance " in said
     ranked = {
         name: pairs[f"{name}@1"].mean() for name in ("RELP_FROZEN_PATTERN", "leave-one-out", "GRADIENT")
     }
