@@ -58,7 +58,7 @@ def read(owner: Any, name: str, parts: Iterable[nn.Module] | None = None) -> Ten
         parts: its modules, where the caller knows those that are offloaded; by default all are looked at.
 
     Raises:
-        SiteError: TransformerBridge does not read it, as it is quantised.
+        SiteError: TransformerBridge does not read it, as it is quantised; or nothing brings it in.
     """
     with weights_present(modules_of(owner) if parts is None else parts):
         try:
@@ -68,6 +68,12 @@ def read(owner: Any, name: str, parts: Iterable[nn.Module] | None = None) -> Ten
                 f"{name} is read as floating point numbers; that of {type(owner).__name__} is quantised: {error} "
                 "Passes, views and the ledger work; for this load unquantised weights (dtype=torch.bfloat16)."
             ) from error
+        if isinstance(value, Tensor) and value.is_meta:
+            raise SiteError(
+                f"Rules, the ledger and edges read the model's weights; {name} of {type(owner).__name__} is on device "
+                "'meta', and accelerate does not bring in what TransformerBridge makes it of (parts of a fused q, k "
+                "and v). Keep its layer in memory."
+            )
         return value.detach() if isinstance(value, Tensor) else None
 
 
