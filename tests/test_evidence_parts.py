@@ -93,7 +93,8 @@ def mean_heads() -> torch.Tensor:
 def test_missed_heads_are_those_that_single_patches_find(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "COMPONENT_METHODS", ("RELP", "GRADIENT"))
     monkeypatch.setattr(parts, "TOP", (2, 5))
-    monkeypatch.setattr(parts, "DRAWS", 120)
+    monkeypatch.setattr(parts, "DRAWS", 150)
+    monkeypatch.setattr(parts, "PROBABILITY", 0.3)
     rows = parts.missed(task(), count=4, seed=0)
     assert list(rows["method"]) == ["RELP"] * 2 + ["GRADIENT"] * 2
     group = task().found[:4]

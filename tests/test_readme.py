@@ -15,9 +15,13 @@ from transformer_lens import ActivationCache
 
 import lrp_lens
 from benchmarks import patching_agreement
-from benchmarks.evidence.decision import MODELS
+from benchmarks.evidence import tables as evidence_tables
+from benchmarks.evidence.decision import MODELS, decide, decision_table
+from benchmarks.evidence.front import front, ranks
 from benchmarks.evidence.methods import RULES
+from benchmarks.evidence.recommendations import recommendation_table
 from benchmarks.evidence.run import PARTS
+from benchmarks.evidence.store import Store
 from lrp_lens import circuits, plots
 from lrp_lens.attribution_graphs import arrays as graphs
 from lrp_lens.failures import decision
@@ -322,96 +326,66 @@ ROOMS = {"attribution_graphs"}  # its two halves have a page each
 
 
 def test_what_is_said_of_rules_is_what_was_measured() -> None:
-    """README's table of recommendations, and the differences in its text, are those of the committed results."""
-    measured, text = (RESULTS / "tables.md").read_text(encoding="utf-8"), README
-    section = text.partition("## Which rules for which question")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith(("| tokens", "| comp", "| attention,"))]
-    assert len(rows) == 4 and all(row in measured.splitlines() for row in rows)
-    assert f"**The default is {lrp_lens.DEFAULT_RULES.name}:" in measured
-    paired = measured.partition("## Tokens: paired differences")[2]
-    ahead, behind = (
-        re.search(rf"^\| {name} \| [+-]([\d.]+) \[[+-]([\d.]+), [+-]([\d.]+)\] \|", paired, re.MULTILINE)
-        for name in ("RELP_FROZEN_PATTERN", "RELP")
-    )
-    assert ahead and "is {} [{}, {}] behind RELP_FROZEN_PATTERN".format(*ahead.groups()) in section
-    mean, low, high = behind.groups() if behind else ("", "", "")
-    assert f"RELP is {mean} [{high}, {low}] behind ATTN_LRP" in section
-    by_task = by_task_table(measured)
-    default = by_task["RELP_FROZEN_PATTERN"]
-    assert len(by_task) == 20
-    ahead_of_default = {
-        name: (by_task[name] > default).sum() for name in ("ablation regression", "leave-one-out")
-    }
-    assert (
-        "in {} of 20 pairs of model and task, and leaving".format(ahead_of_default["ablation regression"])
-        in section
-    )
-    assert "(a forward pass a word) in {} of 20".format(ahead_of_default["leave-one-out"]) in section
-    short = by_task[by_task.index.get_level_values("task").str.contains("agreement")]
-    theirs = short[["ablation regression", "leave-one-out"]].to_numpy()
-    spans = [f"{own.min():.1f} to {own.max():.1f}" for own in (short["RELP_FROZEN_PATTERN"], theirs)]
-    assert "the default has a ΔA of {}, these two {}".format(*spans) in section
+    """README's texts between marks, and the committed tables, are made of the committed rows."""
+    store = Store(RESULTS)
+    said = front(store)
+    for mark, text in said.items():
+        assert f"<!-- {mark} -->{text}<!-- end of {mark} -->" in README, mark
+    assert f"| {lrp_lens.DEFAULT_RULES.name} |" in said["evidence"].splitlines()[3]
+    measured = (RESULTS / "tables.md").read_text(encoding="utf-8")
+    rows = {part: store.every(part) for part in PARTS}
+    tokens, decision = rows["tokens"], decide(rows["tokens"], store.every("rules"))
+    assert decision.chosen == lrp_lens.DEFAULT_RULES.name
+    for table in (
+        recommendation_table(rows, decision),
+        decision_table(decision, tokens),
+        evidence_tables.token_differences(tokens, "ATTN_LRP", RULES),
+        evidence_tables.task_table(tokens),
+        evidence_tables.component_table(rows["components"], "spearman"),
+        evidence_tables.share_table(rows["shares"]),
+    ):
+        assert table in measured
+    by_task = tokens.groupby(["model", "task", "method"])["delta_a"].mean().unstack()
     failing = by_task.loc["gemma3-270m", "indirect objects"]
-    said = f"{failing['ATTN_LRP']:.2f}, random {failing['random']:.2f}; 10 prompts".replace("-", "−")
-    assert said in text
+    assert (
+        f"{failing['ATTN_LRP']:.2f}, random {failing['random']:.2f}; 10 prompts".replace("-", "−") in README
+    )
     gemma = by_task.loc["gemma3-270m"]
     assert ((gemma["RELP"] < gemma["random"]) & (gemma["RELP"] < 0)).sum() == 4
-    assert "did worse than random on four of ten tasks" in text
+    assert "did worse than random on four of ten tasks" in README
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-    assert f"in {(default > by_task['ATTN_LRP']).sum()} of 20 pairs of model and task" in page
+    ahead = (by_task["RELP_FROZEN_PATTERN"] > by_task["ATTN_LRP"]).sum()
+    assert f"in {ahead} of {len(by_task)} pairs of model and task" in page
+    apart = decision_table(decision, tokens).rpartition("\n\n")[2].splitlines()
+    failures = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in apart[2:]}
+    assert "[-" in failures["RELP_CONSERVING"] and "+" in failures["RELP_CONSERVING"].partition("[")[2]
+    assert "contains 0 (the tables have both apart)" in page
 
 
-def test_what_is_said_of_ranks_is_what_was_measured() -> None:
-    """Plain gradients are ahead of every rule set at every site but the residual stream."""
-    assert (
-        "by ranks, plain gradients are ahead of every rule set at attention and MLPs, on both models."
-        in README
-    )
-    ranks = (RESULTS / "tables.md").read_text(encoding="utf-8").partition("## Components: ranks")[2]
-    for model in MODELS:
-        lines = rows(ranks.partition(f"**{model}**")[2].partition("\n**")[0].partition("\n## ")[0])
-        sites = lines["rules or method"][1:]
-        assert len(sites) == 7
-        for site in set(sites) - {"resid_pre"}:
-            means = {
-                name: float(cells[sites.index(site) + 1].partition(" ")[0].replace("–", "nan"))
-                for name, cells in lines.items()
-                if name in RULES
-            }
-            assert len(means) == len(RULES) and pd.Series(means).idxmax() == "GRADIENT", (model, site)
+def test_ranks_say_where_gradients_are_ahead_on_every_model() -> None:
+    def of(first: dict[tuple[str, str], str]) -> str:
+        return ranks(
+            pd.DataFrame(
+                {
+                    "model": model,
+                    "site": site,
+                    "method": method,
+                    "spearman": float(method == first[model, site]),
+                }
+                for model, site in first
+                for method in ("GRADIENT", "RELP", "no rule set")
+            )
+        )
+
+    every = {(model, site): "GRADIENT" for model in MODELS for site in ("mlp_out", "attn_head_q_all_pos")}
+    assert "at MLP outputs and queries, on every model" in of(every)
+    every["smollm2", "mlp_out"] = "RELP"
+    assert "every rule set at queries, on every model" in of(every)
+    every["gemma3-270m", "attn_head_q_all_pos"] = "RELP"
+    assert "no rule set is behind plain gradients" in of(every)
 
 
-def test_what_is_said_to_be_unmeasured_is_not_among_the_results() -> None:
-    """Which parts of the evidence are there, of which models and tasks, on prompts of which length."""
-    found = pd.DataFrame(
-        [[*path.stem.split("--"), ""][:3] for path in RESULTS.glob("*.csv")], columns=[*"pmt"]
-    )
-    tasks = {part: {*own["t"]} for part, own in found.groupby("p")}
-    assert {*tasks} == {
-        "tokens",
-        "components",
-        "rules",
-    }  # head ablation, circuits and stability have files of theirs
-    assert {*found["m"]} == {*MODELS} and tasks["components"] == {"indirect-objects", "capitals"}
-    assert (
-        len(tasks["tokens"]) == 10
-        and "| head ablation | not measured |" in (RESULTS / "tables.md").read_text()
-    )
-    assert {*PARTS} - {*tasks} == {"heads", "circuits", "stability"}
-    assert "the other tasks there, head ablation, circuits and their stability." in README
-    assert "are of two tasks only so far (indirect objects and capitals, 32 pairs each)" in README
-    files = [pd.read_csv(path, comment="#") for path in RESULTS.glob("*--*.csv") if "--held-out" in path.stem]
-    pairs = pd.concat([one for one in files if "site" in one]).groupby(["model", "task"])["case"].nunique()
-    assert {*pairs} == {32}
-    longest = max(one["tokens"].max() for one in files if "tokens" in one)
+def test_what_is_said_of_the_length_of_prompts() -> None:
+    files = [pd.read_csv(path, comment="#") for path in RESULTS.glob("tokens--*--held-out*.csv")]
+    longest = max(one["tokens"].max() for one in files)
     assert f"English prompts of at most {longest} tokens that can be hidden" in README
-
-
-def by_task_table(measured: str) -> pd.DataFrame:
-    """ΔA by model and task, a column a method, of the committed tables."""
-    lines = measured.partition("## Tokens: ΔA by task")[2].partition("\n## ")[0].strip().splitlines()
-    header, _, *rows = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines if line.startswith("|")
-    ]
-    found = pd.DataFrame(rows, columns=header).set_index(["model", "task"])
-    return found.drop(columns="cases").apply(pd.to_numeric, errors="coerce")

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks._page import README, pasted
 from benchmarks.evidence import ablation, parts, tables
 from benchmarks.evidence.decision import MODELS, REPLACEMENTS, decide, decision_table, facts
+from benchmarks.evidence.front import front
 from benchmarks.evidence.methods import RULES
 from benchmarks.evidence.recommendations import recommendation_table
 from benchmarks.evidence.store import Store
@@ -199,4 +201,7 @@ def main() -> None:
             ask_rules(store, name)
     text = show(store, options.reference)
     (folder / "tables.md").write_text(text + "\n", encoding="utf-8")
+    if folder.resolve() == RESULTS.resolve():
+        for mark, said in front(store).items():
+            pasted(README, mark, said)
     print(text)
