@@ -57,7 +57,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="A head reads 'q', 'k' and 'v'; received 'z'"):
         input_weights(model, 0, "z")
 
-    class Attention:
+    class Attention(torch.nn.Module):
         W_Q = torch.zeros(4, 8)
 
     class Block:
