@@ -19,9 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 RUN_PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(1)/python -m pytest -q -n $(WORKERS) $(2) $(ARGS)
 EVERYTHING := -m "not real"
 # On transformer_lens 4.3, test-all leaves out what says the same on both (pages, figures, wheel,
-# statistics) and the second tier of the whole zoo; `make test-tl4 ARGS='-m "not real"'` runs those, too.
+# statistics, the benchmarks' tables) and the second tier of the whole zoo; `make test-tl4 ARGS='-m "not real"'` runs those, too.
 ON_BRIDGES := -m "not real and not zoo" $(addprefix --ignore=tests/,$(addprefix test_,$(addsuffix .py,\
-    wheel site pictures graph_page triage_report verification_report plots_graph plots_still report readme progress characters markup statistics)))
+    wheel site pictures graph_page triage_report verification_report plots_graph plots_still report readme progress characters markup statistics \
+    evidence evidence_decision evidence_parts choice_failures failures_in_the_wild measured_claims minimal_pairs)))
 # 5: no test was chosen, where ARGS names files without any.
 RUN_REAL = OMP_NUM_THREADS=$(WORKERS) $(1)/python -m pytest -q -m real $(ARGS) || [ $$? = 5 ]
 
