@@ -111,7 +111,7 @@ def test_missed_heads_are_those_that_single_patches_find(monkeypatch: pytest.Mon
     scores = np.asarray(found.view(parts.MISSED_SITE, "RELP").values)
     for top, exact, bound in rows.loc[rows["method"] == "RELP", ["top", "exact", "bound"]].to_numpy():
         left = np.argsort(-np.abs(scores), axis=None)[int(top) :]
-        assert exact == pytest.approx(np.abs(effects.ravel()[left]).max(), rel=1e-3)
+        assert exact == pytest.approx(np.abs(effects.ravel()[left]).max(), rel=1e-5)
         assert np.isfinite(bound) and bound > 0
     assert list(parts.missed(empty(), count=4, seed=0).columns) == list(rows.columns)
 

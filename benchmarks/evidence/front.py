@@ -21,6 +21,13 @@ LATER = {
     "stability": "their stability",
 }
 """Parts that the table of recommendations has no line of."""
+BASELINES = ("ablation regression", "leave-one-out")
+SHOWN = ("ATTN_LRP", "CP_LRP", "RELP")
+"""Presets whose shares are told."""
+SITE_WORDS = dict(
+    zip(SITES, ("the residual stream", "attention outputs", "MLP outputs", "head outputs", "queries", "keys", "values"),
+        strict=True)
+)  # fmt: skip
 MODEL_NAMES = {"smollm2": "SmolLM2-135M", "gemma3-270m": "Gemma 3 270M"}
 
 
@@ -58,9 +65,6 @@ def losses(rows: pd.DataFrame, default: str) -> str:
     )
 
 
-BASELINES = ("ablation regression", "leave-one-out")
-
-
 def _minus(rows: pd.DataFrame, better: str, worse: str) -> str:
     """The paired difference of two methods, each model the same weight."""
     ranking = ranked(by_case(rows, "delta_a", "replacement", REPLACEMENTS), [better, worse])
@@ -91,13 +95,13 @@ def measured(rows: dict[str, pd.DataFrame]) -> str:
         for part in ("components", "heads")
         if len(rows[part])
     }
-    names = {"components": "components", "heads": "head ablation"}
+    called = {"components": "components", "heads": "head ablation"}
     missing = [
-        f"{names[part]} of {len(tasks)} more task{'s' * (len(tasks) > 1)}"
+        f"{called[part]} of {len(tasks)} more task{'s' * (len(tasks) > 1)}"
         for part, tasks in lacking.items()
         if tasks
     ] + missing
-    missing += [words for part, words in names.items() if not len(rows[part])]
+    missing += [words for part, words in called.items() if not len(rows[part])]
     said.append(f"**Not measured yet:** {_listed(missing)}." if missing else "")
     return " ".join(one for one in said if one)
 
@@ -107,27 +111,20 @@ def shares(rows: pd.DataFrame) -> str:
     said = []
     for model, own in rows.groupby("model", sort=False):
         by_rules = own.groupby("method")["share"]
-        middle = {name: f"{100 * by_rules.get_group(name).median():.0f} %" for name in SHOWN}
-        low, high = (f"{100 * by_rules.get_group('RELP').quantile(at):.0f} %" for at in (0.1, 0.9))
+        middle = {name: _percent(by_rules.get_group(name).median()) for name in SHOWN}
+        low, high = (_percent(by_rules.get_group("RELP").quantile(at)) for at in (0.1, 0.9))
         prompts, tasks = own.drop_duplicates(KEY).shape[0], own["task"].nunique()
         said.append(
             f"on {prompts} prompts of {tasks} tasks {MODEL_NAMES[str(model)]}'s words together held, at the median, "
             f"{middle['ATTN_LRP']} of the difference under AttnLRP, {middle['CP_LRP']} under CP-LRP and "
             f"{middle['RELP']} under RelP, where a tenth of the prompts lay below {low} and a tenth above {high}"
         )
-    text = (
-        "; ".join(said).replace("-", "−").replace("SmolLM2−135M", "SmolLM2-135M").replace("CP−LRP", "CP-LRP")
-    )
+    text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}."
 
 
-SHOWN = ("ATTN_LRP", "CP_LRP", "RELP")
-
-
-SITE_WORDS = dict(
-    zip(SITES, ("the residual stream", "attention outputs", "MLP outputs", "head outputs", "queries", "keys", "values"),
-        strict=True)
-)  # fmt: skip
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
 
 
 def ranks(rows: pd.DataFrame) -> str:
@@ -140,7 +137,7 @@ def ranks(rows: pd.DataFrame) -> str:
     ahead = (
         f"by ranks, plain gradients are ahead of every rule set at {_listed(where)}, on every model."
         if where
-        else "by ranks, no rule set is behind plain gradients at any site of every model."
+        else "by ranks, plain gradients are ahead of every rule set at no site of every model."
     )
     return f"The correlation is Pearson's, which large effects decide; {ahead}"
 

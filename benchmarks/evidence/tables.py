@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmarks.evidence.parts import SITES
 from benchmarks.evidence.ranking import KEY, by_case, estimate, markdown
+from benchmarks.evidence.recommendations import ATTENTION, STREAM
 from lrp_lens.circuits.curve import cmd, cpr
 from lrp_lens.views.statistics.intervals import bootstrap_weights, mean_interval, paired_differences
 
@@ -24,7 +25,7 @@ TOKEN_MEASURES = {
 }
 """Column → heading.  precision@k: of as many top tokens as there is evidence, the share that is evidence."""
 KINDS = {"right answers": True, "failures": False}
-STREAM_AND_ATTENTION = {"residual stream, attention and MLP outputs": SITES[:3], "heads, q, k, v": SITES[3:]}
+STREAM_AND_ATTENTION = {"residual stream, attention and MLP outputs": STREAM, "heads, q, k, v": ATTENTION}
 
 
 def cell(values: pd.Series) -> str:

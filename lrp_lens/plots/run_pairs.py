@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from lrp_lens.errors import InputError
 from lrp_lens.plots.figure import Figure
 from lrp_lens.plots.palette import CATEGORIES, plotly_text, require_table
+from lrp_lens.plots.runs import laid_out
 
 _LINE = {"color": "#8a8f98", "width": 1, "dash": "dash"}
 
@@ -46,7 +47,8 @@ def plot_gap_pairs(table: pd.DataFrame) -> go.Figure:
     figure.add_scatter(
         x=ends, y=ends, mode="lines", name="equal", line=_LINE, hoverinfo="skip", showlegend=False
     )
-    return _laid_out(figure, f"logit gap in {first}", f"logit gap in {' and '.join(map(str, others))}")
+    up = f"logit gap in {' and '.join(map(str, others))}"
+    return laid_out(figure, up, across=f"logit gap in {first}", height=400)
 
 
 def plot_scores(scores: pd.DataFrame, groups: Sequence[str], shares: Sequence[float]) -> go.Figure:
@@ -79,19 +81,5 @@ def plot_scores(scores: pd.DataFrame, groups: Sequence[str], shares: Sequence[fl
             text=[plotly_text(str(one)) for one in own["example"]],
             hovertemplate="%{text}: %{x:.3g}, %{y:.3g}<extra></extra>",
         )
-    return _laid_out(
-        figure, *(f"PC{at + 1}, {share:.0%} of the variance" for at, share in enumerate(shares[:2]))
-    )
-
-
-def _laid_out(figure: go.Figure, across: str, up: str) -> go.Figure:
-    figure.update_layout(
-        template="plotly_white",
-        height=400,
-        margin={"l": 10, "r": 10, "t": 30, "b": 10},
-        showlegend=True,
-        legend={"orientation": "h", "y": 1.12},
-    )
-    figure.update_xaxes(title={"text": plotly_text(across), "font": {"size": 11}}, automargin=True)
-    figure.update_yaxes(title={"text": plotly_text(up), "font": {"size": 11}}, automargin=True)
-    return figure
+    across, up = (f"PC{at + 1}, {share:.0%} of the variance" for at, share in enumerate(shares[:2]))
+    return laid_out(figure, up, across=across, height=400)

@@ -54,7 +54,7 @@ def plot_run_means(table: pd.DataFrame, *, units: str) -> go.Figure:
             hovertemplate=f"{plotly_text(str(run))}, %{{text}}: %{{y:.3g}}<extra></extra>",
         )
     figure.update_xaxes(**_named(names))
-    return _laid_out(figure, units, legend=grouped)
+    return laid_out(figure, units, legend=grouped)
 
 
 def plot_run_profiles(profiles: "dict[str, View]") -> go.Figure:
@@ -85,7 +85,7 @@ def plot_run_profiles(profiles: "dict[str, View]") -> go.Figure:
     figure.update_xaxes(
         title={"text": "depth, from the embedding (0) to the last layer (1)", "font": {"size": 11}}
     )
-    return _laid_out(figure, "fraction of max |R|", legend=True)
+    return laid_out(figure, "fraction of max |R|")
 
 
 def plot_transitions(table: pd.DataFrame) -> go.Figure:
@@ -112,12 +112,10 @@ def plot_transitions(table: pd.DataFrame) -> go.Figure:
             hovertemplate="%{customdata[0]} → %{customdata[1]}: %{z}<extra></extra>",
         )
     )
-    figure.update_xaxes(
-        title={"text": plotly_text(str(table.columns.name).strip()), "font": {"size": 11}},
-        **_named(table.columns),
-    )
+    figure.update_xaxes(**_named(table.columns))
     figure.update_yaxes(autorange="reversed", **_named(table.index))
-    return _laid_out(figure, plotly_text(str(table.index.name)), legend=False)
+    across = str(table.columns.name).strip()
+    return laid_out(figure, str(table.index.name), across=across, legend=False)
 
 
 def _named(names: Iterable[Any]) -> dict[str, Any]:
@@ -126,14 +124,19 @@ def _named(names: Iterable[Any]) -> dict[str, Any]:
     return {"tickvals": list(range(len(texts))), "ticktext": texts}
 
 
-def _laid_out(figure: go.Figure, units: str, legend: bool) -> go.Figure:
+def laid_out(
+    figure: go.Figure, up: str, *, across: str | None = None, height: int = 360, legend: bool = True
+) -> go.Figure:
+    """A figure of runs with the margins, legend and titles of its axes that all of them have."""
     figure.update_layout(
         template="plotly_white",
-        height=360,
+        height=height,
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
         showlegend=legend,
         legend={"orientation": "h", "y": 1.12},
     )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(title={"text": units, "font": {"size": 11}}, automargin=True)
+    for axis, title in ((figure.update_xaxes, across), (figure.update_yaxes, up)):
+        axis(automargin=True)
+        if title is not None:
+            axis(title={"text": plotly_text(title), "font": {"size": 11}})
     return figure
